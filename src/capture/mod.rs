@@ -1,0 +1,3 @@
+//! Postgres → frames.
+
+pub mod table;

@@ -1,0 +1,4 @@
+//! Transactions → mapped transactions.
+
+pub mod cell;
+pub mod column_type;
