@@ -1,3 +1,4 @@
 //! Postgres → frames.
 
+pub mod frame;
 pub mod table;
