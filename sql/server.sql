@@ -7,7 +7,7 @@
 SELECT
     current_setting('server_version_num')::int AS version_num,
     current_setting('server_version') AS version,
-    (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
+    (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
     CASE
         WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
         ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int

@@ -1,3 +1,7 @@
 //! Postgres → frames.
 
+pub mod catalog;
+pub mod publication;
+mod query;
+pub mod slot;
 pub mod table;
