@@ -1,5 +1,5 @@
 -- Creates the publication that walcast streams. A template: walcast prints it filled in (`walcast check`).
--- {publication}: its name, quoted. {tables}: e.g. TABLE "public"."orders" ("id", "total"), TABLE "public"."notes".
+-- {publication}: its name, quoted. {tables}: e.g. TABLE "public"."orders" ("id", "total"), "public"."notes".
 -- The role needs CREATE on the database and must own the tables.
 --
 -- Column lists (from 15) keep unmapped columns off the wire. A table with REPLICA IDENTITY FULL gets none: the server
