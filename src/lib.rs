@@ -5,5 +5,6 @@ pub mod capture;
 pub mod decode;
 pub mod encode;
 pub mod error;
+pub mod postgres;
 
 pub use pgwire_replication::Lsn;

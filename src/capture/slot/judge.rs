@@ -1,0 +1,418 @@
+//! Whether the sinks can go on from the slot. Pure: the source's identity, its slot and the sinks' checkpoints go in,
+//! one verdict for the slot and one per sink come out. It never answers "resume from somewhere else".
+//!
+//! A sink can go on exactly when everything after its checkpoint will be sent again: the slot is of this server's
+//! history, that history contains the checkpoint, and the slot was confirmed no further than the checkpoint. What the
+//! slot sends from before the checkpoint is skipped by the sink.
+//!
+//! | Slot | Checkpoints | Slot's verdict | Sink's verdict |
+//! |---|---|---|---|
+//! | none | none | `Create` | `Fresh` |
+//! | none | some | `Missing` | needs backfill: what came since is gone |
+//! | unusable (invalidated, other plugin or database, physical, …) | any | as found | none: decide the slot first |
+//! | usable | none at any sink | `Resume` | `Fresh`: starts at the confirmed position |
+//! | usable | none at this sink | `Resume` | `NoCheckpoint`: needs backfill, or the gap accepted by name |
+//! | usable | at or after confirmed, same history | `Resume` | `Resume` |
+//! | usable | before confirmed | `Resume` | `SlotAhead`: needs backfill |
+//! | any usable | of another system | `Resume` | `OtherSystem`: halt |
+//! | any usable | of a newer timeline, or one that is no ancestor | `Resume` | `OtherTimeline`: halt |
+//! | any usable | of an ancestor timeline, after the switch | `Resume` | `AfterSwitch`: halt |
+//! | any usable | beyond the server's WAL | `Resume` | `BeyondWal`: halt |
+//!
+//! A checkpoint that another slot of the same server left is as good as one of this slot: positions are the server's,
+//! not the slot's. After a failover the new primary has a new timeline and the same WAL up to the switch, so a
+//! checkpoint at or before the switch still means what it said.
+
+use pgwire_replication::Lsn;
+
+use super::{PLUGIN, Slot};
+
+/// What the source says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceIdentity {
+    /// The cluster's identifier.
+    pub system_identifier: u64,
+    /// The current timeline.
+    pub timeline: u32,
+    /// The configured slot's name.
+    pub slot: String,
+    /// The database of the session.
+    pub database: String,
+    /// The server's WAL position, read *after* the checkpoints were.
+    pub current_wal_lsn: Lsn,
+}
+
+/// Where a sink says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkCheckpoint {
+    /// The sink's name.
+    pub sink: String,
+    /// The last position whose transactions it holds; `None` for a sink that was never fed.
+    pub lsn: Option<Lsn>,
+    /// The system that position is of.
+    pub system_identifier: u64,
+    /// The timeline that position is of.
+    pub timeline: u32,
+    /// The slot that fed it.
+    pub slot: String,
+}
+
+/// The ancestors of the current timeline and where each ended, from `TIMELINE_HISTORY`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TimelineHistory {
+    switches: Vec<(u32, Lsn)>,
+}
+
+impl TimelineHistory {
+    /// The history in a timeline history file: lines of `timeline<TAB>switch LSN<TAB>reason`. Lines that say anything
+    /// else are skipped, so that an unreadable file knows no ancestor and halts instead of resuming.
+    pub fn parse(file: &str) -> Self {
+        let switch = |line: &str| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+        };
+        TimelineHistory { switches: file.lines().filter_map(switch).collect() }
+    }
+
+    /// Where the given ancestor ended; `None` if it is no known ancestor.
+    pub fn switch_after(&self, timeline: u32) -> Option<Lsn> {
+        self.switches.iter().find(|(ancestor, _)| *ancestor == timeline).map(|(_, lsn)| *lsn)
+    }
+}
+
+/// What [`judge`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether there is a slot to stream from.
+    pub slot: SlotVerdict,
+    /// One verdict per sink, in the order given; empty unless the slot's verdict is `Create`, `Resume` or `Missing`.
+    pub sinks: Vec<(String, SinkVerdict)>,
+}
+
+/// Whether there is a slot to stream from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotVerdict {
+    /// No slot, and no sink was ever fed: create it, then start.
+    Create,
+    /// Stream from it.
+    Resume,
+    /// It is gone, and with it the changes since the sinks' checkpoints.
+    Missing,
+    /// The server has given it up.
+    Invalidated {
+        /// Why, in the server's word.
+        reason: String,
+    },
+    /// Another tool's slot.
+    WrongPlugin {
+        /// The plugin it has.
+        plugin: String,
+    },
+    /// It decodes another database of the same server.
+    WrongDatabase {
+        /// The database it decodes.
+        database: String,
+    },
+    /// A physical slot.
+    NotLogical,
+    /// It is not to be relied on: temporary, still being created, or a standby's copy that is not promoted yet.
+    NotReady {
+        /// Which of these, in words.
+        why: &'static str,
+    },
+}
+
+/// Whether one sink can go on from the slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkVerdict {
+    /// Everything after its checkpoint will be sent.
+    Resume,
+    /// It was never fed and neither was any other: it starts with the slot.
+    Fresh,
+    /// It was never fed, but others were: it lacks what they got before.
+    NoCheckpoint,
+    /// There is no slot: the changes since its checkpoint are gone.
+    SlotMissing,
+    /// The slot was confirmed past its checkpoint: the changes between are gone.
+    SlotAhead {
+        /// The sink's position.
+        checkpoint: Lsn,
+        /// The slot's.
+        confirmed: Lsn,
+    },
+    /// Its rows come from another cluster.
+    OtherSystem {
+        /// The cluster they come from.
+        checkpoint: u64,
+    },
+    /// Its position is of a timeline that the source's history does not contain.
+    OtherTimeline {
+        /// The timeline of its position.
+        checkpoint: u32,
+    },
+    /// Its position is of an ancestor timeline, but after the point where the source left it.
+    AfterSwitch {
+        /// The sink's position.
+        checkpoint: Lsn,
+        /// Where the source left that timeline.
+        switch: Lsn,
+    },
+    /// Its position lies in WAL that the source has not written: the source was set back.
+    BeyondWal {
+        /// The sink's position.
+        checkpoint: Lsn,
+        /// The source's.
+        current: Lsn,
+    },
+}
+
+/// Holds the slot against the sinks' checkpoints. See the table above.
+pub fn judge(
+    source: &SourceIdentity,
+    history: &TimelineHistory,
+    slot: Option<&Slot>,
+    sinks: &[SinkCheckpoint],
+) -> Judgement {
+    let is_any_fed = sinks.iter().any(|sink| sink.lsn.is_some());
+    let confirmed = match (slot, is_any_fed) {
+        (None, false) => return Judgement::alike(SlotVerdict::Create, sinks, &SinkVerdict::Fresh),
+        (None, true) => None,
+        (Some(slot), _) => match usable(source, slot) {
+            Ok(confirmed) => Some(confirmed),
+            Err(verdict) => return Judgement { slot: verdict, sinks: Vec::new() },
+        },
+    };
+    let verdict = |sink: &SinkCheckpoint| match sink.lsn {
+        None if is_any_fed => SinkVerdict::NoCheckpoint,
+        None => SinkVerdict::Fresh,
+        Some(lsn) => fit(source, history, confirmed, sink, lsn),
+    };
+    Judgement {
+        slot: if confirmed.is_some() { SlotVerdict::Resume } else { SlotVerdict::Missing },
+        sinks: sinks.iter().map(|sink| (sink.sink.clone(), verdict(sink))).collect(),
+    }
+}
+
+/// The slot's confirmed position, if it is a slot that walcast can stream from.
+fn usable(source: &SourceIdentity, slot: &Slot) -> Result<Lsn, SlotVerdict> {
+    match (&slot.plugin, &slot.database) {
+        (None, _) => return Err(SlotVerdict::NotLogical),
+        (Some(plugin), _) if plugin != PLUGIN => {
+            return Err(SlotVerdict::WrongPlugin { plugin: plugin.clone() });
+        }
+        (Some(_), Some(database)) if *database != source.database => {
+            return Err(SlotVerdict::WrongDatabase { database: database.clone() });
+        }
+        (Some(_), _) => {}
+    }
+    if let Some(reason) = slot.invalidation() {
+        return Err(SlotVerdict::Invalidated { reason: reason.to_owned() });
+    }
+    if slot.is_temporary {
+        return Err(SlotVerdict::NotReady { why: "it is temporary" });
+    }
+    if slot.is_synced {
+        return Err(SlotVerdict::NotReady { why: "it is a standby's copy, usable only after a promotion" });
+    }
+    slot.confirmed_flush_lsn.ok_or(SlotVerdict::NotReady { why: "it is still being created" })
+}
+
+/// Whether a sink at `lsn` can go on. History comes first: positions of another history are not comparable.
+fn fit(
+    source: &SourceIdentity,
+    history: &TimelineHistory,
+    confirmed: Option<Lsn>,
+    sink: &SinkCheckpoint,
+    lsn: Lsn,
+) -> SinkVerdict {
+    if sink.system_identifier != source.system_identifier {
+        return SinkVerdict::OtherSystem { checkpoint: sink.system_identifier };
+    }
+    if sink.timeline != source.timeline {
+        match history.switch_after(sink.timeline) {
+            Some(switch) if sink.timeline < source.timeline => {
+                if lsn > switch {
+                    return SinkVerdict::AfterSwitch { checkpoint: lsn, switch };
+                }
+            }
+            Some(_) | None => return SinkVerdict::OtherTimeline { checkpoint: sink.timeline },
+        }
+    }
+    if lsn > source.current_wal_lsn {
+        return SinkVerdict::BeyondWal { checkpoint: lsn, current: source.current_wal_lsn };
+    }
+    match confirmed {
+        None => SinkVerdict::SlotMissing,
+        Some(confirmed) if confirmed > lsn => SinkVerdict::SlotAhead { checkpoint: lsn, confirmed },
+        Some(_) => SinkVerdict::Resume,
+    }
+}
+
+impl Judgement {
+    /// One verdict for every sink.
+    fn alike(slot: SlotVerdict, sinks: &[SinkCheckpoint], verdict: &SinkVerdict) -> Self {
+        Judgement { slot, sinks: sinks.iter().map(|sink| (sink.sink.clone(), verdict.clone())).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSTEM: u64 = 7_000;
+
+    fn source() -> SourceIdentity {
+        SourceIdentity {
+            system_identifier: SYSTEM,
+            timeline: 3,
+            slot: "walcast".into(),
+            database: "app".into(),
+            current_wal_lsn: Lsn(1_000),
+        }
+    }
+
+    /// Timeline 1 ended at 100, timeline 2 at 500.
+    fn history() -> TimelineHistory {
+        TimelineHistory::parse("1\t0/64\tno recovery target specified\n\n2\t0/1F4\tat failover\n")
+    }
+
+    fn slot(confirmed: u64) -> Slot {
+        Slot {
+            name: "walcast".into(),
+            plugin: Some("pgoutput".into()),
+            database: Some("app".into()),
+            restart_lsn: Some(Lsn(1)),
+            confirmed_flush_lsn: Some(Lsn(confirmed)),
+            wal_status: Some("reserved".into()),
+            ..Slot::default()
+        }
+    }
+
+    fn at(lsn: u64, timeline: u32) -> SinkCheckpoint {
+        SinkCheckpoint {
+            sink: "eu".into(),
+            lsn: Some(Lsn(lsn)),
+            system_identifier: SYSTEM,
+            timeline,
+            slot: "walcast".into(),
+        }
+    }
+
+    fn never_fed() -> SinkCheckpoint {
+        SinkCheckpoint {
+            sink: "na".into(),
+            lsn: None,
+            system_identifier: 0,
+            timeline: 0,
+            slot: String::new(),
+        }
+    }
+
+    fn verdicts(slot: Option<&Slot>, sinks: &[SinkCheckpoint]) -> (SlotVerdict, Vec<SinkVerdict>) {
+        let judgement = judge(&source(), &history(), slot, sinks);
+        (judgement.slot, judgement.sinks.into_iter().map(|(_, verdict)| verdict).collect())
+    }
+
+    #[test]
+    fn without_a_slot_only_sinks_that_were_never_fed_may_start() {
+        let cases = [
+            (vec![], SlotVerdict::Create, vec![]),
+            (vec![never_fed()], SlotVerdict::Create, vec![SinkVerdict::Fresh]),
+            (vec![at(900, 3)], SlotVerdict::Missing, vec![SinkVerdict::SlotMissing]),
+            (
+                vec![at(900, 3), never_fed()],
+                SlotVerdict::Missing,
+                vec![SinkVerdict::SlotMissing, SinkVerdict::NoCheckpoint],
+            ),
+        ];
+        for (sinks, slot, expected) in cases {
+            assert_eq!(verdicts(None, &sinks), (slot, expected), "{sinks:?}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_streamed_from_decides_before_any_sink() {
+        let cases = [
+            (Slot { plugin: None, database: None, ..slot(600) }, SlotVerdict::NotLogical),
+            (
+                Slot { plugin: Some("wal2json".into()), ..slot(600) },
+                SlotVerdict::WrongPlugin { plugin: "wal2json".into() },
+            ),
+            (
+                Slot { database: Some("other".into()), ..slot(600) },
+                SlotVerdict::WrongDatabase { database: "other".into() },
+            ),
+            (
+                Slot { wal_status: Some("lost".into()), ..slot(600) },
+                SlotVerdict::Invalidated { reason: "wal_removed".into() },
+            ),
+            (
+                Slot { invalidation_reason: Some("idle_timeout".into()), ..slot(600) },
+                SlotVerdict::Invalidated { reason: "idle_timeout".into() },
+            ),
+            (Slot { is_temporary: true, ..slot(600) }, SlotVerdict::NotReady { why: "it is temporary" }),
+            (
+                Slot { confirmed_flush_lsn: None, ..slot(600) },
+                SlotVerdict::NotReady { why: "it is still being created" },
+            ),
+            (
+                Slot { is_synced: true, ..slot(600) },
+                SlotVerdict::NotReady { why: "it is a standby's copy, usable only after a promotion" },
+            ),
+        ];
+        for (slot, expected) in cases {
+            for sinks in [vec![], vec![never_fed()], vec![at(900, 3)]] {
+                assert_eq!(verdicts(Some(&slot), &sinks), (expected.clone(), vec![]));
+                assert!(expected.error(&source()).expect("it stops").hint_text().is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sink_resumes_only_where_everything_after_its_checkpoint_is_sent_again() {
+        let elsewhere = SinkCheckpoint { system_identifier: 1, ..at(900, 3) };
+        let renamed = SinkCheckpoint { slot: "walcast_copy".into(), ..at(900, 3) };
+        let cases = [
+            // (confirmed, checkpoint, expected)
+            (600, at(900, 3), SinkVerdict::Resume),
+            (600, at(600, 3), SinkVerdict::Resume),
+            (600, at(1_000, 3), SinkVerdict::Resume),
+            (600, renamed, SinkVerdict::Resume),
+            (600, at(599, 3), SinkVerdict::SlotAhead { checkpoint: Lsn(599), confirmed: Lsn(600) }),
+            (600, at(1_001, 3), SinkVerdict::BeyondWal { checkpoint: Lsn(1_001), current: Lsn(1_000) }),
+            (600, elsewhere, SinkVerdict::OtherSystem { checkpoint: 1 }),
+            // After a failover: at the switch is still common history, one byte later is not.
+            (400, at(500, 2), SinkVerdict::Resume),
+            (400, at(501, 2), SinkVerdict::AfterSwitch { checkpoint: Lsn(501), switch: Lsn(500) }),
+            (400, at(399, 2), SinkVerdict::SlotAhead { checkpoint: Lsn(399), confirmed: Lsn(400) }),
+            (50, at(100, 1), SinkVerdict::Resume),
+            (50, at(101, 1), SinkVerdict::AfterSwitch { checkpoint: Lsn(101), switch: Lsn(100) }),
+            // The source is the old primary, come back.
+            (600, at(900, 4), SinkVerdict::OtherTimeline { checkpoint: 4 }),
+            (600, at(900, 0), SinkVerdict::OtherTimeline { checkpoint: 0 }),
+        ];
+        for (confirmed, sink, expected) in cases {
+            let (slot, sinks) = verdicts(Some(&slot(confirmed)), std::slice::from_ref(&sink));
+            assert_eq!((slot, sinks), (SlotVerdict::Resume, vec![expected.clone()]), "{confirmed} {sink:?}");
+            assert_eq!(expected.error("eu", &source()).is_none(), expected == SinkVerdict::Resume);
+        }
+    }
+
+    #[test]
+    fn an_unknown_history_halts_instead_of_resuming() {
+        let unknown = TimelineHistory::parse("garbage\n\n2 not-an-lsn\n");
+        let judgement = judge(&source(), &unknown, Some(&slot(400)), &[at(450, 2)]);
+        assert_eq!(judgement.sinks, [("eu".into(), SinkVerdict::OtherTimeline { checkpoint: 2 })]);
+    }
+
+    #[test]
+    fn sinks_that_were_never_fed_start_with_a_slot_that_fed_nobody_and_not_with_one_that_did() {
+        let fresh = vec![SinkVerdict::Fresh, SinkVerdict::Fresh];
+        assert_eq!(verdicts(Some(&slot(600)), &[never_fed(), never_fed()]), (SlotVerdict::Resume, fresh));
+        let late = vec![SinkVerdict::Resume, SinkVerdict::NoCheckpoint];
+        assert_eq!(verdicts(Some(&slot(600)), &[at(900, 3), never_fed()]), (SlotVerdict::Resume, late));
+        let error = SinkVerdict::NoCheckpoint.error("na", &source()).expect("it stops");
+        assert_eq!(error.kind(), crate::error::Kind::NeedsBackfill);
+        assert!(error.hint_text().expect("a command").contains("walcast run --start-at-slot na"));
+    }
+}
