@@ -1,6 +1,7 @@
 //! walcast keeps edge databases in step with Postgres.
 
 pub mod capture;
+pub mod config;
 pub mod encode;
 pub mod error;
 
