@@ -2,3 +2,4 @@
 
 pub mod cell;
 pub mod column_type;
+pub mod schema_file;

@@ -1,0 +1,3 @@
+//! `walcast.toml` and the environment.
+
+pub(crate) mod document;
