@@ -3,5 +3,6 @@
 pub mod capture;
 pub mod encode;
 pub mod error;
+pub mod postgres;
 
 pub use pgwire_replication::Lsn;
