@@ -1,5 +1,6 @@
 //! walcast keeps edge databases in step with Postgres.
 
+pub mod app;
 pub mod capture;
 pub mod encode;
 pub mod error;

@@ -1,0 +1,34 @@
+# `make` lists what there is. Every target first installs what is missing (.ci/prepare).
+
+CARGO ?= cargo
+# Further arguments of `walcast demo`, `cargo test` or `cargo bench`: make test ARGS='--test cluster'
+ARGS ?=
+TARGET_DIRECTORY = $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint prepare
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: prepare ## Build walcast and show it at work on a throwaway Postgres and regional SQLite replicas
+	@echo 'make demo: building the release binary, then running walcast demo'
+	$(CARGO) build --release --locked --bin walcast
+	$(TARGET_DIRECTORY)/release/walcast demo $(ARGS)
+
+test: prepare ## Run every test: unit, integration against a real Postgres, documentation
+	@echo 'make test: running every test; those that need a Postgres start their own'
+	$(CARGO) test --locked $(ARGS)
+
+bench: prepare ## Measure throughput and latency against a throwaway Postgres
+	@echo 'make bench: running the benchmarks; results depend on this machine'
+	$(CARGO) bench --locked $(ARGS)
+
+lint: prepare ## Check format, lints and documentation; a warning is an error
+	@echo 'make lint: checking format, lints and documentation'
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+
+prepare: ## Install what is missing on this machine: a C compiler, pkg-config, make, a Postgres server
+	@.ci/prepare
