@@ -168,7 +168,8 @@ impl Source {
         if !is_partial {
             row[2] = self.word();
         }
-        let free = (60..90).map(|id: i64| id.to_string()).find(|id| !self.items().contains_key(&vec![id.clone()]));
+        let free =
+            (60..90).map(|id: i64| id.to_string()).find(|id| !self.items().contains_key(&vec![id.clone()]));
         if let (Some(id), 0) = (free, self.rng.u32(..4)) {
             row[0] = id;
         }

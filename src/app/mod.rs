@@ -2,3 +2,4 @@
 //! shutdown order; nothing else in the crate may import it.
 
 pub mod demo;
+pub mod river;

@@ -93,11 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     ///
     /// # Errors
     /// Transient when the connection fails; halt when a message is longer than the limit.
-    pub async fn run(
-        &mut self,
-        runs: &mpsc::Sender<FrameRun>,
-        stop: impl Future<Output = ()>,
-    ) -> Result<()> {
+    pub async fn run(&mut self, runs: &mpsc::Sender<FrameRun>, stop: impl Future<Output = ()>) -> Result<()> {
         let mut stop = pin!(stop);
         loop {
             self.status_if_due().await?;

@@ -65,10 +65,7 @@ impl Owned {
 }
 
 /// Folds the changes of each table. Rejections are not changes and are left out.
-pub fn fold<'a>(
-    changes: impl IntoIterator<Item = (&'a Run, Change)>,
-    plan: &Plan,
-) -> HashMap<usize, Folded> {
+pub fn fold<'a>(changes: impl IntoIterator<Item = (&'a Run, Change)>, plan: &Plan) -> HashMap<usize, Folded> {
     let mut folders: HashMap<usize, Folder> = HashMap::new();
     for (run, change) in changes {
         let folder = folders.entry(change.table as usize).or_default();
@@ -87,11 +84,7 @@ pub fn fold<'a>(
             ChangeKind::Move => {
                 let row = run.row(change, plan);
                 let key: Vec<Cell> = table.key.iter().map(|&index| row[index]).collect();
-                folder.rename(
-                    key_text(run.key(change, plan), run),
-                    key_text(&key, run),
-                    owned(row),
-                );
+                folder.rename(key_text(run.key(change, plan), run), key_text(&key, run), owned(row));
             }
             ChangeKind::Reject => {}
         }

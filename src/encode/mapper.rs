@@ -158,7 +158,8 @@ impl TableMap {
         let mut columns = vec![None; relation.columns.len()];
         let mut position_of = Vec::with_capacity(table.columns.len());
         for (planned_index, planned) in table.columns.iter().enumerate() {
-            let Some(position) = relation.columns.iter().position(|column| column.name == planned.source) else {
+            let Some(position) = relation.columns.iter().position(|column| column.name == planned.source)
+            else {
                 return Err(Error::halt(format!(
                     "column {} of table {} is mapped in schema.json but no longer in the stream: it was dropped or \
                      renamed, or is not in the publication",

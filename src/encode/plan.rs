@@ -86,12 +86,11 @@ impl Plan {
     /// Makes as much of the plan as can be made, and says everything that is wrong or worth knowing.
     pub fn draw(schema: &SchemaFile, source: &[Table]) -> (Plan, Vec<Problem>) {
         let (mut plan, mut problems) = (Plan::default(), Vec::new());
-        for (key, entry) in &schema.tables {
-            let name = schema.source_name(key);
-            match source.iter().find(|table| table.name == name) {
-                Some(table) => plan.tables.extend(draw_table(schema, key, entry, table, &mut problems)),
+        for (name, entry) in &schema.tables {
+            match source.iter().find(|table| table.name == *name) {
+                Some(table) => plan.tables.extend(draw_table(schema, entry, table, &mut problems)),
                 None => problems.push(Problem {
-                    table: key.clone(),
+                    table: name.plain(),
                     column: None,
                     message: format!("table {name} does not exist at the source, or is not visible"),
                     remedy: Some("correct schema.json, or compare with: walcast schema diff".to_owned()),
@@ -126,7 +125,6 @@ impl std::fmt::Display for Problem {
 
 fn draw_table(
     schema: &SchemaFile,
-    key: &str,
     entry: &TableEntry,
     table: &Table,
     problems: &mut Vec<Problem>,
@@ -134,7 +132,7 @@ fn draw_table(
     let found_before = problems.iter().filter(|problem| problem.is_fatal).count();
     let mut report = |column: Option<&str>, message: String, remedy: Option<String>, is_fatal| {
         let column = column.map(str::to_owned);
-        problems.push(Problem { table: key.to_owned(), column, message, remedy, is_fatal });
+        problems.push(Problem { table: table.name.plain(), column, message, remedy, is_fatal });
     };
 
     let mut columns = Vec::with_capacity(entry.columns.len());
@@ -148,7 +146,8 @@ fn draw_table(
             report(Some(name), message, Some("take it out of schema.json".to_owned()), true);
             continue;
         }
-        let conversion = match Conversion::choose(column.base_type_oid, column.element_type_oid, column_type) {
+        let conversion = match Conversion::choose(column.base_type_oid, column.element_type_oid, column_type)
+        {
             Ok((conversion, Fidelity::Exact)) => conversion,
             Ok((conversion, Fidelity::Lossy(why))) => {
                 let message = format!("{} as {}: {why}", column.type_name, column_type.as_str());
@@ -174,12 +173,13 @@ fn draw_table(
     // Updates and deletes must carry the key.
     let alter = |identity: &str| Some(format!("ALTER TABLE {} REPLICA IDENTITY {identity};", table.name));
     if table.replica_identity == ReplicaIdentity::Nothing || table.identity_columns.is_empty() {
-        let message = "has no primary key and no replica identity: once it is published, the application's own \
+        let message =
+            "has no primary key and no replica identity: once it is published, the application's own \
                        updates and deletes fail"
-            .to_owned();
+                .to_owned();
         report(None, message, alter("FULL"), true);
     } else if let Some(missing) =
-        entry.primary_key.iter().find(|name| !table.identity_columns.contains(*name))
+        entry.primary_key.0.iter().find(|name| !table.identity_columns.contains(*name))
     {
         let message = format!(
             "primaryKey column {missing} is not in the replica identity ({}), so updates and deletes would not say \
@@ -191,15 +191,15 @@ fn draw_table(
 
     let position = |name: &String| columns.iter().position(|column| column.source == *name);
     let all_positions = |names: &[String]| names.iter().map(position).collect::<Option<Vec<_>>>();
-    let planned_key = all_positions(&entry.primary_key);
-    let indexes: Option<Vec<_>> = entry.indexes.iter().map(|columns| all_positions(columns)).collect();
+    let planned_key = all_positions(&entry.primary_key.0);
+    let indexes: Option<Vec<_>> = entry.indexes.iter().map(|columns| all_positions(&columns.0)).collect();
     if problems.iter().filter(|problem| problem.is_fatal).count() > found_before {
         return None;
     }
     Some(PlannedTable {
         source: table.name.clone(),
         oid: table.oid,
-        target: schema.target_table(key),
+        target: schema.target_name(&table.name, entry),
         key: planned_key?,
         indexes: indexes?,
         columns,

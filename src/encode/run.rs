@@ -20,7 +20,7 @@ pub struct Run {
     pub(super) changes: Vec<Change>,
     pub(super) spans: Vec<Span>,
     pub(super) rejections: Vec<RejectedRow>,
-    json: OnceLock<JsonRows>,
+    pub(super) json: OnceLock<JsonRows>,
 }
 
 /// One transaction's share of a run.

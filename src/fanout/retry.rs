@@ -28,9 +28,7 @@ pub enum Decision {
 pub fn decide(kind: Kind, attempt: u32, backoff: Backoff, rng: &mut fastrand::Rng) -> Decision {
     match kind {
         Kind::Transient => Decision::Retry(full_jitter(attempt, backoff, rng)),
-        Kind::Throttled { retry_after } => {
-            Decision::Retry(retry_after + full_jitter(attempt, backoff, rng))
-        }
+        Kind::Throttled { retry_after } => Decision::Retry(retry_after + full_jitter(attempt, backoff, rng)),
         Kind::Replay => Decision::Replay,
         Kind::Rejected | Kind::NeedsBackfill | Kind::Halt | Kind::Config | Kind::Bug => Decision::Stop,
     }
@@ -47,8 +45,7 @@ pub fn full_jitter(attempt: u32, backoff: Backoff, rng: &mut fastrand::Rng) -> D
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff =
-        Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(30) };
+    const BACKOFF: Backoff = Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(30) };
 
     #[test]
     fn waits_grow_and_stay_below_the_limit() {

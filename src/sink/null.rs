@@ -23,7 +23,8 @@ impl Sink for NullSink {
     }
 
     fn start_at(&mut self, lsn: Lsn) -> Result<()> {
-        let source = self.source.clone().ok_or_else(|| Error::bug("null sink started before it was opened"))?;
+        let source =
+            self.source.clone().ok_or_else(|| Error::bug("null sink started before it was opened"))?;
         self.checkpoint =
             Some(Checkpoint { lsn, commit_time_micros: None, source, epoch: 1, transactions: 0 });
         Ok(())

@@ -38,8 +38,6 @@ pub struct SourceIdentity {
     pub slot: String,
     /// The database of the session.
     pub database: String,
-    /// The server's WAL position, read *after* the checkpoints were.
-    pub current_wal_lsn: Lsn,
 }
 
 /// Where a sink says it is.
@@ -166,9 +164,11 @@ pub enum SinkVerdict {
     },
 }
 
-/// Holds the slot against the sinks' checkpoints. See the table above.
+/// Holds the slot against the sinks' checkpoints. See the table above. `current_wal_lsn` is the server's WAL position,
+/// read *after* the checkpoints were.
 pub fn judge(
     source: &SourceIdentity,
+    current_wal_lsn: Lsn,
     history: &TimelineHistory,
     slot: Option<&Slot>,
     sinks: &[SinkCheckpoint],
@@ -185,7 +185,7 @@ pub fn judge(
     let verdict = |sink: &SinkCheckpoint| match sink.lsn {
         None if is_any_fed => SinkVerdict::NoCheckpoint,
         None => SinkVerdict::Fresh,
-        Some(lsn) => fit(source, history, confirmed, sink, lsn),
+        Some(lsn) => fit(source, current_wal_lsn, history, confirmed, sink, lsn),
     };
     Judgement {
         slot: if confirmed.is_some() { SlotVerdict::Resume } else { SlotVerdict::Missing },
@@ -220,6 +220,7 @@ fn usable(source: &SourceIdentity, slot: &Slot) -> Result<Lsn, SlotVerdict> {
 /// Whether a sink at `lsn` can go on. History comes first: positions of another history are not comparable.
 fn fit(
     source: &SourceIdentity,
+    current_wal_lsn: Lsn,
     history: &TimelineHistory,
     confirmed: Option<Lsn>,
     sink: &SinkCheckpoint,
@@ -238,8 +239,8 @@ fn fit(
             Some(_) | None => return SinkVerdict::OtherTimeline { checkpoint: sink.timeline },
         }
     }
-    if lsn > source.current_wal_lsn {
-        return SinkVerdict::BeyondWal { checkpoint: lsn, current: source.current_wal_lsn };
+    if lsn > current_wal_lsn {
+        return SinkVerdict::BeyondWal { checkpoint: lsn, current: current_wal_lsn };
     }
     match confirmed {
         None => SinkVerdict::SlotMissing,
@@ -267,7 +268,6 @@ mod tests {
             timeline: 3,
             slot: "walcast".into(),
             database: "app".into(),
-            current_wal_lsn: Lsn(1_000),
         }
     }
 
@@ -309,7 +309,7 @@ mod tests {
     }
 
     fn verdicts(slot: Option<&Slot>, sinks: &[SinkCheckpoint]) -> (SlotVerdict, Vec<SinkVerdict>) {
-        let judgement = judge(&source(), &history(), slot, sinks);
+        let judgement = judge(&source(), Lsn(1_000), &history(), slot, sinks);
         (judgement.slot, judgement.sinks.into_iter().map(|(_, verdict)| verdict).collect())
     }
 

@@ -91,9 +91,7 @@ impl Sink for SqliteSink {
             }
             None => None,
         };
-        transaction
-            .commit()
-            .map_err(|error| failure(error, format!("preparing {}", self.path.display())))?;
+        transaction.commit().map_err(|error| failure(error, format!("preparing {}", self.path.display())))?;
         self.open = Some(Open {
             sql: writer::TableSql::new(plan),
             plan: plan.clone(),
@@ -154,11 +152,12 @@ fn connect(path: &Path) -> Result<Connection> {
     let connection = setup().map_err(|error| {
         let what = format!("opening {}", path.display());
         match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => {
-                Error::halt(format!("{} is not a SQLite database and will not be overwritten", path.display()))
-                    .hint("give the sink another path in walcast.toml")
-                    .because(error)
-            }
+            Some(ErrorCode::NotADatabase) => Error::halt(format!(
+                "{} is not a SQLite database and will not be overwritten",
+                path.display()
+            ))
+            .hint("give the sink another path in walcast.toml")
+            .because(error),
             _ => failure(error, what),
         }
     })?;

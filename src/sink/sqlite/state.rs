@@ -1,8 +1,9 @@
 //! The `_walcast_*` tables of a SQLite file: whose it is, how far it is, who may write it, and which rows it lacks.
 
 use std::path::Path;
+use std::str::FromStr;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 
 use super::failure;
 use crate::Lsn;
@@ -78,19 +79,11 @@ pub(super) fn read(connection: &Connection) -> Result<Option<Checkpoint>> {
         .and_then(|mut statement| {
             statement
                 .query_row([], |row| {
-                    let lsn: String = row.get(0)?;
-                    let lsn = Lsn::parse(&lsn).map_err(|error| {
-                        rusqlite::Error::FromSqlConversionFailure(
-                            0,
-                            rusqlite::types::Type::Text,
-                            Box::new(error),
-                        )
-                    })?;
                     Ok(Checkpoint {
-                        lsn,
+                        lsn: parsed(row, 0)?,
                         commit_time_micros: row.get(1)?,
                         source: SourceIdentity {
-                            system_identifier: row.get(2)?,
+                            system_identifier: parsed(row, 2)?,
                             timeline: row.get(3)?,
                             database: row.get(4)?,
                             slot: row.get(5)?,
@@ -102,6 +95,17 @@ pub(super) fn read(connection: &Connection) -> Result<Option<Checkpoint>> {
                 .optional()
         })
         .map_err(|error| failure(error, "reading the checkpoint".to_owned()))
+}
+
+/// A column that holds the text form of a value SQLite has no type for.
+fn parsed<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
 }
 
 /// Refuses a file that was filled from another slot, database or system. (A timeline may change: the slot's own check
@@ -130,7 +134,7 @@ pub(super) fn insert(connection: &Connection, lsn: Lsn, source: &SourceIdentity,
              VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, 0)",
             params![
                 lsn.to_string(),
-                source.system_identifier,
+                source.system_identifier.to_string(),
                 source.timeline,
                 source.database,
                 source.slot,
@@ -200,11 +204,9 @@ pub fn inspect(path: &Path) -> Result<Option<(Checkpoint, u64)>> {
     connection.busy_timeout(super::BUSY_TIMEOUT).map_err(reading)?;
     refuse_foreign(&connection, path)?;
     let has_state: bool = connection
-        .query_row(
-            "SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_walcast_checkpoint'",
-            [],
-            |row| row.get(0),
-        )
+        .query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_walcast_checkpoint'", [], |row| {
+            row.get(0)
+        })
         .map_err(reading)?;
     if !has_state {
         return Ok(None);

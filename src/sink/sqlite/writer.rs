@@ -95,12 +95,7 @@ fn update_sql(table: &PlannedTable, row: &[Cell], includes_key: bool) -> String 
             format!("{} = ?{parameter}", quote(&column.target))
         })
         .collect();
-    format!(
-        "UPDATE {} SET {} WHERE {}",
-        quote(&table.target),
-        assignments.join(", "),
-        matches.join(" AND ")
-    )
+    format!("UPDATE {} SET {} WHERE {}", quote(&table.target), assignments.join(", "), matches.join(" AND "))
 }
 
 /// One batch's worth of applying.
@@ -212,8 +207,7 @@ impl<'a> Writer<'a> {
                 // Not a deletion at the source, so never a soft one here.
                 let matches: Vec<String> =
                     table.key_columns().map(|column| format!("{} = ?", quote(&column.target))).collect();
-                let sql =
-                    format!("DELETE FROM {} WHERE {}", quote(&table.target), matches.join(" AND "));
+                let sql = format!("DELETE FROM {} WHERE {}", quote(&table.target), matches.join(" AND "));
                 let mut statement = self.prepare(&sql, table)?;
                 bind(&mut statement, 1, old_key, run)?;
                 run_statement(&mut statement, table)?;
