@@ -533,6 +533,7 @@ impl Simulation {
             let mut walsender = Walsender::new(&self.source);
             let Engine { outlets, workers, progress } = &mut engine;
             let mut river = River::new(self.plan.clone(), outlets, options);
+            let replays_before = progress.replays_requested();
             while left > 0 {
                 left -= 1;
                 match self.rng.u32(..10) {
@@ -550,7 +551,7 @@ impl Simulation {
                 }
                 self.check();
                 // The connection breaks, or a sink needs the stream again.
-                let needs_replay = progress.needs_replay();
+                let needs_replay = progress.replays_requested() > replays_before;
                 self.replays += u32::from(needs_replay);
                 if needs_replay || self.rng.u32(..60) == 0 {
                     break;

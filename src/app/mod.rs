@@ -2,4 +2,8 @@
 //! shutdown order; nothing else in the crate may import it.
 
 pub mod demo;
+pub mod engine;
+pub mod notify;
 pub mod river;
+pub mod sinks;
+pub mod source;

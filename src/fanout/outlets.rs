@@ -4,6 +4,7 @@ use super::queue::{Closed, Sender};
 use super::worker::Delivery;
 
 /// One queue for each sink.
+#[derive(Default)]
 pub struct Outlets(Vec<Sender<Delivery>>);
 
 impl Outlets {

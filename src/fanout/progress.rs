@@ -3,10 +3,11 @@
 //! Workers write, the capture stage and the command line read. Positions are single atomics: a worker stores its
 //! position after the sink committed, so whoever reads it can rely on the commit.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Lsn;
+use crate::error::{Error, Kind};
 
 /// All sinks of one slot.
 #[derive(Debug, Clone, Default)]
@@ -26,9 +27,11 @@ impl Progress {
     }
 
     /// The highest position that every sink has made durable: what may be confirmed. A stopped sink holds it back,
-    /// because its rows are not there yet. Zero until every sink has a position.
+    /// because its rows are not there yet; a detached one does not, because the slot can no longer help it. Zero until
+    /// every sink has a position.
     pub fn confirmable(&self) -> Lsn {
-        self.sinks.iter().map(|sink| sink.durable_lsn()).min().unwrap_or(Lsn::ZERO)
+        let holding = self.sinks.iter().filter(|sink| !matches!(sink.state(), State::Detached(_)));
+        holding.map(|sink| sink.durable_lsn()).min().unwrap_or(Lsn::ZERO)
     }
 
     /// Whether every sink that still runs has reached `target`.
@@ -36,14 +39,38 @@ impl Progress {
         self.running().all(|sink| sink.durable_lsn() >= target)
     }
 
-    /// Whether a sink lost its open transaction and waits for the stream to start again.
-    pub fn needs_replay(&self) -> bool {
-        self.running().any(|sink| sink.needs_replay.load(Ordering::Acquire))
+    /// How often a sink has lost its open transaction and asked for the stream again. Grows by one each time; each
+    /// sink asks once until the stream has started again.
+    pub fn replays_requested(&self) -> u64 {
+        self.running().map(|sink| sink.replays_requested.load(Ordering::Acquire)).sum()
     }
 
-    /// The sinks that have not stopped.
+    /// The sinks that are still applied to.
     pub fn running(&self) -> impl Iterator<Item = &Arc<SinkProgress>> {
-        self.sinks.iter().filter(|sink| sink.stopped().is_none())
+        self.sinks.iter().filter(|sink| sink.state() == State::Attached)
+    }
+}
+
+/// A sink's relation to the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It takes what the stream brings. Set at the start; `Stopped` or `Detached` may follow.
+    Attached,
+    /// It waits for an operator, who finds the reason here. Set by its worker or at the start. The slot keeps what it
+    /// lacks, so it goes on after a restart.
+    Stopped(String),
+    /// It lacks changes that no slot has any more; only filling it anew makes it right. Set like `Stopped`.
+    Detached(String),
+}
+
+impl State {
+    /// The state as one lower-case word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            State::Attached => "attached",
+            State::Stopped(_) => "stopped",
+            State::Detached(_) => "detached",
+        }
     }
 }
 
@@ -58,8 +85,8 @@ pub struct SinkProgress {
     transactions: AtomicU64,
     dead_letters: AtomicU64,
     retries: AtomicU64,
-    needs_replay: AtomicBool,
-    stopped: Mutex<Option<String>>,
+    replays_requested: AtomicU64,
+    state: Mutex<State>,
 }
 
 impl SinkProgress {
@@ -73,8 +100,8 @@ impl SinkProgress {
             transactions: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
             retries: AtomicU64::new(0),
-            needs_replay: AtomicBool::new(false),
-            stopped: Mutex::new(None),
+            replays_requested: AtomicU64::new(0),
+            state: Mutex::new(State::Attached),
         })
     }
 
@@ -108,9 +135,9 @@ impl SinkProgress {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// Why the sink stopped, if it did.
-    pub fn stopped(&self) -> Option<String> {
-        self.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The sink's relation to the stream.
+    pub fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Says that the sink's checkpoint is `lsn` now. Never goes back.
@@ -131,13 +158,23 @@ impl SinkProgress {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn set_needs_replay(&self, needs_replay: bool) {
-        self.needs_replay.store(needs_replay, Ordering::Release);
+    pub(super) fn request_replay(&self) {
+        self.replays_requested.fetch_add(1, Ordering::Release);
     }
 
-    /// Says that the sink is out of action until an operator resolves `reason`.
-    pub fn stop(&self, reason: String) {
-        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    /// Takes the sink out of action because of `error`, whose kind says whether the slot can still help it.
+    pub fn stop(&self, error: &Error) {
+        let reason = error.chain();
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = match error.kind() {
+            Kind::NeedsBackfill => State::Detached(reason),
+            Kind::Transient
+            | Kind::Throttled { .. }
+            | Kind::Rejected
+            | Kind::Replay
+            | Kind::Halt
+            | Kind::Config
+            | Kind::Bug => State::Stopped(reason),
+        };
     }
 }
 
@@ -146,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slowest_sink_decides_and_a_stopped_one_still_counts() {
+    fn the_slowest_sink_decides_and_a_stopped_one_still_counts_but_a_detached_one_does_not() {
         let (eu, na) = (SinkProgress::new("eu"), SinkProgress::new("na"));
         let progress = Progress::new(vec![eu.clone(), na.clone()]);
         assert_eq!(progress.confirmable(), Lsn::ZERO);
@@ -154,10 +191,12 @@ mod tests {
         assert_eq!(progress.confirmable(), Lsn::ZERO);
         na.set_durable(Lsn(7));
         assert_eq!(progress.confirmable(), Lsn(7));
-        na.stop("wrong file".to_owned());
+        na.stop(&Error::halt("wrong file"));
         eu.set_durable(Lsn(20));
         assert_eq!(progress.confirmable(), Lsn(7));
         assert!(progress.has_reached(Lsn(20)));
+        na.stop(&Error::new(Kind::NeedsBackfill, "the slot is past it"));
+        assert_eq!(progress.confirmable(), Lsn(20));
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl<S: Sink> Worker<S> {
                         "sink stopped: {}",
                         error.chain()
                     );
-                    self.progress.stop(error.chain());
+                    self.progress.stop(&error);
                     return;
                 }
                 Step::Wait(wait) => {
@@ -245,7 +245,7 @@ impl<S: Sink> Worker<S> {
             Decision::Retry(wait) if !lost_its_start => Step::Wait(wait),
             _ => {
                 self.awaits_restart = true;
-                self.progress.set_needs_replay(true);
+                self.progress.request_replay();
                 Step::Done
             }
         }
@@ -273,7 +273,6 @@ impl<S: Sink> Worker<S> {
         match self.relearn() {
             Ok(()) => {
                 self.awaits_restart = false;
-                self.progress.set_needs_replay(false);
                 Step::Done
             }
             Err(error) => {
