@@ -2,3 +2,5 @@
 
 pub mod cell;
 pub mod column_type;
+pub mod rejection;
+pub mod time;
