@@ -1,6 +1,8 @@
 //! Transactions → mapped transactions.
 
+pub mod array;
 pub mod cell;
 pub mod column_type;
+pub mod json;
 pub mod rejection;
 pub mod time;
