@@ -60,7 +60,7 @@ pub fn push_string(text: &[u8], arena: &mut Vec<u8>) {
 pub fn push_escaped(text: &[u8], arena: &mut Vec<u8>) {
     let mut rest = text;
     // Most texts need no escape at all and are copied in one piece.
-    while let Some(at) = rest.iter().position(|&b| b < 0x20 || b == b'"' || b == b'\\') {
+    while let Some(at) = first_special(rest) {
         arena.extend_from_slice(&rest[..at]);
         let byte = rest[at];
         match byte {
@@ -76,6 +76,16 @@ pub fn push_escaped(text: &[u8], arena: &mut Vec<u8>) {
         rest = &rest[at + 1..];
     }
     arena.extend_from_slice(rest);
+}
+
+/// Where the first byte lies that a JSON string cannot hold as it is.
+#[inline]
+fn first_special(text: &[u8]) -> Option<usize> {
+    let is_special = |&b: &u8| (b < 0x20) | (b == b'"') | (b == b'\\');
+    // Without an early exit inside a block, the compiler tests its sixteen bytes at once.
+    let is_plain = |block: &&[u8]| !block.iter().fold(false, |found, b| found | is_special(b));
+    let start = text.chunks_exact(16).take_while(is_plain).count() * 16;
+    Some(start + text[start..].iter().position(is_special)?)
 }
 
 /// Whether the text is a number in JSON's grammar (RFC 8259, section 6). Every finite number that Postgres writes
