@@ -5,4 +5,6 @@ pub mod cell;
 pub mod column_type;
 pub mod json;
 pub mod rejection;
+mod scalar;
 pub mod time;
+pub mod value;
