@@ -1,6 +1,7 @@
 //! Transactions → mapped transactions.
 
 pub mod array;
+pub mod binary;
 pub mod cell;
 pub mod column_type;
 pub mod json;
