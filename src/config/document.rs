@@ -54,6 +54,8 @@ enum Place {
 pub(crate) struct Document {
     name: String,
     text: String,
+    /// What its format calls a value with keys.
+    object: &'static str,
     root: Value,
     places: HashMap<Path, Place>,
 }
@@ -62,7 +64,7 @@ impl Document {
     /// A document without a text, to be filled from the environment.
     pub(crate) fn empty(name: &str) -> Self {
         let root = Value::Object(Map::new());
-        Document { name: name.to_owned(), text: String::new(), root, places: HashMap::new() }
+        Document { name: name.to_owned(), text: String::new(), object: "table", root, places: HashMap::new() }
     }
 
     /// Parses JSON with `//` and `/* */` comments and trailing commas, and otherwise no liberties. `None` where the
@@ -70,6 +72,7 @@ impl Document {
     pub(crate) fn json(name: &str, text: &str, problems: &mut Problems) -> Option<Self> {
         let mut document = Document::empty(name);
         document.text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
+        document.object = "object";
         let options = jsonc_parser::ParseOptions {
             allow_comments: true,
             allow_trailing_commas: true,
@@ -207,11 +210,6 @@ impl Document {
         self.root.as_object().into_iter().flat_map(|object| object.keys().map(String::as_str))
     }
 
-    /// Whether something stands at the path.
-    pub(crate) fn contains(&self, path: &[Step]) -> bool {
-        self.get(path).is_some()
-    }
-
     fn get(&self, path: &[Step]) -> Option<&Value> {
         path.iter().try_fold(&self.root, |node, step| match step {
             Step::Key(key) => node.get(key),
@@ -268,7 +266,7 @@ impl Document {
         }
     }
 
-    /// Replaces every string by what `replace` makes of it.
+    /// Replaces every string of the text by what `replace` makes of it; what came from the environment stays.
     pub(crate) fn replace_strings(
         &mut self,
         problems: &mut Problems,
@@ -287,6 +285,7 @@ impl Document {
         replace: &dyn Fn(&str) -> Result<String, String>,
     ) {
         match node {
+            Value::String(_) if matches!(self.places.get(path), Some(Place::Variable(_))) => {}
             Value::String(text) => match replace(text) {
                 Ok(replaced) => *text = replaced,
                 Err(message) => {
@@ -322,12 +321,54 @@ impl Document {
                 Err(error) => error,
             };
             let path = path_of(error.path());
-            let message = explain(&error.inner().to_string(), &path, self.get(&path));
+            let message = self.explain(&error.inner().to_string(), &path);
             problems.add_at(self, &path, message.starts_with("unknown key"), message);
             problems.removed.push(path.clone());
             if !self.remove(&path) {
                 return None;
             }
+        }
+    }
+
+    /// Says in our words what serde says in its own, without the value that serde quotes.
+    fn explain(&self, message: &str, path: &[Step]) -> String {
+        let found = self.get(path);
+        let last = match path.last() {
+            Some(Step::Key(key)) => key.as_str(),
+            _ => "",
+        };
+        if let Some(expected) = message.strip_prefix("unknown field ") {
+            let known = expected.strip_prefix(&format!("`{last}`, ")).unwrap_or(expected);
+            return unknown("key", last, known);
+        }
+        if let (Some(expected), Some(Value::String(text))) = (message.strip_prefix("unknown variant "), found)
+        {
+            let known = expected.strip_prefix(&format!("`{text}`, ")).unwrap_or(expected);
+            return unknown("value", text, known);
+        }
+        if message.starts_with("invalid type") || message.starts_with("invalid value") {
+            let expected = match message.rsplit_once(", expected ") {
+                Some((_, "a sequence")) if self.object == "table" => format!("an array, written [[{last}]]"),
+                Some((_, "a sequence")) => "an array".to_owned(),
+                Some((_, expected)) if expected.starts_with("struct ") || expected == "a map" => {
+                    format!("{} with keys", with_article(self.object))
+                }
+                Some((_, expected)) => expected.to_owned(),
+                None => "something else".to_owned(),
+            };
+            let found = match found {
+                None | Some(Value::Null) => "nothing".to_owned(),
+                Some(Value::Bool(_)) => "a boolean".to_owned(),
+                Some(Value::Number(_)) => "a number".to_owned(),
+                Some(Value::String(_)) => "a string".to_owned(),
+                Some(Value::Array(_)) => "an array".to_owned(),
+                Some(Value::Object(_)) => with_article(self.object),
+            };
+            return format!("expected {expected}, found {found}");
+        }
+        match message.strip_prefix("missing field ") {
+            Some(field) => format!("{} is missing", field.replace('`', "")),
+            None => message.to_owned(),
         }
     }
 
@@ -351,37 +392,8 @@ fn path_of(path: &serde_path_to_error::Path) -> Path {
         .collect()
 }
 
-/// Says in our words what serde says in its own, without the value that serde quotes.
-fn explain(message: &str, path: &[Step], found: Option<&Value>) -> String {
-    let last = match path.last() {
-        Some(Step::Key(key)) => key.as_str(),
-        _ => "",
-    };
-    if let Some(expected) = message.strip_prefix("unknown field ") {
-        let known = expected.strip_prefix(&format!("`{last}`, ")).unwrap_or(expected);
-        return unknown("key", last, known);
-    }
-    if let (Some(expected), Some(Value::String(text))) = (message.strip_prefix("unknown variant "), found) {
-        let known = expected.strip_prefix(&format!("`{text}`, ")).unwrap_or(expected);
-        return unknown("value", text, known);
-    }
-    if message.starts_with("invalid type") || message.starts_with("invalid value") {
-        let expected = message.rsplit_once(", expected ").map_or("something else", |(_, expected)| expected);
-        let expected = expected.strip_prefix("struct ").map_or(expected, |_| "an object with keys");
-        let found = match found {
-            None | Some(Value::Null) => "nothing",
-            Some(Value::Bool(_)) => "a boolean",
-            Some(Value::Number(_)) => "a number",
-            Some(Value::String(_)) => "a string",
-            Some(Value::Array(_)) => "an array",
-            Some(Value::Object(_)) => "an object",
-        };
-        return format!("expected {expected}, found {found}");
-    }
-    match message.strip_prefix("missing field ") {
-        Some(field) => format!("{} is missing", field.replace('`', "")),
-        None => message.to_owned(),
-    }
+fn with_article(object: &str) -> String {
+    format!("{} {object}", if object.starts_with('o') { "an" } else { "a" })
 }
 
 /// `unknown key, did you mean "columns"?`, or all that is known where nothing is near. `known` is serde's list, each
@@ -496,7 +508,7 @@ impl Problems {
         if self.found.is_empty() {
             return Ok(());
         }
-        self.found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.found.sort();
         let lines: Vec<String> = self.found.into_iter().map(|(_, text)| text).collect();
         Err(Error::config(lines.join("\n")))
     }
