@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::document::{Document, Path, Problems, Step, steps};
+use super::document::Document;
+use super::problems::{Path, Problems, Step, steps};
 
 const PREFIX: &str = "WALCAST_";
 
@@ -40,18 +41,16 @@ impl Environment {
     /// say it.
     pub(super) fn apply(&self, document: &mut Document, problems: &mut Problems) {
         let own = self.own_paths();
-        let is_url = |path: &Path| *path == steps!["source", "url"] || *path == steps!["source", "url_file"];
-        let has_url = own.keys().any(is_url)
-            || self.get("DATABASE_URL").is_some()
-            || self.get("DATABASE_URL_FILE").is_some();
-        if has_url {
-            document.remove(&steps!["source", "url"]);
-            document.remove(&steps!["source", "url_file"]);
+        let urls = [steps!["source", "url"], steps!["source", "url_file"]];
+        let own_has_url = urls.iter().any(|path| own.contains_key(path));
+        if own_has_url || ["DATABASE_URL", "DATABASE_URL_FILE"].iter().any(|name| self.get(name).is_some()) {
+            for path in &urls {
+                document.remove(path);
+            }
         }
-        let own_has_url = own.keys().any(is_url);
         for (variable, [section, key]) in WELL_KNOWN {
             let path = steps![section, key];
-            let is_overruled = own_has_url && is_url(&path);
+            let is_overruled = own_has_url && urls.contains(&path);
             if let (Some(value), false) = (self.get(variable), is_overruled) {
                 document.set(&path, value, variable, problems);
             }

@@ -5,6 +5,8 @@ use secrecy::ExposeSecret;
 
 use super::*;
 
+const KIB: usize = 1 << 10;
+
 const SINK: &str = "[[sink]]\nname = \"eu\"\ntype = \"sqlite\"\npath = \"eu.db\"\n";
 
 const EVERYTHING: &str = r#"
@@ -328,9 +330,9 @@ fn wrong_variables_are_told_by_their_names() {
         ],
         &[
             "walcast.toml:1:7: log: expected a table with keys, found a number",
-            "LOG_FORMAT: log.format: there is nothing to put this into",
+            "LOG_FORMAT: there is nothing to put this into",
             "WALCAST_BATCH__MAX_ROWS: expected a whole number",
-            "WALCAST_SINK__3__NAME: sink[3].name: there is nothing to put this into",
+            "WALCAST_SINK__3__NAME: there is nothing to put this into",
             "WALCAST_SOURCE__SLOT: a slot's name is 1 to 63 of a-z, 0-9 and _",
             "WALCAST_SOURCE__SLOTT: unknown key, did you mean \"slot\"?",
         ],
