@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::capture::table::TableName;
-use crate::config::document::{Document, Path, Problems, steps};
+use crate::config::document::Document;
+use crate::config::problems::{Path, Problems, steps};
 use crate::encode::column_type::ColumnType;
 
 use super::{SchemaFile, TableEntry, fill};
