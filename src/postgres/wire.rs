@@ -154,7 +154,7 @@ impl ReplicationSession {
 
     /// The process id of this session's walsender, as in `pg_stat_replication` and `pg_stat_activity`.
     pub fn backend_pid(&self) -> i32 {
-        self.cancel_key.key.pid
+        self.cancel_key.backend_pid()
     }
 
     /// What it takes to cancel this session's command from elsewhere.
@@ -174,6 +174,11 @@ impl ReplicationSession {
 }
 
 impl CancelKey {
+    /// The process id of the backend that a cancel would reach.
+    pub fn backend_pid(&self) -> i32 {
+        self.key.pid
+    }
+
     /// Asks the server to cancel the session's command, over a connection of its own, and waits until the server has
     /// taken the request. The command then fails with SQLSTATE 57014, unless it ended before. `info` must be that of
     /// the session.
