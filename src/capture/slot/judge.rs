@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn an_unknown_history_halts_instead_of_resuming() {
         let unknown = TimelineHistory::parse("garbage\n\n2 not-an-lsn\n");
-        let judgement = judge(&source(), &unknown, Some(&slot(400)), &[at(450, 2)]);
+        let judgement = judge(&source(), Lsn(1_000), &unknown, Some(&slot(400)), &[at(450, 2)]);
         assert_eq!(judgement.sinks, [("eu".into(), SinkVerdict::OtherTimeline { checkpoint: 2 })]);
     }
 
