@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and what the process answers with. The commands themselves are in
 //! `commands` and `demo`.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -122,7 +123,10 @@ pub fn start_log(log: &Log) -> Result<()> {
     let filter = EnvFilter::try_new(&log.level).map_err(|error| {
         Error::config(format!("log level {:?} is no level and no directive", log.level)).because(error)
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
