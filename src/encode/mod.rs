@@ -7,5 +7,6 @@ pub mod column_type;
 pub mod json;
 pub mod rejection;
 mod scalar;
+mod stack_text;
 pub mod time;
 pub mod value;
