@@ -2,6 +2,6 @@
 
 pub mod catalog;
 pub mod publication;
-mod query;
+pub(crate) mod query;
 pub mod slot;
 pub mod table;
