@@ -32,19 +32,20 @@ pub(super) struct Binaries(PathBuf);
 impl Binaries {
     /// The binaries in `WALCAST_PG_BIN`, else the newest of Debian's, else those in the PATH.
     pub(super) fn find() -> Result<Self> {
-        let hint = "apt-get install postgresql";
         if let Some(directory) = std::env::var_os(BINARIES_VARIABLE) {
             let directory = PathBuf::from(directory);
             return Self::at(&directory).ok_or_else(|| {
                 let place = directory.display();
                 Error::config(format!("{BINARIES_VARIABLE} is {place}, which lacks initdb or postgres"))
-                    .hint(hint)
+                    .hint("unset it, or name a directory such as /usr/lib/postgresql/17/bin")
             });
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         newest_of(Path::new(DEBIAN_VERSIONS))
             .or_else(|| std::env::split_paths(&path).find_map(|directory| Self::at(&directory)))
-            .ok_or_else(|| Error::config("found no Postgres server binaries").hint(hint))
+            .ok_or_else(|| {
+                Error::config("found no Postgres server binaries").hint("apt-get install postgresql")
+            })
     }
 
     /// The path of one program.
