@@ -85,13 +85,7 @@ fn slot(request: &Request, facts: &Facts, findings: &mut Vec<Finding>) {
         findings.push(Finding::ok(subject, "it does not exist; walcast creates it at its start"));
         return;
     };
-    let source = SourceIdentity {
-        system_identifier: facts.server.system_identifier,
-        timeline: facts.server.timeline,
-        slot: request.slot.clone(),
-        database: facts.server.database.clone(),
-        current_wal_lsn: facts.server.current_wal_lsn,
-    };
+    let source = SourceIdentity::new(&facts.server, &request.slot);
     if let Some(error) = judge(&source, &TimelineHistory::default(), Some(slot), &[]).slot.error(&source) {
         let finding = Finding::problem(subject, error.to_string());
         findings.push(match error.hint_text() {

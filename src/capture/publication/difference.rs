@@ -74,10 +74,28 @@ pub fn difference(
     wanted: &[PublishedTable],
     version: ServerVersion,
 ) -> Difference {
+    let wanted = &once_each(wanted);
     match existing {
         None => creation(name, wanted),
         Some(publication) => widening(publication, wanted, version),
     }
+}
+
+/// Each table once, with all the columns that are wanted of it: `schema.json` may map one table twice, but a publication
+/// names it once.
+fn once_each(wanted: &[PublishedTable]) -> Vec<PublishedTable> {
+    let mut tables: Vec<PublishedTable> = Vec::with_capacity(wanted.len());
+    for table in wanted {
+        match tables.iter_mut().find(|known| known.name == table.name) {
+            Some(known) => {
+                let more = table.columns.iter().filter(|column| !known.columns.contains(column));
+                known.columns.extend(more.cloned().collect::<Vec<_>>());
+                known.has_generated |= table.has_generated;
+            }
+            None => tables.push(table.clone()),
+        }
+    }
+    tables
 }
 
 fn creation(name: &str, wanted: &[PublishedTable]) -> Difference {
@@ -147,7 +165,8 @@ fn lack(publication: &Publication, table: &PublishedTable) -> Option<String> {
     let plain = table.name.plain();
     let Some(member) = publication.member(&table.name) else {
         // Without publish_via_partition_root the partitions stand in the root's place; the option alone cures that.
-        let through_leaves = table.is_partitioned && !publication.via_root && publication.all_tables;
+        let is_whole = publication.all_tables || publication.schemas.contains(&table.name.schema);
+        let through_leaves = table.is_partitioned && !publication.via_root && is_whole;
         return (!through_leaves).then(|| format!("it does not publish table {plain}"));
     };
     if member.column_list.is_some() && member.replica_identity == ReplicaIdentity::Full {

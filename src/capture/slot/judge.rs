@@ -26,6 +26,7 @@
 use pgwire_replication::Lsn;
 
 use super::{PLUGIN, Slot};
+use crate::capture::catalog::Server;
 
 /// What the source says it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,19 @@ pub struct SourceIdentity {
     pub database: String,
     /// The server's WAL position, read *after* the checkpoints were.
     pub current_wal_lsn: Lsn,
+}
+
+impl SourceIdentity {
+    /// The identity of the server that was read, with the slot configured for it.
+    pub fn new(server: &Server, slot: &str) -> Self {
+        SourceIdentity {
+            system_identifier: server.system_identifier,
+            timeline: server.timeline,
+            slot: slot.to_owned(),
+            database: server.database.clone(),
+            current_wal_lsn: server.current_wal_lsn,
+        }
+    }
 }
 
 /// Where a sink says it is.
