@@ -1,8 +1,10 @@
 //! The catalog, the publication, the slot and `walcast check` against a real server.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
+use walcast::Lsn;
 use walcast::app::check::{self, Finding, MappedTable, Request, Severity};
 use walcast::app::demo::cluster::Cluster;
 use walcast::capture::catalog::{ServerVersion, all_tables, read_server, read_tables};
@@ -20,18 +22,24 @@ const INT4_ARRAY: u32 = 1007;
 const NUMERIC: u32 = 1700;
 
 struct Source {
-    _cluster: Cluster,
+    cluster: Cluster,
     info: ConnectionInfo,
     client: Client,
 }
 
 impl Source {
     async fn start(sql: &str) -> Source {
-        let cluster = Cluster::builder().setting("max_prepared_transactions", "2").start().unwrap();
+        Source::start_with(&[("max_prepared_transactions", "2")], sql).await
+    }
+
+    async fn start_with(settings: &[(&str, &str)], sql: &str) -> Source {
+        let builder = Cluster::builder();
+        let builder = settings.iter().fold(builder, |builder, (name, value)| builder.setting(*name, *value));
+        let cluster = builder.start().unwrap();
         let info = ConnectionInfo::resolve(&cluster.url()).unwrap();
         let client = session::connect(&info, "walcast test").await.unwrap();
         client.batch_execute(sql).await.unwrap();
-        Source { _cluster: cluster, info, client }
+        Source { cluster, info, client }
     }
 
     async fn client(&self) -> Client {
@@ -168,7 +176,7 @@ async fn tables_of_every_kind_are_read_as_they_are() {
         all_tables(&source.client, &[]).await.unwrap().into_iter().map(|table| table.name).collect();
     assert_eq!(all.len(), 11, "{all:?}");
     assert!(all.contains(&odd) && all.contains(&named("public", "root")));
-    let only = all_tables(&source.client, &[odd.schema.clone()]).await.unwrap();
+    let only = all_tables(&source.client, std::slice::from_ref(&odd.schema)).await.unwrap();
     assert_eq!(only.len(), 1);
     let both = read_tables(&source.client, &[named("public", "types"), odd.clone()]).await.unwrap();
     assert_eq!((both[0].name.name.as_str(), &both[1].name), ("types", &odd), "in the order asked for");
@@ -353,6 +361,79 @@ async fn a_slot_that_waits_for_a_transaction_gives_up_names_it_and_leaves_nothin
     slot::drop(client, "w").await.unwrap();
     slot::drop(client, "w").await.unwrap();
     assert_eq!(slot::read(client, "w").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_slot_that_the_server_gave_up_stops_with_the_next_command() {
+    let settings = [("max_slot_wal_keep_size", "1MB"), ("min_wal_size", "32MB"), ("max_wal_size", "32MB")];
+    let source = Source::start_with(&settings, "CREATE TABLE t (id int)").await;
+    let client = &source.client;
+    client.batch_execute("SELECT pg_create_logical_replication_slot('w', 'pgoutput')").await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let lost = loop {
+        client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+        client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+        client.batch_execute("CHECKPOINT").await.unwrap();
+        let slot = slot::read(client, "w").await.unwrap().unwrap();
+        if slot.invalidation().is_some() {
+            break slot;
+        }
+        assert!(Instant::now() < deadline, "{slot:?}");
+    };
+    let server = read_server(client).await.unwrap();
+    assert_eq!(server.max_slot_wal_keep_bytes, Some(1024 * 1024));
+    let identity = slot::SourceIdentity::new(&server, "w");
+    let judgement = slot::judge(&identity, &slot::TimelineHistory::default(), Some(&lost), &[]);
+    let error = judgement.slot.error(&identity).unwrap();
+    assert_eq!(error.kind(), Kind::NeedsBackfill);
+    assert!(error.hint_text().unwrap().contains("walcast slot drop w"), "{error:?}");
+    slot::drop(client, "w").await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_promotion_only_positions_before_the_switch_are_resumed() {
+    let settings = [("restore_command", "false")];
+    let mut source = Source::start_with(&settings, "CREATE TABLE t (id int)").await;
+    source.client.batch_execute("SELECT pg_create_logical_replication_slot('w', 'pgoutput')").await.unwrap();
+    let before = read_server(&source.client).await.unwrap();
+    assert_eq!(before.timeline, 1);
+
+    // A recovery that finds nothing to restore ends at once, on a new timeline, as a promotion does.
+    source.cluster.stop().unwrap();
+    let data = source.cluster.directory().join("data");
+    let owner = std::fs::metadata(&data).unwrap();
+    let signal = data.join("recovery.signal");
+    std::fs::write(&signal, "").unwrap();
+    std::os::unix::fs::chown(&signal, Some(owner.uid()), Some(owner.gid())).unwrap();
+    source.cluster.start().unwrap();
+    source.client = source.client().await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let after = loop {
+        let server = read_server(&source.client).await.unwrap();
+        if !server.is_in_recovery {
+            break server;
+        }
+        assert!(Instant::now() < deadline, "it stays in recovery");
+    };
+    assert_eq!((after.timeline, after.system_identifier), (2, before.system_identifier));
+
+    let mut session = ReplicationSession::connect(&source.info, "walcast").await.unwrap();
+    let history = slot::read_history(&mut session, after.timeline).await.unwrap();
+    let switch = history.switch_after(1).expect("timeline 1 is the ancestor");
+    assert!(before.current_wal_lsn <= switch && switch <= after.current_wal_lsn);
+    let at = |lsn: Lsn| slot::SinkCheckpoint {
+        sink: "eu".into(),
+        lsn: Some(lsn),
+        system_identifier: before.system_identifier,
+        timeline: before.timeline,
+        slot: "w".into(),
+    };
+    let state = slot::read(&source.client, "w").await.unwrap().unwrap();
+    let identity = slot::SourceIdentity::new(&after, "w");
+    let verdict = |lsn| slot::judge(&identity, &history, Some(&state), &[at(lsn)]).sinks.remove(0).1;
+    assert_eq!(verdict(switch), slot::SinkVerdict::Resume);
+    let lost = Lsn(switch.0 + 8);
+    assert_eq!(verdict(lost), slot::SinkVerdict::AfterSwitch { checkpoint: lost, switch });
 }
 
 fn mapped(name: &str, key: &[&str], columns: &[&str]) -> MappedTable {
