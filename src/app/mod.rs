@@ -3,3 +3,8 @@
 
 pub mod check;
 pub mod demo;
+pub mod engine;
+pub mod notify;
+pub mod river;
+pub mod sinks;
+pub mod source;

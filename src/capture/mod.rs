@@ -1,7 +1,13 @@
 //! Postgres → frames.
+//!
+//! Before the stream: [`catalog`] reads what the source is, [`publication`] and [`slot`] make and check what the
+//! stream needs. Then [`mod@stream`] reads the socket and hands on [`frame`]s. [`table`] describes tables for all
+//! stages and touches no socket.
 
 pub mod catalog;
+pub mod frame;
 pub mod publication;
 pub(crate) mod query;
 pub mod slot;
+pub mod stream;
 pub mod table;

@@ -1,10 +1,13 @@
 //! The column types that `schema.json` knows, and how SQLite declares them.
 
+use std::str::FromStr;
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_with::DeserializeFromStr;
 
 /// A target column's type in `schema.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, DeserializeFromStr, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ColumnType {
     /// A 64-bit integer, exact. Timestamps and dates become unix seconds (floor).
@@ -22,6 +25,16 @@ pub enum ColumnType {
 }
 
 impl ColumnType {
+    /// Every type.
+    pub const ALL: [ColumnType; 6] = [
+        ColumnType::Integer,
+        ColumnType::Real,
+        ColumnType::Text,
+        ColumnType::Boolean,
+        ColumnType::Json,
+        ColumnType::Blob,
+    ];
+
     /// The storage type of a `STRICT` SQLite table.
     pub fn sqlite(self) -> &'static str {
         match self {
@@ -42,5 +55,16 @@ impl ColumnType {
             ColumnType::Json => "JSON",
             ColumnType::Blob => "BLOB",
         }
+    }
+}
+
+impl FromStr for ColumnType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ColumnType::ALL.into_iter().find(|known| known.as_str() == text).ok_or_else(|| {
+            let known = ColumnType::ALL.map(ColumnType::as_str).join(", ");
+            format!("unknown type {text:?}, expected one of {known}")
+        })
     }
 }

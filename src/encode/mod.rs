@@ -1,4 +1,21 @@
-//! Transactions → mapped transactions.
+//! Transactions → mapped transactions. Pure: no tokio, socket, clock or file.
+//!
+//! [`schema_file`] reads `schema.json`; [`plan`] is what it says after checking against the source; [`mapper`] maps
+//! each row once into [`run`]s of [`cell`]s, for all sinks. [`value`] converts one value: [`time`], [`array`],
+//! [`json`] and [`binary`] know the forms. [`json_rows`] and [`fold`] are for sinks that bind whole row sets and pay
+//! for each row.
 
+pub mod array;
+pub mod binary;
 pub mod cell;
 pub mod column_type;
+pub mod fold;
+pub mod json;
+pub mod json_rows;
+pub mod mapper;
+pub mod plan;
+pub mod rejection;
+pub mod run;
+pub mod schema_file;
+pub mod time;
+pub mod value;

@@ -1,5 +1,5 @@
 //! How to reach a server, as one [`ConnectionInfo`] with libpq's notions: servers to try, credentials, encryption.
-//! [`super::resolve`] makes it from a connection string and the environment.
+//! [`ConnectionInfo::resolve`] makes it from a connection string and the environment.
 //!
 //! The password lives in `SecretString`s only: no `Debug`, `Display` or error here can show it.
 

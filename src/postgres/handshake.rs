@@ -251,15 +251,18 @@ async fn authenticate_scram<S: AsyncRead + AsyncWrite + Unpin>(
 fn refuse_unbound(login: &Login<'_>, doing: &str) -> Result<()> {
     match login.channel_binding {
         ChannelBinding::Disable | ChannelBinding::Prefer => Ok(()),
-        ChannelBinding::Require => {
-            Err(Error::halt(format!("{doing}: channel binding is required, but the server does not use it"))
-                .hint("use TLS and scram-sha-256 for this role, or set channel_binding=prefer"))
-        }
+        ChannelBinding::Require => Err(unbound(doing)),
     }
 }
 
 fn password<'a>(login: &Login<'a>, doing: &str) -> Result<&'a [u8]> {
     login.password.map(|password| password.expose_secret().as_bytes()).ok_or_else(|| no_password(doing))
+}
+
+/// `channel_binding=require` cannot be had.
+pub(super) fn unbound(doing: &str) -> Error {
+    Error::halt(format!("{doing}: channel binding is required, but the server does not use it"))
+        .hint("use TLS and scram-sha-256 for this role, or set channel_binding=prefer")
 }
 
 /// The server asks for a password and there is none.

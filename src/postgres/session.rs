@@ -11,13 +11,16 @@ use tokio_postgres::tls::{ChannelBinding as StreamBinding, TlsConnect, TlsStream
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 use super::conninfo::{ChannelBinding, ConnectionInfo, TargetSessionAttrs};
-use super::handshake::no_password;
+use super::handshake::{no_password, unbound};
 use super::socket::{Attempt, Attempts, Socket};
 use super::sqlstate::{self, ServerError};
 use crate::error::{Error, Result};
 
 /// A new SQL session with the first server that takes it. Must be called within a tokio runtime, which runs the
 /// connection's task.
+///
+/// The client knows no address: to cancel a query, use `statement_timeout` or `pg_cancel_backend` from another
+/// session, not its cancel token.
 ///
 /// # Errors
 ///
@@ -114,7 +117,9 @@ pub fn from_sql(error: tokio_postgres::Error, doing: &str) -> Error {
         return Error::transient(format!("{doing}: the connection is closed")).because(error);
     }
     match error.source() {
+        // Only their texts tell these two; should those change, the hints are lost.
         Some(cause) if cause.to_string() == "password missing" => no_password(doing),
+        Some(cause) if cause.to_string() == "server did not use channel binding" => unbound(doing),
         Some(cause) if cause.is::<io::Error>() => match error.into_source().map(|cause| cause.downcast()) {
             Some(Ok(cause)) => sqlstate::from_io(*cause, doing),
             _ => Error::bug(format!("{doing}: the cause of an error is gone")),

@@ -1,4 +1,4 @@
-//! Sockets to a server, plain or in TLS, and the order in which [`Attempts`] tries them: every server, every address
+//! Sockets to a server, plain or in TLS, and the order in which `Attempts` tries them: every server, every address
 //! of its name, and the encryptions that `sslmode` allows. Sessions start on top; a failed start goes back in, so that
 //! the next attempt follows.
 

@@ -39,8 +39,6 @@ pub struct SourceIdentity {
     pub slot: String,
     /// The database of the session.
     pub database: String,
-    /// The server's WAL position, read *after* the checkpoints were.
-    pub current_wal_lsn: Lsn,
 }
 
 impl SourceIdentity {
@@ -180,9 +178,11 @@ pub enum SinkVerdict {
     },
 }
 
-/// Holds the slot against the sinks' checkpoints. See the table above.
+/// Holds the slot against the sinks' checkpoints. See the table above. `current_wal_lsn` is the server's WAL position,
+/// read *after* the checkpoints were.
 pub fn judge(
     source: &SourceIdentity,
+    current_wal_lsn: Lsn,
     history: &TimelineHistory,
     slot: Option<&Slot>,
     sinks: &[SinkCheckpoint],
@@ -199,7 +199,7 @@ pub fn judge(
     let verdict = |sink: &SinkCheckpoint| match sink.lsn {
         None if is_any_fed => SinkVerdict::NoCheckpoint,
         None => SinkVerdict::Fresh,
-        Some(lsn) => fit(source, history, confirmed, sink, lsn),
+        Some(lsn) => fit(source, current_wal_lsn, history, confirmed, sink, lsn),
     };
     Judgement {
         slot: if confirmed.is_some() { SlotVerdict::Resume } else { SlotVerdict::Missing },
@@ -234,6 +234,7 @@ fn usable(source: &SourceIdentity, slot: &Slot) -> Result<Lsn, SlotVerdict> {
 /// Whether a sink at `lsn` can go on. History comes first: positions of another history are not comparable.
 fn fit(
     source: &SourceIdentity,
+    current_wal_lsn: Lsn,
     history: &TimelineHistory,
     confirmed: Option<Lsn>,
     sink: &SinkCheckpoint,
@@ -252,8 +253,8 @@ fn fit(
             Some(_) | None => return SinkVerdict::OtherTimeline { checkpoint: sink.timeline },
         }
     }
-    if lsn > source.current_wal_lsn {
-        return SinkVerdict::BeyondWal { checkpoint: lsn, current: source.current_wal_lsn };
+    if lsn > current_wal_lsn {
+        return SinkVerdict::BeyondWal { checkpoint: lsn, current: current_wal_lsn };
     }
     match confirmed {
         None => SinkVerdict::SlotMissing,
@@ -281,7 +282,6 @@ mod tests {
             timeline: 3,
             slot: "walcast".into(),
             database: "app".into(),
-            current_wal_lsn: Lsn(1_000),
         }
     }
 
@@ -323,7 +323,7 @@ mod tests {
     }
 
     fn verdicts(slot: Option<&Slot>, sinks: &[SinkCheckpoint]) -> (SlotVerdict, Vec<SinkVerdict>) {
-        let judgement = judge(&source(), &history(), slot, sinks);
+        let judgement = judge(&source(), Lsn(1_000), &history(), slot, sinks);
         (judgement.slot, judgement.sinks.into_iter().map(|(_, verdict)| verdict).collect())
     }
 

@@ -1,0 +1,112 @@
+//! The river: one plain thread that decodes and maps, between the socket and the sinks.
+//!
+//! Enters: frame runs of one session. Leaves: deliveries to every sink. Blocking on a full queue is the back-pressure
+//! that finally slows the server down.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::Lsn;
+use crate::capture::frame::FrameRun;
+use crate::decode::{Decoder, Event};
+use crate::encode::mapper::Mapper;
+use crate::encode::plan::Plan;
+use crate::error::{Error, Result};
+use crate::fanout::outlets::Outlets;
+use crate::fanout::worker::Delivery;
+
+/// How the river cuts and forwards.
+#[derive(Debug, Clone, Copy)]
+pub struct RiverOptions {
+    /// A larger transaction travels in parts of about this size.
+    pub part_bytes_max: usize,
+    /// Idle positions go to the sinks at most this often.
+    pub idle_interval: Duration,
+}
+
+/// Decodes and maps one session's frames until the channel closes.
+///
+/// # Errors
+/// What the decoder and the mapper say; nothing that was not delivered whole is confirmed.
+pub fn run(
+    mut frames: mpsc::Receiver<FrameRun>,
+    plan: Arc<Plan>,
+    outlets: &Outlets,
+    options: RiverOptions,
+) -> Result<()> {
+    let mut river = River::new(plan, outlets, options);
+    river.send(Delivery::Restart)?;
+    while let Some(run) = frames.blocking_recv() {
+        river.flow(&run)?;
+    }
+    Ok(())
+}
+
+/// The river without its thread, for whoever drives it step by step.
+pub struct River<'a> {
+    decoder: Decoder,
+    mapper: Mapper,
+    outlets: &'a Outlets,
+    options: RiverOptions,
+    idle_sent: Option<(Lsn, Instant)>,
+}
+
+impl<'a> River<'a> {
+    /// A river for a new session.
+    pub fn new(plan: Arc<Plan>, outlets: &'a Outlets, options: RiverOptions) -> Self {
+        River {
+            decoder: Decoder::new(),
+            mapper: Mapper::new(plan, options.part_bytes_max),
+            outlets,
+            options,
+            idle_sent: None,
+        }
+    }
+
+    /// Decodes, maps and delivers what one read brought.
+    ///
+    /// # Errors
+    /// See [`run`].
+    pub fn flow(&mut self, frames: &FrameRun) -> Result<()> {
+        let mut idle = None;
+        for frame in frames.iter() {
+            match self.decoder.decode(frame?)? {
+                None => {}
+                Some(Event::Idle { wal_end }) => idle = Some(wal_end),
+                Some(event) => {
+                    idle = None;
+                    self.mapper.map(event)?;
+                    if let Some(run) = self.mapper.take_full() {
+                        self.send(Delivery::Run(Arc::new(run)))?;
+                    }
+                }
+            }
+        }
+        if let Some(run) = self.mapper.take_whole() {
+            self.send(Delivery::Run(Arc::new(run)))?;
+        }
+        match idle {
+            Some(wal_end) => self.idle(wal_end),
+            None => Ok(()),
+        }
+    }
+
+    fn idle(&mut self, wal_end: Lsn) -> Result<()> {
+        let now = Instant::now();
+        let is_due = match self.idle_sent {
+            None => true,
+            Some((lsn, at)) => wal_end > lsn && now - at >= self.options.idle_interval,
+        };
+        if is_due {
+            self.idle_sent = Some((wal_end, now));
+            self.send(Delivery::Idle(wal_end))?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, delivery: Delivery) -> Result<()> {
+        self.outlets.send(&delivery).map_err(|_| Error::halt("every sink has stopped"))
+    }
+}

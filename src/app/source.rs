@@ -1,0 +1,172 @@
+//! The source as the engine and the commands meet it: connected, surveyed and held against the sinks.
+
+use std::collections::BTreeMap;
+
+use secrecy::ExposeSecret;
+use tokio_postgres::Client;
+
+use crate::Lsn;
+use crate::capture::catalog::{self, OLDEST_VERSION, Server};
+use crate::capture::publication::PublishedTable;
+use crate::capture::slot::{self, Judgement, SinkCheckpoint, Slot, SourceIdentity, TimelineHistory};
+use crate::capture::table::{Table, TableName};
+use crate::config;
+use crate::encode::schema_file::SchemaFile;
+use crate::error::{Error, Result};
+use crate::fanout::sink::Checkpoint;
+use crate::postgres::conninfo::ConnectionInfo;
+use crate::postgres::session;
+use crate::postgres::wire::ReplicationSession;
+
+/// What walcast calls itself in `pg_stat_activity`.
+const APPLICATION_NAME: &str = "walcast";
+
+/// The configured source.
+pub struct Source {
+    /// How it is reached.
+    pub info: ConnectionInfo,
+    /// What is read from it.
+    pub config: config::Source,
+}
+
+impl Source {
+    /// Reads the connection's parameters; connects to nothing.
+    ///
+    /// # Errors
+    /// A configuration error for a URL that libpq would not accept either.
+    pub fn new(config: &config::Source) -> Result<Self> {
+        let url = config.url.as_ref().map_or("", |url| url.expose_secret());
+        Ok(Source { info: ConnectionInfo::resolve(url)?, config: config.clone() })
+    }
+
+    /// An SQL session.
+    pub async fn connect(&self) -> Result<Client> {
+        session::connect(&self.info, APPLICATION_NAME).await
+    }
+
+    /// A replication session.
+    pub async fn connect_replication(&self) -> Result<ReplicationSession> {
+        ReplicationSession::connect(&self.info, APPLICATION_NAME).await
+    }
+
+    /// Which source this is, for the sinks' checkpoints.
+    pub fn identity(&self, server: &Server) -> SourceIdentity {
+        SourceIdentity {
+            system_identifier: server.system_identifier,
+            timeline: server.timeline,
+            slot: self.config.slot.clone(),
+            database: server.database.clone(),
+        }
+    }
+
+    /// The ancestors of the server's timeline; empty on the first one, where the server has no history file.
+    pub async fn timeline_history(&self, timeline: u32) -> Result<TimelineHistory> {
+        if timeline <= 1 {
+            return Ok(TimelineHistory::default());
+        }
+        let mut replication = self.connect_replication().await?;
+        let rows = replication.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        replication.close().await;
+        let content = rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten());
+        Ok(TimelineHistory::parse(&content.unwrap_or_default()))
+    }
+
+    /// Holds the slot against the sinks' checkpoints. Read the checkpoints first.
+    pub async fn judge(
+        &self,
+        client: &Client,
+        server: &Server,
+        checkpoints: &[(String, Option<Checkpoint>)],
+    ) -> Result<(Option<Slot>, Judgement)> {
+        let history = self.timeline_history(server.timeline).await?;
+        let slot = slot::read(client, &self.config.slot).await?;
+        let current_wal_lsn = match &slot {
+            Some(slot) => slot.current_wal_lsn,
+            None => catalog::read_server(client).await?.current_wal_lsn,
+        };
+        let sinks: Vec<SinkCheckpoint> =
+            checkpoints.iter().map(|(name, checkpoint)| sink_checkpoint(name, checkpoint.as_ref())).collect();
+        let identity = self.identity(server);
+        Ok((slot.clone(), slot::judge(&identity, current_wal_lsn, &history, slot.as_ref(), &sinks)))
+    }
+}
+
+fn sink_checkpoint(name: &str, checkpoint: Option<&Checkpoint>) -> SinkCheckpoint {
+    SinkCheckpoint {
+        sink: name.to_owned(),
+        lsn: checkpoint.map(|checkpoint| checkpoint.lsn),
+        system_identifier: checkpoint.map_or(0, |checkpoint| checkpoint.source.system_identifier),
+        timeline: checkpoint.map_or(0, |checkpoint| checkpoint.source.timeline),
+        slot: checkpoint.map_or_else(String::new, |checkpoint| checkpoint.source.slot.clone()),
+    }
+}
+
+/// What the source is and which of its tables `schema.json` names.
+pub struct Survey {
+    /// Version, settings and position.
+    pub server: Server,
+    /// The tables of `schema.json` that exist.
+    pub tables: Vec<Table>,
+}
+
+impl Survey {
+    /// Asks the server.
+    ///
+    /// # Errors
+    /// Halts on a server that is too old or does not write logical WAL.
+    pub async fn read(client: &Client, schema: &SchemaFile) -> Result<Survey> {
+        let server = catalog::read_server(client).await?;
+        if server.version < OLDEST_VERSION {
+            return Err(Error::halt(format!(
+                "the source is Postgres {}; walcast needs 14 or newer",
+                server.version.major()
+            )));
+        }
+        if server.wal_level != "logical" {
+            return Err(Error::halt(format!("wal_level is {}, not logical", server.wal_level))
+                .hint("as a superuser: ALTER SYSTEM SET wal_level = logical; then restart the server"));
+        }
+        let names: Vec<TableName> = schema.tables.keys().cloned().collect();
+        let tables = catalog::read_tables(client, &names).await?;
+        Ok(Survey { server, tables })
+    }
+
+    /// What must be published for `schema`.
+    pub fn published(&self, schema: &SchemaFile) -> Vec<PublishedTable> {
+        let mapped: BTreeMap<&TableName, Vec<String>> = schema
+            .tables
+            .iter()
+            .map(|(name, entry)| (name, entry.columns.keys().cloned().collect()))
+            .collect();
+        self.tables
+            .iter()
+            .filter_map(|table| {
+                Some(PublishedTable::new(table, mapped.get(&table.name)?, self.server.version))
+            })
+            .collect()
+    }
+}
+
+/// Reads and checks `schema.json`.
+///
+/// # Errors
+/// A configuration error with every mistake at its place.
+pub fn read_schema(path: &std::path::Path) -> Result<SchemaFile> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Error::config(format!("{} cannot be read", path.display()))
+            .because(error)
+            .hint("write one from the catalog with: walcast schema generate > schema.json")
+    })?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    SchemaFile::parse(&name, &text)
+}
+
+/// The statement that starts the stream. The position is 0/0: the slot knows where it is, and anything else could
+/// only skip.
+pub fn start_replication(slot: &str, publication: &str) -> String {
+    let publication = crate::postgres::quote_literal(&crate::postgres::quote_identifier(publication));
+    format!(
+        "START_REPLICATION SLOT {slot} LOGICAL {} (proto_version '1', publication_names {publication})",
+        Lsn::ZERO
+    )
+}

@@ -1,0 +1,162 @@
+//! What the configuration must satisfy beyond its shape. Every broken rule is noted, none stops the check.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use secrecy::SecretString;
+
+use super::document::Document;
+use super::problems::{self, Problems, steps};
+use super::{Config, Log, Sink, SinkName, SinkTarget, SinkType, Source, Written, WrittenSink};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+/// Notes what is wrong while it builds the configuration.
+pub(super) struct Checker<'a> {
+    pub(super) document: Document,
+    pub(super) problems: &'a mut Problems,
+}
+
+impl Checker<'_> {
+    fn note(&mut self, path: problems::Path, message: impl Display) {
+        self.problems.add(&self.document, &path, message);
+    }
+
+    /// Checks everything and builds the configuration, which is of use only if nothing was noted. Relative paths start
+    /// at `base`.
+    pub(super) fn check(&mut self, written: Written, base: &Path) -> Config {
+        let Written { schema, mut source, sink, batch, queue, transaction, retry, shutdown, log } = written;
+        self.source(&mut source, base);
+        let sinks = self.sinks(sink, base);
+        self.between(steps!["batch", "max_rows"], batch.max_rows, 1..=1_000_000);
+        self.size(steps!["batch", "max_bytes"], batch.max_bytes, 4 * KIB..=GIB);
+        self.size(steps!["queue", "max_bytes"], queue.max_bytes, 64 * KIB..=GIB);
+        let part = steps!["transaction", "part_max_bytes"];
+        self.size(part.clone(), transaction.part_max_bytes, 4 * KIB..=GIB);
+        if transaction.part_max_bytes > queue.max_bytes {
+            let queue = ByteSize(queue.max_bytes as u64);
+            self.note(part, format!("must not be more than queue.max_bytes, which is {queue}"));
+        }
+        self.duration(steps!["retry", "initial"], retry.initial, "1ms", "1h");
+        self.duration(steps!["retry", "max"], retry.max, "1ms", "1h");
+        if retry.initial > retry.max {
+            let max = humantime::format_duration(retry.max);
+            self.note(steps!["retry", "initial"], format!("must not be more than retry.max, which is {max}"));
+        }
+        self.duration(steps!["shutdown", "timeout"], shutdown.timeout, "100ms", "1h");
+        self.log(&log);
+        let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
+        Config { schema, source, sinks, batch, queue, transaction, retry, shutdown, log }
+    }
+
+    fn source(&mut self, source: &mut Source, base: &Path) {
+        let url_file = source.url_file.take();
+        if url_file.is_some() && source.url.is_some() {
+            self.note(steps!["source", "url_file"], "url is set too: say one of them");
+        } else if let Some(path) = url_file {
+            match std::fs::read_to_string(base.join(&path)) {
+                Ok(url) if url.trim().is_empty() => {
+                    self.note(steps!["source", "url_file"], "the file is empty");
+                }
+                Ok(url) => source.url = Some(SecretString::from(url.trim())),
+                Err(error) => {
+                    self.note(steps!["source", "url_file"], format!("the file cannot be read: {error}"));
+                }
+            }
+        }
+        let is_slot_byte = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        if !(1..=63).contains(&source.slot.len()) || !source.slot.bytes().all(is_slot_byte) {
+            self.note(steps!["source", "slot"], "a slot's name is 1 to 63 of a-z, 0-9 and _");
+        }
+        if !(1..=63).contains(&source.publication.len()) || source.publication.contains('\0') {
+            self.note(steps!["source", "publication"], "a publication's name has 1 to 63 bytes");
+        }
+        self.duration(steps!["source", "slot_create_timeout"], source.slot_create_timeout, "1s", "1day");
+        self.duration(steps!["source", "status_interval"], source.status_interval, "10ms", "30s");
+        let idle = source.idle_checkpoint_interval;
+        self.duration(steps!["source", "idle_checkpoint_interval"], idle, "100ms", "1h");
+        self.size(steps!["source", "max_message_bytes"], source.max_message_bytes, MIB..=GIB);
+    }
+
+    fn sinks(&mut self, written: Vec<WrittenSink>, base: &Path) -> Vec<Sink> {
+        if written.is_empty() {
+            self.note(steps!["sink"], "there is no sink: add a [[sink]] with name, type and path");
+        }
+        let mut names: HashMap<SinkName, usize> = HashMap::new();
+        let mut paths: HashMap<PathBuf, usize> = HashMap::new();
+        let mut sinks = Vec::with_capacity(written.len());
+        for (number, sink) in written.into_iter().enumerate() {
+            let at = |key: &str| steps!["sink", number, key];
+            if sink.name.is_none() {
+                self.note(at("name"), "a sink needs a name");
+            }
+            if let Some(first) = sink.name.as_ref().and_then(|name| names.insert(name.clone(), number)) {
+                self.note(at("name"), format!("sink[{first}] has this name already"));
+            }
+            let target = match (sink.r#type, sink.path) {
+                (None, _) => {
+                    self.note(at("type"), "a sink needs a type: \"sqlite\" or \"null\"");
+                    None
+                }
+                (Some(SinkType::Sqlite), None) => {
+                    self.note(at("path"), "a sqlite sink needs a path");
+                    None
+                }
+                (Some(SinkType::Sqlite), Some(path)) => {
+                    let path: PathBuf = base.join(path).components().collect();
+                    if let Some(first) = paths.insert(path.clone(), number) {
+                        self.note(at("path"), format!("sink[{first}] has this path already"));
+                    }
+                    Some(SinkTarget::Sqlite { path })
+                }
+                (Some(SinkType::Null), Some(_)) => {
+                    self.note(at("path"), "a null sink has no path");
+                    None
+                }
+                (Some(SinkType::Null), None) => Some(SinkTarget::Null),
+            };
+            if let (Some(name), Some(target)) = (sink.name, target) {
+                sinks.push(Sink { name, target, on_rejected: sink.on_rejected });
+            }
+        }
+        sinks
+    }
+
+    fn log(&mut self, log: &Log) {
+        // A lone unknown word would be a directive for a module of that name, so a misspelt level would hide.
+        let is_directives = log.level.contains(['=', ',', '[']);
+        let is_level = log.level.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+        let is_right =
+            is_level || is_directives && tracing_subscriber::EnvFilter::try_new(&log.level).is_ok();
+        if !is_right {
+            let message =
+                "expected off, error, warn, info, debug, trace, or directives such as info,walcast=debug";
+            self.note(steps!["log", "level"], message);
+        }
+    }
+
+    fn between<T: PartialOrd + Display>(&mut self, at: problems::Path, value: T, range: RangeInclusive<T>) {
+        if !range.contains(&value) {
+            self.note(at, format!("must be from {} to {}", range.start(), range.end()));
+        }
+    }
+
+    fn size(&mut self, at: problems::Path, value: usize, range: RangeInclusive<usize>) {
+        let size = |bytes: usize| ByteSize(bytes as u64);
+        self.between(at, size(value), size(*range.start())..=size(*range.end()));
+    }
+
+    /// `min` and `max` are written as the file writes them.
+    fn duration(&mut self, at: problems::Path, value: Duration, min: &str, max: &str) {
+        let limit = |text: &str| humantime::parse_duration(text).expect("the limits are written right");
+        if !(limit(min)..=limit(max)).contains(&value) {
+            self.note(at, format!("must be from {min} to {max}"));
+        }
+    }
+}

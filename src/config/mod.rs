@@ -1,0 +1,354 @@
+//! The configuration: `walcast.toml`, then the environment over it. Text and variables enter; a checked [`Config`] or
+//! every mistake at once leaves. Secrets never enter an error or `Debug`.
+//!
+//! A string may contain `${VAR}` or `${VAR:-default}`. A variable `WALCAST_SECTION__KEY` stands in for `key` in
+//! `[section]`, `WALCAST_SINK__0__PATH` for `path` in the first `[[sink]]`. An empty variable counts as not set.
+//! Relative paths, also those from the environment, start at the file's directory.
+
+mod check;
+pub(crate) mod document;
+mod environment;
+mod parse;
+pub(crate) mod problems;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::{self, Display};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde_with::DeserializeFromStr;
+
+use crate::error::{Error, Result};
+use check::Checker;
+use document::Document;
+pub use environment::Environment;
+use problems::Problems;
+
+/// The file that is read where none is named.
+pub const DEFAULT_FILE: &str = "walcast.toml";
+
+const MIB: usize = 1 << 20;
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where `schema.json` is. Default `schema.json`.
+    pub schema: PathBuf,
+    /// `[source]`: the Postgres server.
+    pub source: Source,
+    /// `[[sink]]`: the targets, at least one, with distinct names.
+    pub sinks: Vec<Sink>,
+    /// `[batch]`: what one `apply` takes at most.
+    pub batch: Batch,
+    /// `[queue]`: what waits for a sink at most.
+    pub queue: Queue,
+    /// `[transaction]`: how large transactions travel.
+    pub transaction: Transaction,
+    /// `[retry]`: the pauses between attempts.
+    pub retry: Retry,
+    /// `[shutdown]`: how the engine ends.
+    pub shutdown: Shutdown,
+    /// `[log]`: what is logged, and how.
+    pub log: Log,
+}
+
+/// The Postgres server and what is read from it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Source {
+    /// The connection URL. `DATABASE_URL` or `DATABASE_URL_FILE` stand in for it; without any, the `PG*` variables
+    /// rule.
+    #[serde(deserialize_with = "scalar::secret")]
+    pub url: Option<SecretString>,
+    /// A file that holds the URL; [`Config::load`] has read it into `url`.
+    url_file: Option<PathBuf>,
+    /// The replication slot: 1 to 63 of `a-z`, `0-9` and `_`. Default `walcast`.
+    pub slot: String,
+    /// The publication: an identifier of 1 to 63 bytes. Default `walcast`.
+    pub publication: String,
+    /// How long creating the slot may wait for transactions that began before. Default 30 s; 1 s to 1 day.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub slot_create_timeout: Duration,
+    /// The confirmed position is sent at most this often. Default 1 s; 10 ms to 30 s, since the server ends a
+    /// connection that it does not hear from for its `wal_sender_timeout` (60 s by default).
+    #[serde(deserialize_with = "scalar::duration")]
+    pub status_interval: Duration,
+    /// How often the position of an idle stream is written to the sinks' checkpoints. Default 10 s; 100 ms to 1 h.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub idle_checkpoint_interval: Duration,
+    /// A larger single replication message stops the engine, in bytes. Default 256 MiB; 1 MiB to 1 GiB, which is what
+    /// the server can send.
+    #[serde(deserialize_with = "scalar::size")]
+    pub max_message_bytes: usize,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Source {
+            url: None,
+            url_file: None,
+            slot: "walcast".to_owned(),
+            publication: "walcast".to_owned(),
+            slot_create_timeout: Duration::from_secs(30),
+            status_interval: Duration::from_secs(1),
+            idle_checkpoint_interval: Duration::from_secs(10),
+            max_message_bytes: 256 * MIB,
+        }
+    }
+}
+
+/// A sink's name: 1 to 32 of `a-z`, `0-9`, `_` and `-`. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, DeserializeFromStr)]
+pub struct SinkName(Arc<str>);
+
+impl SinkName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Display for SinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for SinkName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        match (1..=32).contains(&text.len()) && text.bytes().all(is_allowed) {
+            true => Ok(SinkName(text.into())),
+            false => Err("a sink's name is 1 to 32 of a-z, 0-9, _ and -"),
+        }
+    }
+}
+
+/// One target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sink {
+    /// Its name, which no other sink has.
+    pub name: SinkName,
+    /// What it is, and where.
+    pub target: SinkTarget,
+    /// What happens to a row that it will never take. Default dead letter.
+    pub on_rejected: OnRejected,
+}
+
+/// What a sink is, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkTarget {
+    /// An SQLite file, which no other sink has.
+    Sqlite {
+        /// The database file; it is created where there is none.
+        path: PathBuf,
+    },
+    /// Counts and discards, for benchmarks.
+    Null,
+}
+
+/// What happens to a row that a sink will never take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRejected {
+    /// The row is kept at the sink with its reason, and the stream goes on.
+    #[default]
+    DeadLetter,
+    /// The sink stops for the operator.
+    Halt,
+}
+
+/// What one `apply` takes at most.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// Rows in a batch. Default 5000; 1 to 1 000 000.
+    #[serde(deserialize_with = "scalar::count")]
+    pub max_rows: usize,
+    /// Bytes of row values in a batch. Default 1 MiB; 4 KiB to 1 GiB.
+    #[serde(deserialize_with = "scalar::size")]
+    pub max_bytes: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch { max_rows: 5000, max_bytes: MIB }
+    }
+}
+
+/// What waits for a sink at most.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queue {
+    /// Bytes that wait for one sink. Default 8 MiB; 64 KiB to 1 GiB.
+    #[serde(deserialize_with = "scalar::size")]
+    pub max_bytes: usize,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue { max_bytes: 8 * MIB }
+    }
+}
+
+/// How large transactions travel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Transaction {
+    /// A transaction larger than this travels in parts of this size, in bytes. Default 1 MiB; 4 KiB to
+    /// `queue.max_bytes`.
+    #[serde(deserialize_with = "scalar::size")]
+    pub part_max_bytes: usize,
+}
+
+impl Default for Transaction {
+    fn default() -> Self {
+        Transaction { part_max_bytes: MIB }
+    }
+}
+
+/// The pauses between attempts; each is up to twice the one before.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// The first pause. Default 50 ms; 1 ms to `retry.max`.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub initial: Duration,
+    /// The longest pause. Default 30 s; 1 ms to 1 h.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub max: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { initial: Duration::from_millis(50), max: Duration::from_secs(30) }
+    }
+}
+
+/// How the engine ends.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    /// How long the sinks may finish what is queued. Default 10 s; 100 ms to 1 h. What is not finished is replayed
+    /// at the next start.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub timeout: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Shutdown { timeout: Duration::from_secs(10) }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A level, or directives such as `info,walcast=debug`. `RUST_LOG`, then `LOG_LEVEL` stand in for it. Default
+    /// `info`.
+    pub level: String,
+    /// The form of a line. `LOG_FORMAT` stands in for it. Default text.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The configuration as it is written: everything may be absent.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Written {
+    schema: Option<PathBuf>,
+    source: Source,
+    sink: Vec<WrittenSink>,
+    batch: Batch,
+    queue: Queue,
+    transaction: Transaction,
+    retry: Retry,
+    shutdown: Shutdown,
+    log: Log,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct WrittenSink {
+    name: Option<SinkName>,
+    r#type: Option<SinkType>,
+    path: Option<PathBuf>,
+    on_rejected: OnRejected,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+enum SinkType {
+    Sqlite,
+    Null,
+}
+
+impl Config {
+    /// Reads the file and the environment. Without a `path`, [`DEFAULT_FILE`] is read where there is one, and else
+    /// the environment must say everything. Blocks on the file system.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Config`](crate::error::Kind::Config), with every mistake on its own line:
+    /// `walcast.toml:3:9: source.slot: …` or `WALCAST_SOURCE__SLOT: …`.
+    pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self> {
+        let file = path.unwrap_or(Path::new(DEFAULT_FILE));
+        match std::fs::read_to_string(file) {
+            Ok(text) => Self::read(Some((file, &text)), environment),
+            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                Self::read(None, environment).map_err(|error| {
+                    error.hint(format!(
+                        "there is no {DEFAULT_FILE} here: write one, or name one with --config"
+                    ))
+                })
+            }
+            Err(error) => Err(Error::config(format!("{} cannot be read", file.display())).because(error)),
+        }
+    }
+
+    fn read(file: Option<(&Path, &str)>, environment: &Environment) -> Result<Self> {
+        let mut problems = Problems::default();
+        let document = match file {
+            Some((path, text)) => {
+                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                Document::toml(&name, text, &mut problems)
+            }
+            None => Some(Document::empty("the configuration")),
+        };
+        let Some(mut document) = document else {
+            return problems.finish().and(Err(Error::bug("a configuration without syntax has no problems")));
+        };
+        environment.apply(&mut document, &mut problems);
+        document.replace_strings(&mut problems, &|text| environment.fill(text));
+        let written: Written = document.read(&mut problems).unwrap_or_default();
+        let base = file.and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
+        let config = Checker { document, problems: &mut problems }.check(written, base);
+        problems.finish()?;
+        Ok(config)
+    }
+}

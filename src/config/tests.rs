@@ -1,0 +1,410 @@
+//! Good and bad files and environments, with the exact words.
+
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+
+use super::*;
+
+const KIB: usize = 1 << 10;
+
+const SINK: &str = "[[sink]]\nname = \"eu\"\ntype = \"sqlite\"\npath = \"eu.db\"\n";
+
+const EVERYTHING: &str = r#"
+schema = "tables/schema.json"
+[source]
+url = "postgres://walcast:hunter2@db/app"
+slot = "walcast_eu"
+publication = "Every table"
+slot_create_timeout = "2min"
+status_interval = "500ms"
+idle_checkpoint_interval = "1min"
+max_message_bytes = "64MiB"
+[[sink]]
+name = "eu"
+type = "sqlite"
+path = "replicas/eu.db"
+on_rejected = "halt"
+[[sink]]
+name = "bench-1"
+type = "null"
+[batch]
+max_rows = 100
+max_bytes = 65536
+[queue]
+max_bytes = "4MiB"
+[transaction]
+part_max_bytes = "512KiB"
+[retry]
+initial = "10ms"
+max = "5s"
+[shutdown]
+timeout = "3s"
+[log]
+level = "info,walcast=debug"
+format = "json"
+"#;
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    variables.iter().copied().collect()
+}
+
+fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config> {
+    Config::read(Some((Path::new("etc/walcast.toml"), text)), &environment(variables))
+}
+
+fn url(config: &Config) -> Option<&str> {
+    config.source.url.as_ref().map(|url| url.expose_secret())
+}
+
+/// Asserts the exact lines of the error.
+fn assert_wrong(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
+    let error = read(text, variables).expect_err(text);
+    let lines: Vec<String> = error.to_string().lines().map(str::to_owned).collect();
+    assert_eq!(lines, expected, "{text}");
+}
+
+#[test]
+fn every_key_is_read_and_paths_start_at_the_file() {
+    let config = read(EVERYTHING, &[]).unwrap();
+    assert_eq!(config.schema, Path::new("etc/tables/schema.json"));
+    assert_eq!(url(&config), Some("postgres://walcast:hunter2@db/app"));
+    assert_eq!(config.source.slot, "walcast_eu");
+    assert_eq!(config.source.publication, "Every table");
+    assert_eq!(config.source.slot_create_timeout, Duration::from_secs(120));
+    assert_eq!(config.source.status_interval, Duration::from_millis(500));
+    assert_eq!(config.source.idle_checkpoint_interval, Duration::from_secs(60));
+    assert_eq!(config.source.max_message_bytes, 64 * MIB);
+    let eu = Sink {
+        name: "eu".parse().unwrap(),
+        target: SinkTarget::Sqlite { path: "etc/replicas/eu.db".into() },
+        on_rejected: OnRejected::Halt,
+    };
+    let bench = Sink {
+        name: "bench-1".parse().unwrap(),
+        target: SinkTarget::Null,
+        on_rejected: OnRejected::DeadLetter,
+    };
+    assert_eq!(config.sinks, [eu, bench]);
+    assert_eq!((config.batch.max_rows, config.batch.max_bytes), (100, 64 * KIB));
+    assert_eq!((config.queue.max_bytes, config.transaction.part_max_bytes), (4 * MIB, 512 * KIB));
+    assert_eq!((config.retry.initial, config.retry.max), (Duration::from_millis(10), Duration::from_secs(5)));
+    assert_eq!(config.shutdown.timeout, Duration::from_secs(3));
+    assert_eq!((config.log.level.as_str(), config.log.format), ("info,walcast=debug", LogFormat::Json));
+}
+
+#[test]
+fn a_sink_is_enough_and_the_rest_has_defaults() {
+    let config = read(SINK, &[]).unwrap();
+    assert_eq!(config.schema, Path::new("etc/schema.json"));
+    assert!(config.source.url.is_none());
+    assert_eq!((config.source.slot.as_str(), config.source.publication.as_str()), ("walcast", "walcast"));
+    assert_eq!(config.source.max_message_bytes, 256 * MIB);
+    assert_eq!((config.batch.max_rows, config.batch.max_bytes), (5000, MIB));
+    assert_eq!((config.queue.max_bytes, config.transaction.part_max_bytes), (8 * MIB, MIB));
+    assert_eq!(config.log.format, LogFormat::Text);
+}
+
+#[test]
+fn the_environment_alone_is_enough() {
+    let variables = [
+        ("DATABASE_URL", "postgres://db/app"),
+        ("WALCAST_SINK__0__NAME", "eu"),
+        ("WALCAST_SINK__0__TYPE", "sqlite"),
+        ("WALCAST_SINK__0__PATH", "eu.db"),
+        ("WALCAST_SINK__1__NAME", "bench"),
+        ("WALCAST_SINK__1__TYPE", "null"),
+        ("WALCAST_SCHEMA", "/etc/schema.json"),
+        ("WALCAST_SERVICE_HOST", "10.0.0.1"),
+        ("WALCAST_PORT__X", "none of ours"),
+    ];
+    let config = Config::read(None, &environment(&variables)).unwrap();
+    assert_eq!(config.schema, Path::new("/etc/schema.json"));
+    assert_eq!(config.sinks[0].target, SinkTarget::Sqlite { path: "eu.db".into() });
+    assert_eq!(config.sinks[1].name.as_str(), "bench");
+}
+
+#[test]
+fn without_file_and_environment_the_error_names_what_is_missing() {
+    let error = Config::read(None, &environment(&[])).unwrap_err();
+    let expected = "the configuration: sink: there is no sink: add a [[sink]] with name, type and path";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let error = Config::load(Some(Path::new("no/such.toml")), &environment(&[])).unwrap_err();
+    assert_eq!(error.to_string(), "no/such.toml cannot be read");
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let variables = [
+        ("DATABASE_URL", "postgres://other/app"),
+        ("RUST_LOG", "debug"),
+        ("LOG_LEVEL", "error"),
+        ("LOG_FORMAT", "text"),
+        ("WALCAST_SOURCE__SLOT", "other"),
+        ("WALCAST_BATCH__MAX_ROWS", "7"),
+        ("WALCAST_QUEUE__MAX_BYTES", "2MiB"),
+        ("WALCAST_SINK__0__PATH", "/data/${eu}.db"),
+        ("WALCAST_RETRY__MAX", ""),
+    ];
+    let config = read(EVERYTHING, &variables).unwrap();
+    assert_eq!(url(&config), Some("postgres://other/app"));
+    assert_eq!(config.log.level, "debug");
+    assert_eq!(config.log.format, LogFormat::Text);
+    assert_eq!(config.source.slot, "other");
+    assert_eq!((config.batch.max_rows, config.queue.max_bytes), (7, 2 * MIB));
+    assert_eq!(config.sinks[0].target, SinkTarget::Sqlite { path: "/data/${eu}.db".into() });
+    assert_eq!(config.retry.max, Duration::from_secs(5));
+    let own = [("DATABASE_URL", "postgres://other/app"), ("WALCAST_SOURCE__URL", "postgres://own/app")];
+    assert_eq!(url(&read(EVERYTHING, &own).unwrap()), Some("postgres://own/app"));
+    let own = [("RUST_LOG", "debug"), ("WALCAST_LOG__LEVEL", "warn")];
+    assert_eq!(read(EVERYTHING, &own).unwrap().log.level, "warn");
+}
+
+#[test]
+fn the_url_may_lie_in_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("walcast.toml");
+    std::fs::write(directory.path().join("url"), "postgres://walcast:hunter2@db/app\n").unwrap();
+    std::fs::write(directory.path().join("nothing"), "\n").unwrap();
+    std::fs::write(&file, format!("{SINK}[source]\nurl_file = \"url\"\n")).unwrap();
+    let config = Config::load(Some(&file), &environment(&[])).unwrap();
+    assert_eq!(url(&config), Some("postgres://walcast:hunter2@db/app"));
+    let config = Config::load(Some(&file), &environment(&[("DATABASE_URL", "postgres://env/")])).unwrap();
+    assert_eq!(url(&config), Some("postgres://env/"));
+    let both = [("DATABASE_URL", "postgres://env/"), ("DATABASE_URL_FILE", "url")];
+    let error = Config::load(Some(&file), &environment(&both)).unwrap_err();
+    assert_eq!(error.to_string(), "DATABASE_URL_FILE: url is set too: say one of them");
+    let error = Config::load(Some(&file), &environment(&[("DATABASE_URL_FILE", "nothing")])).unwrap_err();
+    assert_eq!(error.to_string(), "DATABASE_URL_FILE: the file is empty");
+    let error = Config::load(Some(&file), &environment(&[("DATABASE_URL_FILE", "gone")])).unwrap_err();
+    assert!(error.to_string().starts_with("DATABASE_URL_FILE: the file cannot be read: "), "{error}");
+}
+
+#[test]
+fn strings_take_in_variables() {
+    let text = r#"
+schema = "$${x}/${EMPTY:-a}${SET:-b}/${SET}.json"
+source.url = "postgres://walcast:p$ss${SET}@db"
+batch.max_rows = "${ROWS}"
+sink = [{ name = "${NAME:-eu}", type = "null" }]
+"#;
+    let variables = [("SET", "set"), ("ROWS", "12"), ("EMPTY", "")];
+    let config = read(text, &variables).unwrap();
+    assert_eq!(config.schema, Path::new("etc/${x}/aset/set.json"));
+    assert_eq!(url(&config), Some("postgres://walcast:p$ssset@db"));
+    assert_eq!(config.batch.max_rows, 12);
+    assert_eq!(config.sinks[0].name.as_str(), "eu");
+    assert_wrong(
+        text,
+        &[("SET", "set")],
+        &["walcast.toml:4:18: batch.max_rows: the environment variable ROWS is not set"],
+    );
+    let variables = [("SET", "set"), ("WALCAST_BATCH__MAX_ROWS", "3")];
+    assert_eq!(read(text, &variables).unwrap().batch.max_rows, 3);
+    assert_wrong(
+        &format!("{SINK}[source]\nslot = \"${{A\""),
+        &[],
+        &["walcast.toml:6:8: source.slot: a ${ has no }; write $${ for the characters themselves"],
+    );
+}
+
+#[test]
+fn wrong_syntax_is_told_where_it_is() {
+    let cases = [
+        ("[source\nslot = 1", "walcast.toml:1:8: unclosed table, expected `]`"),
+        ("slot =", "walcast.toml:1:7: string values must be quoted, expected literal string"),
+        ("a = 1\na = 2", "walcast.toml:2:1: duplicate key"),
+    ];
+    for (text, expected) in cases {
+        assert_wrong(text, &[], &[expected]);
+    }
+}
+
+#[test]
+fn every_mistake_is_told_at_once_and_in_order() {
+    assert_wrong(
+        r#"
+schema = 5
+shema = "x"
+[source]
+slot = "Walcast"
+slots = "x"
+publication = ""
+status_interval = "1h"
+slot_create_timeout = 30
+idle_checkpoint_interval = "soon"
+max_message_bytes = "2GiB"
+[[sink]]
+name = "EU"
+type = "sqlite"
+on_rejected = "dead_letter"
+[[sink]]
+name = "a"
+type = "d2"
+[[sink]]
+name = "a"
+type = "null"
+path = "x.db"
+[[sink]]
+name = "b"
+type = "sqlite"
+path = "b.db"
+[[sink]]
+type = "sqlite"
+path = "./b.db"
+[[sink]]
+[batch]
+max_rows = 0
+max_bytes = "1MB and more"
+[queue]
+max_bytes = -1
+[transaction]
+part_max_bytes = "16MiB"
+[retry]
+initial = "40s"
+[shutdown]
+timeout = "0s"
+[log]
+level = "inof"
+format = "jsn"
+[sinks]
+"#,
+        &[],
+        &[
+            "walcast.toml:2:10: schema: expected path string, found a number",
+            "walcast.toml:3:1: shema: unknown key, did you mean \"schema\"?",
+            "walcast.toml:5:8: source.slot: a slot's name is 1 to 63 of a-z, 0-9 and _",
+            "walcast.toml:6:1: source.slots: unknown key, did you mean \"slot\"?",
+            "walcast.toml:7:15: source.publication: a publication's name has 1 to 63 bytes",
+            "walcast.toml:8:19: source.status_interval: must be from 10ms to 30s",
+            "walcast.toml:9:23: source.slot_create_timeout: expected a time with its unit, such as \"30s\" or \"50ms\"",
+            "walcast.toml:10:28: source.idle_checkpoint_interval: expected a time with its unit, such as \"30s\" or \
+             \"50ms\"",
+            "walcast.toml:11:21: source.max_message_bytes: must be from 1.0 MiB to 1.0 GiB",
+            "walcast.toml:12:1: sink[0].path: a sqlite sink needs a path",
+            "walcast.toml:13:8: sink[0].name: a sink's name is 1 to 32 of a-z, 0-9, _ and -",
+            "walcast.toml:15:15: sink[0].on_rejected: unknown value, did you mean \"dead-letter\"?",
+            "walcast.toml:18:8: sink[1].type: unknown value, expected one of sqlite, null",
+            "walcast.toml:20:8: sink[2].name: sink[1] has this name already",
+            "walcast.toml:22:8: sink[2].path: a null sink has no path",
+            "walcast.toml:27:1: sink[4].name: a sink needs a name",
+            "walcast.toml:29:8: sink[4].path: sink[3] has this path already",
+            "walcast.toml:30:1: sink[5].name: a sink needs a name",
+            "walcast.toml:30:1: sink[5].type: a sink needs a type: \"sqlite\" or \"null\"",
+            "walcast.toml:32:12: batch.max_rows: must be from 1 to 1000000",
+            "walcast.toml:33:13: batch.max_bytes: expected a number of bytes, such as 4096 or \"1MiB\"",
+            "walcast.toml:35:13: queue.max_bytes: expected a number of bytes, such as 4096 or \"1MiB\"",
+            "walcast.toml:37:18: transaction.part_max_bytes: must not be more than queue.max_bytes, which is 8.0 MiB",
+            "walcast.toml:39:11: retry.initial: must not be more than retry.max, which is 30s",
+            "walcast.toml:41:11: shutdown.timeout: must be from 100ms to 1h",
+            "walcast.toml:43:9: log.level: expected off, error, warn, info, debug, trace, or directives such as \
+             info,walcast=debug",
+            "walcast.toml:44:10: log.format: unknown value, did you mean \"json\"?",
+            "walcast.toml:45:2: sinks: unknown key, did you mean \"sink\"?",
+        ],
+    );
+}
+
+#[test]
+fn one_bracket_too_few_is_explained() {
+    assert_wrong(
+        "[sink]\nname = \"eu\"",
+        &[],
+        &["walcast.toml:1:1: sink: expected an array, written [[sink]], found a table"],
+    );
+}
+
+#[test]
+fn wrong_variables_are_told_by_their_names() {
+    assert_wrong(
+        &format!("log = 1\n{SINK}"),
+        &[
+            ("WALCAST_SOURCE__SLOTT", "x"),
+            ("WALCAST_SOURCE__SLOT", "X"),
+            ("WALCAST_BATCH__MAX_ROWS", "many"),
+            ("WALCAST_SINK__3__NAME", "x"),
+            ("LOG_FORMAT", "xml"),
+        ],
+        &[
+            "walcast.toml:1:7: log: expected a table with keys, found a number",
+            "LOG_FORMAT: there is nothing to put this into",
+            "WALCAST_BATCH__MAX_ROWS: expected a whole number",
+            "WALCAST_SINK__3__NAME: there is nothing to put this into",
+            "WALCAST_SOURCE__SLOT: a slot's name is 1 to 63 of a-z, 0-9 and _",
+            "WALCAST_SOURCE__SLOTT: unknown key, did you mean \"slot\"?",
+        ],
+    );
+}
+
+#[test]
+fn both_ways_to_the_url_in_one_file_are_an_error() {
+    assert_wrong(
+        &format!("source.url = \"postgres://\"\nsource.url_file = \"url\"\n{SINK}"),
+        &[],
+        &["walcast.toml:2:19: source.url_file: url is set too: say one of them"],
+    );
+}
+
+#[test]
+fn secrets_enter_neither_debug_nor_errors() {
+    let shown = format!("{:?}", read(EVERYTHING, &[]).unwrap());
+    assert!(!shown.contains("hunter2"), "{shown}");
+    // The URL in every place where it does not belong, and with every kind of syntax error behind it.
+    let secret = "postgres://walcast:hunter2@db, expected hunter2`hunter2`";
+    let mut keys = vec!["schema", "source", "sink", "batch", "log", "hunter", "source.url.x"];
+    keys.extend(["source.slot", "source.publication", "source.status_interval", "source.max_message_bytes"]);
+    keys.extend([
+        "source.url_file",
+        "batch.max_rows",
+        "queue.max_bytes",
+        "retry.max",
+        "log.level",
+        "log.format",
+    ]);
+    for key in keys {
+        for text in [
+            format!("{key} = \"{secret}\"\n"),
+            format!("{key} = \"{secret}\n"),
+            format!("{key} = {secret}\n"),
+            format!("{key} = \"${{DATABASE_URL}}\"\n"),
+            format!("{key} = [\"{secret}\"]\n"),
+            format!(
+                "sink = [{{ name = \"{secret}\", type = \"{secret}\", on_rejected = \"{secret}\" }}]\n{key} = 1\n"
+            ),
+        ] {
+            let error = read(&text, &[("DATABASE_URL", secret), ("LOG_FORMAT", secret)]).unwrap_err();
+            let shown = format!("{error} {error:?} {}", error.chain());
+            assert!(!shown.contains("hunter2"), "{text}: {shown}");
+        }
+    }
+    let error =
+        read(SINK, &[("WALCAST_SOURCE__URL__X", secret), ("WALCAST_LOG__LEVEL", secret)]).unwrap_err();
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_accepted_or_an_error(text in any::<String>()) {
+        let _ = read(&text, &[]);
+    }
+
+    #[test]
+    fn any_damage_to_a_good_text_is_accepted_or_an_error(
+        at in 0..EVERYTHING.len(), len in 0..20usize, with in ".{0,4}"
+    ) {
+        let mut text = EVERYTHING.to_owned();
+        text.replace_range(at..(at + len).min(EVERYTHING.len()), &with);
+        let _ = read(&text, &[]);
+    }
+
+    #[test]
+    fn any_variable_is_accepted_or_an_error(
+        name in "(SOURCE|SINK|BATCH|LOG|SCHEMA)?(__[A-Z0-9_]{0,6}){0,3}", value in ".*"
+    ) {
+        let variables = environment(&[(&format!("WALCAST_{name}"), &value)]);
+        let _ = Config::read(Some((Path::new("walcast.toml"), SINK)), &variables);
+    }
+}

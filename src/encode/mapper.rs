@@ -1,0 +1,351 @@
+//! Events → runs: each row is mapped once, for all sinks.
+//!
+//! Enters: the decoder's events of one session, in order. Leaves: [`Run`]s. One mapper per session, like the decoder.
+//! A row without a valid form becomes a [`ChangeKind::Reject`] with its reason; a table that no longer fits the plan
+//! halts.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+
+use super::cell::Cell;
+use super::plan::{Plan, PlannedTable};
+use super::run::{Change, ChangeKind, RejectedRow, Run, Span};
+use super::value::Conversion;
+use crate::capture::table::Oid;
+use crate::decode::message::{Begin, Old, Relation, Tuple, Value};
+use crate::decode::{self, Event};
+use crate::error::{Error, Result};
+
+/// Maps the events of one session.
+pub struct Mapper {
+    plan: Arc<Plan>,
+    /// By relation: its mapping, or `None` where `schema.json` does not have it.
+    relations: HashMap<Oid, Option<TableMap>>,
+    run: Run,
+    /// A run at least this large is handed on, also inside a transaction.
+    part_bytes_max: usize,
+    is_open: bool,
+}
+
+/// How one relation's tuples fill one table's cells.
+struct TableMap {
+    table: u32,
+    /// For each tuple column: the plan's column, or `None` where it is not mapped.
+    columns: Vec<Option<u32>>,
+    /// For each key part, in key order: the tuple's column.
+    key: Vec<usize>,
+}
+
+impl Mapper {
+    /// A mapper for a new session. Runs are cut at `part_bytes_max`, preferably where a transaction ends.
+    pub fn new(plan: Arc<Plan>, part_bytes_max: usize) -> Self {
+        Mapper { plan, relations: HashMap::new(), run: Run::default(), part_bytes_max, is_open: false }
+    }
+
+    /// Maps one event.
+    ///
+    /// # Errors
+    /// Halts when a mapped table or column was renamed, dropped or retyped.
+    pub fn map(&mut self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::Relation(relation) => self.relation(&relation)?,
+            Event::Begin(begin) => {
+                self.is_open = true;
+                self.open_span(begin, true);
+            }
+            Event::Change { relation, change } => {
+                if let Some(Some(map)) = self.relations.get(&relation) {
+                    let table = &self.plan.tables[map.table as usize];
+                    TableWriter { map, table, run: &mut self.run }.change(change);
+                }
+            }
+            Event::Truncate(relations) => {
+                for relation in relations {
+                    if let Some(Some(map)) = self.relations.get(&relation) {
+                        let change = Change { kind: ChangeKind::Truncate, table: map.table, first_cell: 0 };
+                        self.run.changes.push(change);
+                    }
+                }
+            }
+            Event::Commit { end_lsn } => {
+                self.is_open = false;
+                let changes_end = self.run.changes.len();
+                let span = self.run.spans.last_mut().expect("a transaction is open");
+                span.changes.end = changes_end;
+                span.end_lsn = Some(end_lsn);
+            }
+            Event::Idle { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The run, if it should be handed on now: it is large, or at least half as large and ends with its transaction.
+    pub fn take_full(&mut self) -> Option<Run> {
+        let bytes = self.run.bytes();
+        if bytes >= self.part_bytes_max || (!self.is_open && bytes * 2 >= self.part_bytes_max) {
+            self.take()
+        } else {
+            None
+        }
+    }
+
+    /// The run, if it holds whole transactions only: what is handed on when a read brought no more.
+    pub fn take_whole(&mut self) -> Option<Run> {
+        if self.is_open { None } else { self.take() }
+    }
+
+    fn take(&mut self) -> Option<Run> {
+        if self.run.is_empty() {
+            return None;
+        }
+        // The next run is likely as large as this one; never reserve for a rare giant.
+        let capacity = |length: usize| length.min(self.part_bytes_max);
+        let next = Run {
+            arena: Vec::with_capacity(capacity(self.run.arena.len())),
+            cells: Vec::with_capacity(capacity(self.run.cells.len() * size_of::<Cell>()) / size_of::<Cell>()),
+            changes: Vec::with_capacity(self.run.changes.len().min(self.part_bytes_max / 16)),
+            ..Run::default()
+        };
+        let mut run = mem::replace(&mut self.run, next);
+        if self.is_open {
+            let open = run.spans.last_mut().expect("a transaction is open");
+            open.changes.end = run.changes.len();
+            let begin = Begin {
+                commit_lsn: open.commit_lsn,
+                commit_time_micros: open.commit_time_micros,
+                xid: open.xid,
+            };
+            self.open_span(begin, false);
+        }
+        Some(run)
+    }
+
+    fn open_span(&mut self, begin: Begin, is_start: bool) {
+        let at = self.run.changes.len();
+        self.run.spans.push(Span {
+            commit_lsn: begin.commit_lsn,
+            xid: begin.xid,
+            commit_time_micros: begin.commit_time_micros,
+            is_start,
+            end_lsn: None,
+            changes: at..at,
+        });
+    }
+
+    fn relation(&mut self, relation: &Relation) -> Result<()> {
+        let map = match self.plan.find(&relation.name) {
+            Some(index) => Some(TableMap::new(index, &self.plan.tables[index], relation)?),
+            None => {
+                if let Some(table) = self.plan.tables.iter().find(|table| table.oid == relation.oid) {
+                    return Err(Error::halt(format!(
+                        "table {} was renamed to {} at the source",
+                        table.source, relation.name
+                    ))
+                    .hint("give it its new name in schema.json (keep the old one as `target`), then start walcast"));
+                }
+                tracing::debug!(table = %relation.name, "published but not in schema.json: ignored");
+                None
+            }
+        };
+        self.relations.insert(relation.oid, map);
+        Ok(())
+    }
+}
+
+impl TableMap {
+    fn new(index: usize, table: &PlannedTable, relation: &Relation) -> Result<TableMap> {
+        let mut columns = vec![None; relation.columns.len()];
+        let mut position_of = Vec::with_capacity(table.columns.len());
+        for (planned_index, planned) in table.columns.iter().enumerate() {
+            let Some(position) = relation.columns.iter().position(|column| column.name == planned.source)
+            else {
+                return Err(Error::halt(format!(
+                    "column {} of table {} is mapped in schema.json but no longer in the stream: it was dropped or \
+                     renamed, or is not in the publication",
+                    planned.source, table.source
+                ))
+                .hint("correct schema.json or the publication (walcast check shows both), then start walcast"));
+            };
+            let now = relation.columns[position].type_oid;
+            if now != planned.type_oid && !keeps_conversion(planned.conversion, now, planned.column_type) {
+                return Err(Error::halt(format!(
+                    "column {} of table {} changed its type at the source, and {} no longer means the same",
+                    planned.source,
+                    table.source,
+                    planned.column_type.as_str()
+                ))
+                .hint("see `walcast schema diff`, correct schema.json, then start walcast"));
+            }
+            columns[position] = Some(planned_index as u32);
+            position_of.push(position);
+        }
+        let key = table.key.iter().map(|&planned| position_of[planned]).collect();
+        Ok(TableMap { table: index as u32, columns, key })
+    }
+}
+
+/// Whether a column's new declared type converts exactly as its old one did.
+fn keeps_conversion(conversion: Conversion, type_oid: Oid, target: super::column_type::ColumnType) -> bool {
+    use tokio_postgres::types::{Kind, Type};
+    let element = match Type::from_oid(type_oid.0).as_ref().map(Type::kind) {
+        Some(Kind::Array(element)) => Some(Oid(element.oid())),
+        Some(_) => None,
+        None => return false,
+    };
+    Conversion::choose(type_oid, element, target).is_ok_and(|(now, _)| now == conversion)
+}
+
+/// Writes one table's changes into the run.
+struct TableWriter<'a> {
+    map: &'a TableMap,
+    table: &'a PlannedTable,
+    run: &'a mut Run,
+}
+
+/// Which column had no valid form, and why.
+struct Rejected {
+    column: usize,
+    reason: String,
+}
+
+impl TableWriter<'_> {
+    #[inline]
+    fn change(&mut self, change: decode::Change<'_>) {
+        let (cells, arena) = (self.run.cells.len(), self.run.arena.len());
+        let (operation, tuple, result) = match change {
+            decode::Change::Insert(new) => ("insert", new, self.row(new, None, ChangeKind::Upsert)),
+            decode::Change::Update(old, new) => ("update", new, self.update(old, new)),
+            decode::Change::Delete(old) => ("delete", old.tuple(), self.delete(old.tuple())),
+        };
+        if let Err(rejected) = result {
+            self.run.cells.truncate(cells);
+            self.run.arena.truncate(arena);
+            if let decode::Change::Update(Some(old), _) = change {
+                // The old key is gone from the source even where its successor has no valid form.
+                if self.has_new_key(old, tuple) && self.delete(old.tuple()).is_err() {
+                    self.run.cells.truncate(cells);
+                }
+            }
+            self.reject(operation, tuple, rejected);
+        }
+    }
+
+    fn update(&mut self, old: Option<Old<'_>>, new: Tuple<'_>) -> Result<(), Rejected> {
+        match old {
+            Some(old) if self.has_new_key(old, new) => {
+                self.key(old.tuple())?;
+                self.row(new, Some(old), ChangeKind::Move)
+            }
+            old => self.row(new, old, ChangeKind::Upsert),
+        }
+    }
+
+    /// Whether the key that we use differs between the old and the new tuple. (The server's replica identity may hold
+    /// more columns than our key, and it also sends an old key that did not change but lies out of line.)
+    fn has_new_key(&self, old: Old<'_>, new: Tuple<'_>) -> bool {
+        self.map.key.iter().any(|&position| {
+            let new = new.values().nth(position);
+            new != Some(Value::Unchanged) && new != old.tuple().values().nth(position)
+        })
+    }
+
+    fn delete(&mut self, old: Tuple<'_>) -> Result<(), Rejected> {
+        let first_cell = self.run.cells.len();
+        self.key(old)?;
+        self.push(ChangeKind::Delete, first_cell);
+        Ok(())
+    }
+
+    fn push(&mut self, kind: ChangeKind, first_cell: usize) {
+        self.run.changes.push(Change { kind, table: self.map.table, first_cell: first_cell as u32 });
+    }
+
+    /// Appends the key's cells in key order.
+    fn key(&mut self, tuple: Tuple<'_>) -> Result<(), Rejected> {
+        for (&position, &planned) in self.map.key.iter().zip(&self.table.key) {
+            let value = tuple.values().nth(position).expect("the decoder checked the tuple's width");
+            match self.cell(planned, value)? {
+                Cell::Null | Cell::Absent => {
+                    return Err(Rejected { column: planned, reason: "is NULL in the key".to_owned() });
+                }
+                cell => self.run.cells.push(cell),
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the row's cells and its change. A row with absent values is an update, never an upsert.
+    #[inline]
+    fn row(&mut self, new: Tuple<'_>, old: Option<Old<'_>>, kind: ChangeKind) -> Result<(), Rejected> {
+        let first_cell = self.run.cells.len();
+        self.run.cells.resize(first_cell + self.table.columns.len(), Cell::Absent);
+        let mut has_absent = false;
+        for (position, value) in new.values().enumerate() {
+            let Some(planned) = self.map.columns[position] else { continue };
+            let planned = planned as usize;
+            let value = match value {
+                Value::Unchanged => self.unchanged(position, planned, old),
+                value => value,
+            };
+            let cell = self.cell(planned, value)?;
+            has_absent |= cell == Cell::Absent;
+            self.run.cells[first_cell + planned] = cell;
+        }
+        for &planned in &self.table.key {
+            if matches!(self.run.cells[first_cell + planned], Cell::Null | Cell::Absent) {
+                return Err(Rejected { column: planned, reason: "is NULL in the key".to_owned() });
+            }
+        }
+        match kind {
+            ChangeKind::Move => self.push(ChangeKind::Move, first_cell - self.table.key.len()),
+            _ if has_absent => self.push(ChangeKind::Update, first_cell),
+            _ => self.push(ChangeKind::Upsert, first_cell),
+        }
+        Ok(())
+    }
+
+    /// A value that was not sent again: a whole old row has it, and so has the old key for its own columns. The other
+    /// columns of a key tuple are NULL and mean nothing.
+    fn unchanged<'a>(&self, position: usize, planned: usize, old: Option<Old<'a>>) -> Value<'a> {
+        let old = match old {
+            Some(Old::Full(tuple)) => tuple,
+            Some(Old::Key(tuple)) if self.table.key.contains(&planned) => tuple,
+            _ => return Value::Unchanged,
+        };
+        old.values().nth(position).unwrap_or(Value::Unchanged)
+    }
+
+    #[inline]
+    fn cell(&mut self, planned: usize, value: Value<'_>) -> Result<Cell, Rejected> {
+        let column = &self.table.columns[planned];
+        let converted = match value {
+            Value::Null => return Ok(Cell::Null),
+            Value::Unchanged => return Ok(Cell::Absent),
+            Value::Text(text) => column.conversion.text(text, &mut self.run.arena),
+            Value::Binary(bytes) => {
+                column.conversion.binary(column.base_type_oid, bytes, &mut self.run.arena)
+            }
+        };
+        converted.map_err(|rejection| Rejected { column: planned, reason: rejection.to_string() })
+    }
+
+    fn reject(&mut self, operation: &'static str, tuple: Tuple<'_>, rejected: Rejected) {
+        let key: Vec<serde_json::Value> = self
+            .map
+            .key
+            .iter()
+            .map(|&position| match tuple.values().nth(position) {
+                Some(Value::Text(text)) => String::from_utf8_lossy(text).into_owned().into(),
+                _ => serde_json::Value::Null,
+            })
+            .collect();
+        let index = self.run.rejections.len();
+        self.run.rejections.push(RejectedRow {
+            operation,
+            key: serde_json::Value::from(key).to_string(),
+            reason: format!("{}: {}", self.table.columns[rejected.column].source, rejected.reason),
+        });
+        self.push(ChangeKind::Reject, index);
+    }
+}

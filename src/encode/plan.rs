@@ -1,0 +1,209 @@
+//! The plan: `schema.json` after checking against the source. Everything behind it works with a plan, so no stage has
+//! to ask again whether a table has a key or a column has a type that fits.
+
+use crate::capture::table::{Oid, ReplicaIdentity, Table, TableName};
+use crate::encode::column_type::ColumnType;
+use crate::encode::schema_file::{SchemaFile, TableEntry};
+use crate::encode::value::{Conversion, Fidelity};
+use crate::error::{Error, Result};
+
+/// All replicated tables, in the order of `schema.json`.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// The tables; a change names its table by index.
+    pub tables: Vec<PlannedTable>,
+}
+
+/// One table, from its source to its target.
+#[derive(Debug, Clone)]
+pub struct PlannedTable {
+    /// Schema and name at the source.
+    pub source: TableName,
+    /// The relation's OID when the plan was made.
+    pub oid: Oid,
+    /// The table's name at every sink.
+    pub target: String,
+    /// The mapped columns in the order of `schema.json`.
+    pub columns: Vec<PlannedColumn>,
+    /// Indexes into `columns`: the primary key, in key order.
+    pub key: Vec<usize>,
+    /// Indexes into `columns`, one list for each further index.
+    pub indexes: Vec<Vec<usize>>,
+    /// An extra TEXT column at the sink that receives the deletion time instead of the row's removal.
+    pub soft_delete: Option<String>,
+    /// The planner's estimate of the rows at the source; -1 when unknown.
+    pub estimated_rows: i64,
+}
+
+/// One column, from its source to its target.
+#[derive(Debug, Clone)]
+pub struct PlannedColumn {
+    /// Its name at the source.
+    pub source: String,
+    /// Its name at every sink.
+    pub target: String,
+    /// Its type in `schema.json`.
+    pub column_type: ColumnType,
+    /// Its declared type at the source when the plan was made.
+    pub type_oid: Oid,
+    /// The type below all domains.
+    pub base_type_oid: Oid,
+    /// How its values are converted.
+    pub conversion: Conversion,
+}
+
+/// Something that `schema.json` and the source do not agree on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The table as `schema.json` names it.
+    pub table: String,
+    /// The column, where it is about one.
+    pub column: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it: SQL or a command.
+    pub remedy: Option<String>,
+    /// No plan can be made with it; otherwise it is worth knowing (a lossy conversion).
+    pub is_fatal: bool,
+}
+
+impl Plan {
+    /// Makes the plan.
+    ///
+    /// # Errors
+    /// [`Kind::Config`](crate::error::Kind::Config) with every fatal [`Problem`] at once.
+    pub fn new(schema: &SchemaFile, source: &[Table]) -> Result<Plan> {
+        let (plan, problems) = Plan::draw(schema, source);
+        let fatal: Vec<String> =
+            problems.iter().filter(|problem| problem.is_fatal).map(Problem::to_string).collect();
+        if fatal.is_empty() {
+            return Ok(plan);
+        }
+        Err(Error::config(format!("schema.json does not fit the source:\n  {}", fatal.join("\n  ")))
+            .hint("walcast check lists each with its remedy"))
+    }
+
+    /// Makes as much of the plan as can be made, and says everything that is wrong or worth knowing.
+    pub fn draw(schema: &SchemaFile, source: &[Table]) -> (Plan, Vec<Problem>) {
+        let (mut plan, mut problems) = (Plan::default(), Vec::new());
+        for (name, entry) in &schema.tables {
+            match source.iter().find(|table| table.name == *name) {
+                Some(table) => plan.tables.extend(draw_table(schema, entry, table, &mut problems)),
+                None => problems.push(Problem {
+                    table: name.plain(),
+                    column: None,
+                    message: format!("table {name} does not exist at the source, or is not visible"),
+                    remedy: Some("correct schema.json, or compare with: walcast schema diff".to_owned()),
+                    is_fatal: true,
+                }),
+            }
+        }
+        (plan, problems)
+    }
+
+    /// The index of the table that is replicated from `source`.
+    pub fn find(&self, source: &TableName) -> Option<usize> {
+        self.tables.iter().position(|table| table.source == *source)
+    }
+}
+
+impl PlannedTable {
+    /// The key's columns in key order.
+    pub fn key_columns(&self) -> impl Iterator<Item = &PlannedColumn> {
+        self.key.iter().map(|&index| &self.columns[index])
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.column {
+            Some(column) => write!(f, "{}.{column}: {}", self.table, self.message),
+            None => write!(f, "{}: {}", self.table, self.message),
+        }
+    }
+}
+
+fn draw_table(
+    schema: &SchemaFile,
+    entry: &TableEntry,
+    table: &Table,
+    problems: &mut Vec<Problem>,
+) -> Option<PlannedTable> {
+    let found_before = problems.iter().filter(|problem| problem.is_fatal).count();
+    let mut report = |column: Option<&str>, message: String, remedy: Option<String>, is_fatal| {
+        let column = column.map(str::to_owned);
+        problems.push(Problem { table: table.name.plain(), column, message, remedy, is_fatal });
+    };
+
+    let mut columns = Vec::with_capacity(entry.columns.len());
+    for (name, &column_type) in &entry.columns {
+        let Some(column) = table.column(name) else {
+            report(Some(name), "no such column at the source".to_owned(), None, true);
+            continue;
+        };
+        if column.is_generated {
+            let message = "a generated column is not in the stream before Postgres 18".to_owned();
+            report(Some(name), message, Some("take it out of schema.json".to_owned()), true);
+            continue;
+        }
+        let conversion = match Conversion::choose(column.base_type_oid, column.element_type_oid, column_type)
+        {
+            Ok((conversion, Fidelity::Exact)) => conversion,
+            Ok((conversion, Fidelity::Lossy(why))) => {
+                let message = format!("{} as {}: {why}", column.type_name, column_type.as_str());
+                report(Some(name), message, None, false);
+                conversion
+            }
+            Err(unsupported) => {
+                let message = format!("{} as {}: {unsupported}", column.type_name, column_type.as_str());
+                report(Some(name), message, None, true);
+                continue;
+            }
+        };
+        columns.push(PlannedColumn {
+            source: name.clone(),
+            target: entry.target_column(name).to_owned(),
+            column_type,
+            type_oid: column.type_oid,
+            base_type_oid: column.base_type_oid,
+            conversion,
+        });
+    }
+
+    // Updates and deletes must carry the key.
+    let alter = |identity: &str| Some(format!("ALTER TABLE {} REPLICA IDENTITY {identity};", table.name));
+    if table.replica_identity == ReplicaIdentity::Nothing || table.identity_columns.is_empty() {
+        let message =
+            "has no primary key and no replica identity: once it is published, the application's own \
+                       updates and deletes fail"
+                .to_owned();
+        report(None, message, alter("FULL"), true);
+    } else if let Some(missing) =
+        entry.primary_key.0.iter().find(|name| !table.identity_columns.contains(*name))
+    {
+        let message = format!(
+            "primaryKey column {missing} is not in the replica identity ({}), so updates and deletes would not say \
+             which row they mean",
+            table.identity_columns.join(", "),
+        );
+        report(Some(missing), message, alter("FULL"), true);
+    }
+
+    let position = |name: &String| columns.iter().position(|column| column.source == *name);
+    let all_positions = |names: &[String]| names.iter().map(position).collect::<Option<Vec<_>>>();
+    let planned_key = all_positions(&entry.primary_key.0);
+    let indexes: Option<Vec<_>> = entry.indexes.iter().map(|columns| all_positions(&columns.0)).collect();
+    if problems.iter().filter(|problem| problem.is_fatal).count() > found_before {
+        return None;
+    }
+    Some(PlannedTable {
+        source: table.name.clone(),
+        oid: table.oid,
+        target: schema.target_name(&table.name, entry),
+        key: planned_key?,
+        indexes: indexes?,
+        columns,
+        soft_delete: entry.soft_delete.clone(),
+        estimated_rows: table.estimated_rows,
+    })
+}

@@ -1,0 +1,11 @@
+//! Mapped transactions → sinks: one bounded queue, one worker and one position per sink.
+//!
+//! [`sink::Sink`] is the delivery contract; [`worker::Worker`] keeps it; [`progress::Progress`] says what the slot may
+//! be told. Nothing here knows what a sink is made of.
+
+pub mod outlets;
+pub mod progress;
+pub mod queue;
+pub mod retry;
+pub mod sink;
+pub mod worker;

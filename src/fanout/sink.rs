@@ -1,0 +1,114 @@
+//! The delivery contract: what the engine promises a sink, and what it expects. An implementer needs no other page.
+//!
+//! **Order.** `open` comes first and once. Then batches come in commit order. A transaction above the part limit
+//! comes in parts, in consecutive batches; a batch may begin or end inside one.
+//!
+//! **Atomicity.** Readers of the sink never see half of a source transaction. Rows and checkpoint commit together.
+//! When `apply` returns `Ok`, all transactions that ended in the batch are durable and the checkpoint says so; the
+//! parts of one that has not ended may be held back or kept in an open transaction.
+//!
+//! **Failure.** After any error the sink must be back at a checkpoint that [`Sink::checkpoint`] reads from the target
+//! itself: the engine asks for it, leaves out what is already there, and sends the rest again. So an answer that was
+//! lost is harmless, and a transaction has its effect exactly once.
+//!
+//! **Blocking.** All methods may block the calling thread, which is the sink's own.
+
+use std::sync::Arc;
+
+use crate::Lsn;
+use crate::capture::slot::SourceIdentity;
+use crate::encode::plan::Plan;
+use crate::encode::run::{Run, Span};
+use crate::error::Result;
+
+/// A target. See the module's head for the contract.
+pub trait Sink: Send {
+    /// Connects to the target, makes sure that it is ours, creates what the plan needs, and takes over the fencing
+    /// token so that an older engine can no longer write. Returns the checkpoint, or `None` for a target that never
+    /// received anything.
+    ///
+    /// # Errors
+    /// Halts when the target belongs to something else or to another pipeline; nothing was changed then.
+    fn open(&mut self, plan: &Arc<Plan>, source: &SourceIdentity) -> Result<Option<Checkpoint>>;
+
+    /// Writes the first checkpoint of a target that has none.
+    fn start_at(&mut self, lsn: Lsn) -> Result<()>;
+
+    /// Applies a batch and returns what it did.
+    ///
+    /// # Errors
+    /// The kind decides: transient and throttled are sent again, rejected and halt stop this sink, replay asks for
+    /// the stream again from the checkpoint.
+    fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied>;
+
+    /// Gives up whatever is not committed and reads the checkpoint from the target.
+    fn checkpoint(&mut self) -> Result<Checkpoint>;
+}
+
+/// A sink's position as it is stored in the sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Everything that ended at or before this position is in the sink.
+    pub lsn: Lsn,
+    /// When the last applied transaction was committed at the source, in microseconds since 1970-01-01 UTC.
+    pub commit_time_micros: Option<i64>,
+    /// Which source, timeline and slot the position belongs to.
+    pub source: SourceIdentity,
+    /// The fencing token: only the engine that wrote the highest one may write.
+    pub epoch: u64,
+    /// Transactions applied since the target was created.
+    pub transactions: u64,
+}
+
+/// What one `apply` takes: the runs that had queued, less what the sink already has.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    runs: &'a [Arc<Run>],
+    after: Lsn,
+    idle: Option<Lsn>,
+}
+
+impl<'a> Batch<'a> {
+    /// The transactions of `runs` that are not part of a checkpoint at `after`. `idle`: behind them nothing else was
+    /// committed up to this position.
+    pub fn new(runs: &'a [Arc<Run>], after: Lsn, idle: Option<Lsn>) -> Self {
+        Batch { runs, after, idle }
+    }
+
+    /// The transactions to apply, in commit order, each with the run that holds its changes.
+    pub fn spans(&self) -> impl Iterator<Item = (&'a Arc<Run>, &'a Span)> + use<'a> {
+        let after = self.after;
+        // A transaction ends behind its commit record, so one at or behind the checkpoint has not been applied.
+        self.runs
+            .iter()
+            .flat_map(|run| run.spans().iter().map(move |span| (run, span)))
+            .filter(move |(_, span)| span.commit_lsn >= after)
+    }
+
+    /// The position that the sink's checkpoint may move to although no transaction ends there.
+    pub fn idle(&self) -> Option<Lsn> {
+        self.idle.filter(|&lsn| lsn > self.after)
+    }
+
+    /// The position after the batch: its last transaction's end or its idle position; `None` if it brings neither.
+    pub fn end_lsn(&self) -> Option<Lsn> {
+        let last_end = self.spans().filter_map(|(_, span)| span.end_lsn).last();
+        last_end.max(self.idle())
+    }
+
+    /// Whether the batch ends inside a transaction.
+    pub fn is_open(&self) -> bool {
+        self.spans().last().is_some_and(|(_, span)| span.end_lsn.is_none())
+    }
+}
+
+/// What an `apply` did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Row changes written.
+    pub changes: u64,
+    /// Source transactions that ended.
+    pub transactions: u64,
+    /// Rows set aside as dead letters.
+    pub dead_letters: u64,
+}

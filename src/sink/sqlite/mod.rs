@@ -1,0 +1,204 @@
+//! A regional replica in one SQLite file.
+//!
+//! Applications read the file while walcast writes it (WAL mode). Rows, checkpoint and fencing token commit in one
+//! transaction, with `synchronous = FULL`: what is acknowledged survives a power failure. A source transaction that
+//! comes in parts keeps its SQLite transaction open across them, so readers never see half of it.
+//!
+//! [`state`] owns the `_walcast_*` tables, [`tables`] the replicated ones, [`writer`] the statements.
+
+mod state;
+mod tables;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+pub use state::inspect;
+
+use crate::Lsn;
+use crate::capture::slot::SourceIdentity;
+use crate::encode::plan::Plan;
+use crate::error::{Error, Kind, Result};
+use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
+
+/// How long a statement waits for another process that writes the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prepared statements that are kept; a table needs about four.
+const STATEMENT_CACHE: usize = 512;
+/// WAL pages (4 KiB) after which SQLite moves them into the main file. Larger than SQLite's default, because random
+/// keys touch the same pages again and again.
+const WAL_AUTOCHECKPOINT_PAGES: i64 = 8_000;
+/// The page cache of one file, in KiB.
+const CACHE_KIB: i64 = 4_096;
+
+/// What happens to a row that the sink does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnRejected {
+    /// It is kept in `_walcast_dead_letters` with its reason, and the stream goes on.
+    #[default]
+    DeadLetter,
+    /// The sink stops.
+    Halt,
+}
+
+/// The SQLite sink.
+pub struct SqliteSink {
+    path: PathBuf,
+    on_rejected: OnRejected,
+    open: Option<Open>,
+}
+
+/// What exists once the file is open.
+struct Open {
+    connection: Connection,
+    plan: Arc<Plan>,
+    source: SourceIdentity,
+    epoch: u64,
+    sql: writer::TableSql,
+    /// A transaction whose end has not come yet is open in SQLite.
+    is_in_transaction: bool,
+}
+
+impl SqliteSink {
+    /// A sink on the file at `path`, which is created when it is missing.
+    pub fn new(path: impl Into<PathBuf>, on_rejected: OnRejected) -> Self {
+        SqliteSink { path: path.into(), on_rejected, open: None }
+    }
+
+    fn opened(&mut self) -> Result<&mut Open> {
+        self.open.as_mut().ok_or_else(|| Error::bug("SQLite sink used before it was opened"))
+    }
+}
+
+impl Sink for SqliteSink {
+    fn open(&mut self, plan: &Arc<Plan>, source: &SourceIdentity) -> Result<Option<Checkpoint>> {
+        let mut connection = connect(&self.path)?;
+        let transaction = connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(|error| failure(error, format!("opening {}", self.path.display())))?;
+        state::claim(&transaction, &self.path)?;
+        tables::create(&transaction, plan, &self.path)?;
+        let checkpoint = state::read(&transaction)?;
+        let checkpoint = match checkpoint {
+            Some(mut checkpoint) => {
+                state::check_source(&checkpoint, source, &self.path)?;
+                checkpoint.epoch += 1;
+                state::take_over(&transaction, checkpoint.epoch)?;
+                Some(checkpoint)
+            }
+            None => None,
+        };
+        transaction.commit().map_err(|error| failure(error, format!("preparing {}", self.path.display())))?;
+        self.open = Some(Open {
+            sql: writer::TableSql::new(plan),
+            plan: plan.clone(),
+            source: source.clone(),
+            epoch: checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.epoch),
+            connection,
+            is_in_transaction: false,
+        });
+        Ok(checkpoint)
+    }
+
+    fn start_at(&mut self, lsn: Lsn) -> Result<()> {
+        let open = self.opened()?;
+        state::insert(&open.connection, lsn, &open.source, open.epoch)
+    }
+
+    fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
+        let on_rejected = self.on_rejected;
+        let path = self.path.clone();
+        let open = self.opened()?;
+        let mut writer = writer::Writer::new(open, on_rejected);
+        writer.apply(batch).map_err(|error| error.context(path.display()))
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        let path = self.path.clone();
+        let open = self.opened()?;
+        if !open.connection.is_autocommit() {
+            execute(&open.connection, "ROLLBACK")?;
+        }
+        open.is_in_transaction = false;
+        state::read(&open.connection)?.ok_or_else(|| {
+            Error::new(Kind::NeedsBackfill, format!("{} lost its checkpoint", path.display()))
+                .hint("walcast status shows slot and checkpoints")
+        })
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory).map_err(|error| {
+            Error::halt(format!("cannot create directory {}", directory.display())).because(error)
+        })?;
+    }
+    let setup = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE
+                | OpenFlags::SQLITE_OPEN_CREATE
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_NOFOLLOW,
+        )?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // Reads the header: a file that is no database is refused before anything is written.
+        connection.pragma_query_value(None, "schema_version", |_| Ok(()))?;
+        Ok(connection)
+    };
+    let connection = setup().map_err(|error| {
+        let what = format!("opening {}", path.display());
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Error::halt(format!(
+                "{} is not a SQLite database and will not be overwritten",
+                path.display()
+            ))
+            .hint("give the sink another path in walcast.toml")
+            .because(error),
+            _ => failure(error, what),
+        }
+    })?;
+    state::refuse_foreign(&connection, path)?;
+    let pragmas = || -> rusqlite::Result<()> {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        connection.pragma_update(None, "foreign_keys", false)?;
+        connection.pragma_update(None, "recursive_triggers", false)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
+        Ok(())
+    };
+    pragmas().map_err(|error| failure(error, format!("preparing {}", path.display())))?;
+    Ok(connection)
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<()> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute([]))
+        .map_err(|error| failure(error, sql.to_owned()))?;
+    Ok(())
+}
+
+/// A SQLite error as one of ours (<https://www.sqlite.org/rescode.html>).
+fn failure(error: rusqlite::Error, doing: String) -> Error {
+    let kind = match error.sqlite_error_code() {
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::OutOfMemory
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::DiskFull
+            | ErrorCode::FileLockingProtocolFailed
+            | ErrorCode::OperationInterrupted
+            | ErrorCode::SchemaChanged,
+        ) => Kind::Transient,
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => Kind::Rejected,
+        Some(_) | None => Kind::Halt,
+    };
+    Error::new(kind, doing).because(error)
+}

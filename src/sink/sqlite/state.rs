@@ -1,0 +1,219 @@
+//! The `_walcast_*` tables of a SQLite file: whose it is, how far it is, who may write it, and which rows it lacks.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
+
+use super::failure;
+use crate::Lsn;
+use crate::capture::slot::SourceIdentity;
+use crate::error::{Error, Kind, Result};
+use crate::fanout::sink::Checkpoint;
+
+/// Marks the file as ours in its header (`PRAGMA application_id`): "WALC".
+const APPLICATION_ID: i32 = 0x5741_4c43;
+
+const CREATE: &str = "
+CREATE TABLE IF NOT EXISTS _walcast_checkpoint (
+    id                 INTEGER PRIMARY KEY CHECK (id = 1),
+    lsn                TEXT    NOT NULL, -- everything that ended at or before this is here
+    commit_time_micros INTEGER,          -- of the last transaction, since 1970-01-01 UTC
+    system_identifier  TEXT    NOT NULL,
+    timeline           INTEGER NOT NULL,
+    database           TEXT    NOT NULL,
+    slot               TEXT    NOT NULL,
+    epoch              INTEGER NOT NULL, -- fencing token: the engine that wrote the highest one may write
+    transactions       INTEGER NOT NULL  -- applied since the file was created
+) STRICT;
+CREATE TABLE IF NOT EXISTS _walcast_tables (
+    target     TEXT PRIMARY KEY,
+    source     TEXT NOT NULL,
+    definition TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _walcast_dead_letters (
+    id         INTEGER PRIMARY KEY,
+    recorded   TEXT    NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')),
+    target     TEXT    NOT NULL,
+    operation  TEXT    NOT NULL,
+    key        TEXT    NOT NULL, -- JSON array of the key's values
+    reason     TEXT    NOT NULL,
+    commit_lsn TEXT    NOT NULL,
+    xid        INTEGER NOT NULL
+) STRICT;";
+
+/// Refuses a file that holds anything we did not make.
+pub(super) fn refuse_foreign(connection: &Connection, path: &Path) -> Result<()> {
+    let look = || -> rusqlite::Result<(i32, i64)> {
+        let id = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        let objects = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        Ok((id, objects))
+    };
+    let (id, objects) = look().map_err(|error| failure(error, format!("reading {}", path.display())))?;
+    if id == APPLICATION_ID || objects == 0 && id == 0 {
+        return Ok(());
+    }
+    Err(Error::halt(format!(
+        "{} is a database that walcast did not create; it will not be touched",
+        path.display()
+    ))
+    .hint("give the sink another path in walcast.toml"))
+}
+
+/// Marks the file and creates the state tables.
+pub(super) fn claim(transaction: &Transaction<'_>, path: &Path) -> Result<()> {
+    let create = || -> rusqlite::Result<()> {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.execute_batch(CREATE)
+    };
+    create().map_err(|error| failure(error, format!("preparing {}", path.display())))
+}
+
+/// The checkpoint, if there is one yet.
+pub(super) fn read(connection: &Connection) -> Result<Option<Checkpoint>> {
+    connection
+        .prepare_cached(
+            "SELECT lsn, commit_time_micros, system_identifier, timeline, database, slot, epoch, transactions
+               FROM _walcast_checkpoint",
+        )
+        .and_then(|mut statement| {
+            statement
+                .query_row([], |row| {
+                    Ok(Checkpoint {
+                        lsn: parsed(row, 0)?,
+                        commit_time_micros: row.get(1)?,
+                        source: SourceIdentity {
+                            system_identifier: parsed(row, 2)?,
+                            timeline: row.get(3)?,
+                            database: row.get(4)?,
+                            slot: row.get(5)?,
+                        },
+                        epoch: row.get::<_, i64>(6)? as u64,
+                        transactions: row.get::<_, i64>(7)? as u64,
+                    })
+                })
+                .optional()
+        })
+        .map_err(|error| failure(error, "reading the checkpoint".to_owned()))
+}
+
+/// A column that holds the text form of a value SQLite has no type for.
+fn parsed<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+/// Refuses a file that was filled from another slot, database or system. (A timeline may change: the slot's own check
+/// decides whether that is harmless.)
+pub(super) fn check_source(checkpoint: &Checkpoint, source: &SourceIdentity, path: &Path) -> Result<()> {
+    let ours = &checkpoint.source;
+    let difference = if ours.system_identifier != source.system_identifier {
+        format!("system {}, but the source is system {}", ours.system_identifier, source.system_identifier)
+    } else if ours.database != source.database {
+        format!("database {}, but the source is database {}", ours.database, source.database)
+    } else if ours.slot != source.slot {
+        format!("slot {}, but the configuration names slot {}", ours.slot, source.slot)
+    } else {
+        return Ok(());
+    };
+    Err(Error::halt(format!("{} is a replica of {difference}", path.display()))
+        .hint("correct walcast.toml, or give the sink a new path"))
+}
+
+/// Writes the first checkpoint.
+pub(super) fn insert(connection: &Connection, lsn: Lsn, source: &SourceIdentity, epoch: u64) -> Result<()> {
+    connection
+        .execute(
+            "INSERT INTO _walcast_checkpoint
+                    (id, lsn, system_identifier, timeline, database, slot, epoch, transactions)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, 0)",
+            params![
+                lsn.to_string(),
+                source.system_identifier.to_string(),
+                source.timeline,
+                source.database,
+                source.slot,
+                epoch as i64
+            ],
+        )
+        .map_err(|error| failure(error, "writing the first checkpoint".to_owned()))?;
+    Ok(())
+}
+
+/// Takes the fencing token: from now on only `epoch` may move the checkpoint.
+pub(super) fn take_over(connection: &Connection, epoch: u64) -> Result<()> {
+    connection
+        .execute("UPDATE _walcast_checkpoint SET epoch = ?1", [epoch as i64])
+        .map_err(|error| failure(error, "taking the fencing token".to_owned()))?;
+    Ok(())
+}
+
+/// Moves the checkpoint, in the transaction that holds the rows.
+///
+/// # Errors
+/// Halts when another engine holds the fencing token now.
+pub(super) fn advance(
+    connection: &Connection,
+    lsn: Lsn,
+    commit_time_micros: Option<i64>,
+    timeline: u32,
+    epoch: u64,
+    transactions: u64,
+) -> Result<()> {
+    let moved = connection
+        .prepare_cached(
+            "UPDATE _walcast_checkpoint
+                SET lsn = ?1, commit_time_micros = coalesce(?2, commit_time_micros), timeline = ?3,
+                    transactions = transactions + ?4
+              WHERE epoch = ?5",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![
+                lsn.to_string(),
+                commit_time_micros,
+                timeline,
+                transactions as i64,
+                epoch as i64
+            ])
+        })
+        .map_err(|error| failure(error, "moving the checkpoint".to_owned()))?;
+    if moved == 1 {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Halt, "another walcast engine has taken this replica over")
+        .hint("only one engine may run for a slot; walcast status shows which one is active"))
+}
+
+/// A file's checkpoint and number of dead letters, read without disturbing a running engine; `None` for a file that
+/// does not exist or has no checkpoint yet.
+///
+/// # Errors
+/// The file is not ours, or cannot be read.
+pub fn inspect(path: &Path) -> Result<Option<(Checkpoint, u64)>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let reading = |error| failure(error, format!("reading {}", path.display()));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(reading)?;
+    connection.busy_timeout(super::BUSY_TIMEOUT).map_err(reading)?;
+    refuse_foreign(&connection, path)?;
+    let has_state: bool = connection
+        .query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_walcast_checkpoint'", [], |row| {
+            row.get(0)
+        })
+        .map_err(reading)?;
+    if !has_state {
+        return Ok(None);
+    }
+    let Some(checkpoint) = read(&connection)? else { return Ok(None) };
+    let dead_letters: i64 = connection
+        .query_row("SELECT count(*) FROM _walcast_dead_letters", [], |row| row.get(0))
+        .map_err(reading)?;
+    Ok(Some((checkpoint, dead_letters as u64)))
+}

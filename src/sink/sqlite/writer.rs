@@ -1,0 +1,394 @@
+//! Applies batches: prepared statements, changes in source order, one SQLite transaction per group of source
+//! transactions.
+
+use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{CachedStatement, Connection, params};
+
+use super::{OnRejected, Open, execute, failure, state};
+use crate::encode::cell::Cell;
+use crate::encode::plan::{Plan, PlannedTable};
+use crate::encode::run::{Change, ChangeKind, RejectedRow, Run, Span};
+use crate::encode::time::push_rfc3339_micros;
+use crate::error::{Error, Kind, Result};
+use crate::fanout::sink::{Applied, Batch};
+use crate::postgres::quote_identifier as quote;
+
+/// The statements of each table that do not depend on which columns are present.
+pub(super) struct TableSql(Vec<Statements>);
+
+struct Statements {
+    upsert: String,
+    delete: String,
+    truncate: String,
+}
+
+impl TableSql {
+    pub(super) fn new(plan: &Plan) -> Self {
+        TableSql(plan.tables.iter().map(Statements::new).collect())
+    }
+}
+
+impl Statements {
+    fn new(table: &PlannedTable) -> Self {
+        let target = quote(&table.target);
+        let names: Vec<String> = table.columns.iter().map(|column| quote(&column.target)).collect();
+        let parameters: Vec<String> = (1..=names.len()).map(|index| format!("?{index}")).collect();
+        let key: Vec<String> = table.key_columns().map(|column| quote(&column.target)).collect();
+        let mut assignments: Vec<String> = (0..names.len())
+            .filter(|index| !table.key.contains(index))
+            .map(|index| format!("{0} = excluded.{0}", names[index]))
+            .collect();
+        let key_matches: Vec<String> =
+            key.iter().enumerate().map(|(index, name)| format!("{name} = ?{}", index + 1)).collect();
+        let key_matches = key_matches.join(" AND ");
+        let (delete, truncate) = match table.soft_delete.as_deref().map(quote) {
+            Some(column) => {
+                // A row that comes again is not deleted any more.
+                assignments.push(format!("{column} = NULL"));
+                (
+                    format!("UPDATE {target} SET {column} = ?{} WHERE {key_matches}", key.len() + 1),
+                    format!("UPDATE {target} SET {column} = ?1 WHERE {column} IS NULL"),
+                )
+            }
+            None => (format!("DELETE FROM {target} WHERE {key_matches}"), format!("DELETE FROM {target}")),
+        };
+        let resolution = if assignments.is_empty() {
+            "NOTHING".to_owned()
+        } else {
+            format!("UPDATE SET {}", assignments.join(", "))
+        };
+        Statements {
+            upsert: format!(
+                "INSERT INTO {target} ({}) VALUES ({}) ON CONFLICT ({}) DO {resolution}",
+                names.join(", "),
+                parameters.join(", "),
+                key.join(", ")
+            ),
+            delete,
+            truncate,
+        }
+    }
+}
+
+/// `UPDATE` of the columns that are present in `row`, found by `key_column = parameter` behind them.
+fn update_sql(table: &PlannedTable, row: &[Cell], includes_key: bool) -> String {
+    let mut assignments = Vec::new();
+    let mut parameter = 0;
+    for (index, cell) in row.iter().enumerate() {
+        if *cell != Cell::Absent && (includes_key || !table.key.contains(&index)) {
+            parameter += 1;
+            assignments.push(format!("{} = ?{parameter}", quote(&table.columns[index].target)));
+        }
+    }
+    if let Some(column) = &table.soft_delete {
+        assignments.push(format!("{} = NULL", quote(column)));
+    }
+    let first_key = table.key.first().map(|&index| quote(&table.columns[index].target));
+    if assignments.is_empty() {
+        // Nothing but the key was sent: still tells whether the row is there.
+        assignments.extend(first_key.map(|name| format!("{name} = {name}")));
+    }
+    let matches: Vec<String> = table
+        .key_columns()
+        .map(|column| {
+            parameter += 1;
+            format!("{} = ?{parameter}", quote(&column.target))
+        })
+        .collect();
+    format!("UPDATE {} SET {} WHERE {}", quote(&table.target), assignments.join(", "), matches.join(" AND "))
+}
+
+/// One batch's worth of applying.
+pub(super) struct Writer<'a> {
+    connection: &'a Connection,
+    plan: &'a Plan,
+    sql: &'a TableSql,
+    /// By table: the statements that nearly every change needs, looked up once per batch.
+    upserts: Vec<Option<CachedStatement<'a>>>,
+    is_in_transaction: &'a mut bool,
+    timeline: u32,
+    epoch: u64,
+    on_rejected: OnRejected,
+    applied: Applied,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(open: &'a mut Open, on_rejected: OnRejected) -> Self {
+        Writer {
+            upserts: open.plan.tables.iter().map(|_| None).collect(),
+            connection: &open.connection,
+            plan: &open.plan,
+            sql: &open.sql,
+            is_in_transaction: &mut open.is_in_transaction,
+            timeline: open.source.timeline,
+            epoch: open.epoch,
+            on_rejected,
+            applied: Applied::default(),
+        }
+    }
+
+    /// Applies the batch's transactions. Whole ones are committed together; one that has not ended yet starts a
+    /// transaction of its own, which stays open.
+    pub(super) fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
+        let mut ended = Ended::default();
+        for (run, span) in batch.spans() {
+            if span.end_lsn.is_none() && span.is_start {
+                self.commit(&mut ended)?;
+            }
+            if !*self.is_in_transaction {
+                if !span.is_start {
+                    return Err(Error::new(Kind::Replay, "the transaction's first part is no longer there"));
+                }
+                execute(self.connection, "BEGIN IMMEDIATE")?;
+                *self.is_in_transaction = true;
+            }
+            self.span(run, span)?;
+            if let Some(end_lsn) = span.end_lsn {
+                ended.lsn = Some(end_lsn);
+                ended.commit_time_micros = Some(span.commit_time_micros);
+                ended.transactions += 1;
+            }
+        }
+        if let Some(idle) = batch.idle() {
+            ended.lsn = ended.lsn.max(Some(idle));
+        }
+        self.commit(&mut ended)?;
+        Ok(self.applied)
+    }
+
+    /// Commits what has ended, with the checkpoint that says so.
+    fn commit(&mut self, ended: &mut Ended) -> Result<()> {
+        let Some(lsn) = ended.lsn.take() else { return Ok(()) };
+        let Ended { commit_time_micros, transactions, .. } = std::mem::take(ended);
+        state::advance(self.connection, lsn, commit_time_micros, self.timeline, self.epoch, transactions)?;
+        if *self.is_in_transaction {
+            execute(self.connection, "COMMIT")?;
+            *self.is_in_transaction = false;
+        }
+        self.applied.transactions += transactions;
+        Ok(())
+    }
+
+    fn span(&mut self, run: &Run, span: &Span) -> Result<()> {
+        for &change in run.changes(span) {
+            if change.kind == ChangeKind::Reject {
+                self.dead_letter(change.table, run.rejection(change), span)?;
+                continue;
+            }
+            match self.change(run, span, change) {
+                Ok(()) => self.applied.changes += 1,
+                // The statement had no effect; the transaction goes on without the row.
+                Err(error) if error.kind() == Kind::Rejected && !self.connection.is_autocommit() => {
+                    let row = self.rejected_row(run, change, &error);
+                    self.dead_letter(change.table, &row, span)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn change(&mut self, run: &Run, span: &Span, change: Change) -> Result<()> {
+        let table = &self.plan.tables[change.table as usize];
+        match change.kind {
+            ChangeKind::Upsert => self.upsert(run, change.table as usize, run.row(change, self.plan)),
+            ChangeKind::Update => {
+                let row = run.row(change, self.plan);
+                let key: Vec<Cell> = table.key.iter().map(|&index| row[index]).collect();
+                self.update(run, table, row, &key, false)
+            }
+            ChangeKind::Delete => self.delete(run, span, change),
+            ChangeKind::Move => {
+                let (old_key, row) = (run.key(change, self.plan), run.row(change, self.plan));
+                if row.contains(&Cell::Absent) {
+                    return self.update(run, table, row, old_key, true);
+                }
+                // Not a deletion at the source, so never a soft one here.
+                let matches: Vec<String> =
+                    table.key_columns().map(|column| format!("{} = ?", quote(&column.target))).collect();
+                let sql = format!("DELETE FROM {} WHERE {}", quote(&table.target), matches.join(" AND "));
+                let mut statement = self.prepare(&sql, table)?;
+                bind(&mut statement, 1, old_key, run)?;
+                run_statement(&mut statement, table)?;
+                self.upsert(run, change.table as usize, row)
+            }
+            ChangeKind::Truncate => {
+                let sql = &self.sql.0[change.table as usize].truncate;
+                let mut statement = self.prepare(sql, table)?;
+                if table.soft_delete.is_some() {
+                    bind_time(&mut statement, 1, span)?;
+                }
+                run_statement(&mut statement, table)?;
+                Ok(())
+            }
+            ChangeKind::Reject => Err(Error::bug("a rejection is not applied")),
+        }
+    }
+
+    #[inline]
+    fn upsert(&mut self, run: &Run, table: usize, row: &[Cell]) -> Result<()> {
+        let statement = match &mut self.upserts[table] {
+            Some(statement) => statement,
+            slot => {
+                let sql = &self.sql.0[table].upsert;
+                slot.insert(self.connection.prepare_cached(sql).map_err(|error| failure(error, sql.clone()))?)
+            }
+        };
+        bind(statement, 1, row, run)?;
+        run_statement(statement, &self.plan.tables[table])?;
+        Ok(())
+    }
+
+    fn update(
+        &self,
+        run: &Run,
+        table: &PlannedTable,
+        row: &[Cell],
+        key: &[Cell],
+        includes_key: bool,
+    ) -> Result<()> {
+        let mut statement = self.prepare(&update_sql(table, row, includes_key), table)?;
+        let mut parameter = 1;
+        for (index, cell) in row.iter().enumerate() {
+            if *cell != Cell::Absent && (includes_key || !table.key.contains(&index)) {
+                bind(&mut statement, parameter, &[*cell], run)?;
+                parameter += 1;
+            }
+        }
+        bind(&mut statement, parameter, key, run)?;
+        if run_statement(&mut statement, table)? == 0 {
+            return Err(Error::new(
+                Kind::Rejected,
+                "the row is not in this replica, and the update carries only a part of it (unchanged TOAST)",
+            ));
+        }
+        Ok(())
+    }
+
+    fn delete(&self, run: &Run, span: &Span, change: Change) -> Result<()> {
+        let table = &self.plan.tables[change.table as usize];
+        let mut statement = self.prepare(&self.sql.0[change.table as usize].delete, table)?;
+        let key = run.key(change, self.plan);
+        bind(&mut statement, 1, key, run)?;
+        if table.soft_delete.is_some() {
+            bind_time(&mut statement, key.len() + 1, span)?;
+        }
+        run_statement(&mut statement, table)?;
+        Ok(())
+    }
+
+    fn prepare(&self, sql: &str, table: &PlannedTable) -> Result<CachedStatement<'a>> {
+        self.connection
+            .prepare_cached(sql)
+            .map_err(|error| failure(error, format!("preparing a statement for table {}", table.target)))
+    }
+
+    fn rejected_row(&self, run: &Run, change: Change, error: &Error) -> RejectedRow {
+        let table = &self.plan.tables[change.table as usize];
+        let key: Vec<Cell> = match change.kind {
+            ChangeKind::Delete => run.key(change, self.plan).to_vec(),
+            ChangeKind::Truncate => Vec::new(),
+            _ => {
+                let row = run.row(change, self.plan);
+                table.key.iter().map(|&index| row[index]).collect()
+            }
+        };
+        let mut text = Vec::new();
+        crate::encode::json_rows::array(&key, run.arena(), &mut text);
+        RejectedRow {
+            operation: match change.kind {
+                ChangeKind::Upsert => "upsert",
+                ChangeKind::Update | ChangeKind::Move => "update",
+                ChangeKind::Delete => "delete",
+                ChangeKind::Truncate | ChangeKind::Reject => "truncate",
+            },
+            key: String::from_utf8_lossy(&text).into_owned(),
+            reason: error.chain(),
+        }
+    }
+
+    fn dead_letter(&mut self, table: u32, row: &RejectedRow, span: &Span) -> Result<()> {
+        let target = &self.plan.tables[table as usize].target;
+        if self.on_rejected == OnRejected::Halt {
+            return Err(Error::halt(format!(
+                "a row of table {target} has no valid form here, at {}: {}",
+                span.commit_lsn, row.reason
+            ))
+            .hint("correct the row or the mapping, or set on_rejected = \"dead-letter\" for this sink"));
+        }
+        tracing::warn!(
+            table = target,
+            operation = row.operation,
+            lsn = %span.commit_lsn,
+            "dead letter: {}",
+            row.reason
+        );
+        self.connection
+            .prepare_cached(
+                "INSERT INTO _walcast_dead_letters (target, operation, key, reason, commit_lsn, xid)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )
+            .and_then(|mut statement| {
+                statement.execute(params![
+                    target,
+                    row.operation,
+                    row.key,
+                    row.reason,
+                    span.commit_lsn.to_string(),
+                    span.xid
+                ])
+            })
+            .map_err(|error| failure(error, "writing a dead letter".to_owned()))?;
+        self.applied.dead_letters += 1;
+        Ok(())
+    }
+}
+
+/// What ended in this batch and is not committed yet.
+#[derive(Default)]
+struct Ended {
+    lsn: Option<crate::Lsn>,
+    commit_time_micros: Option<i64>,
+    transactions: u64,
+}
+
+/// A cell with the arena that it lies in, borrowed by SQLite for the length of one statement.
+struct Bound<'a>(Cell, &'a [u8]);
+
+impl ToSql for Bound<'_> {
+    #[inline]
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            Cell::Absent | Cell::Null => ValueRef::Null,
+            Cell::Integer(value) => ValueRef::Integer(value),
+            Cell::Real(value) => ValueRef::Real(value),
+            Cell::Text(slice) => ValueRef::Text(slice.of(self.1)),
+            Cell::Blob(slice) => ValueRef::Blob(slice.of(self.1)),
+        }))
+    }
+}
+
+#[inline]
+fn bind(statement: &mut CachedStatement<'_>, first: usize, cells: &[Cell], run: &Run) -> Result<()> {
+    for (offset, &cell) in cells.iter().enumerate() {
+        statement
+            .raw_bind_parameter(first + offset, Bound(cell, run.arena()))
+            .map_err(|error| failure(error, "binding a value".to_owned()))?;
+    }
+    Ok(())
+}
+
+/// Binds the transaction's commit time as RFC 3339.
+fn bind_time(statement: &mut CachedStatement<'_>, index: usize, span: &Span) -> Result<()> {
+    let mut text = Vec::new();
+    push_rfc3339_micros(&mut text, span.commit_time_micros);
+    statement
+        .raw_bind_parameter(index, ToSqlOutput::Borrowed(ValueRef::Text(&text)))
+        .map_err(|error| failure(error, "binding a value".to_owned()))
+}
+
+#[inline]
+fn run_statement(statement: &mut CachedStatement<'_>, table: &PlannedTable) -> Result<usize> {
+    statement.raw_execute().map_err(|error| failure(error, format!("writing to table {}", table.target)))
+}

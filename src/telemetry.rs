@@ -1,0 +1,48 @@
+//! Names of metrics and the places that record them. Recorded once per batch or session, never per row.
+//!
+//! The `metrics` facade keeps nothing by itself; whoever embeds walcast installs a recorder.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+use crate::error::Kind;
+use crate::fanout::sink::Applied;
+
+/// Row changes applied, by sink.
+pub const SINK_CHANGES_TOTAL: &str = "walcast_sink_changes_total";
+/// Source transactions applied, by sink.
+pub const SINK_TRANSACTIONS_TOTAL: &str = "walcast_sink_transactions_total";
+/// Rows set aside with a reason, by sink.
+pub const SINK_DEAD_LETTERS_TOTAL: &str = "walcast_sink_dead_letters_total";
+/// How long an apply took, by sink.
+pub const SINK_FLUSH_DURATION_SECONDS: &str = "walcast_sink_flush_duration_seconds";
+/// Bytes in an applied batch, by sink.
+pub const BATCH_BYTES: &str = "walcast_batch_bytes";
+/// Failed attempts, by sink and reason.
+pub const RETRIES_TOTAL: &str = "walcast_retries_total";
+/// Times that the replication stream was started.
+pub const SESSIONS_TOTAL: &str = "walcast_sessions_total";
+/// The confirmed position as a number of bytes.
+pub const CONFIRMED_LSN_BYTES: &str = "walcast_confirmed_lsn_bytes";
+
+pub(crate) fn batch_applied(sink: &str, applied: &Applied, bytes: usize, took: Duration) {
+    let sink = [("sink", sink.to_owned())];
+    counter!(SINK_CHANGES_TOTAL, &sink).increment(applied.changes);
+    counter!(SINK_TRANSACTIONS_TOTAL, &sink).increment(applied.transactions);
+    counter!(SINK_DEAD_LETTERS_TOTAL, &sink).increment(applied.dead_letters);
+    histogram!(SINK_FLUSH_DURATION_SECONDS, &sink).record(took);
+    histogram!(BATCH_BYTES, &sink).record(bytes as f64);
+}
+
+pub(crate) fn retried(sink: &str, reason: Kind) {
+    counter!(RETRIES_TOTAL, "sink" => sink.to_owned(), "reason" => reason.as_str()).increment(1);
+}
+
+pub(crate) fn session_started() {
+    counter!(SESSIONS_TOTAL).increment(1);
+}
+
+pub(crate) fn confirmed(lsn: crate::Lsn) {
+    gauge!(CONFIRMED_LSN_BYTES).set(lsn.0 as f64);
+}
