@@ -340,7 +340,13 @@ async fn a_slot_that_waits_for_a_transaction_gives_up_names_it_and_leaves_nothin
 
     let server = read_server(client).await.unwrap();
     let source_identity = slot::SourceIdentity::new(&server, "w");
-    let judgement = slot::judge(&source_identity, &slot::TimelineHistory::default(), Some(&state), &[]);
+    let judgement = slot::judge(
+        &source_identity,
+        state.current_wal_lsn,
+        &slot::TimelineHistory::default(),
+        Some(&state),
+        &[],
+    );
     assert_eq!(judgement.slot, slot::SlotVerdict::Resume);
     let identified = session.simple_query("IDENTIFY_SYSTEM").await.unwrap();
     assert_eq!(identified[0][0], Some(server.system_identifier.to_string()));
@@ -383,7 +389,8 @@ async fn a_slot_that_the_server_gave_up_stops_with_the_next_command() {
     let server = read_server(client).await.unwrap();
     assert_eq!(server.max_slot_wal_keep_bytes, Some(1024 * 1024));
     let identity = slot::SourceIdentity::new(&server, "w");
-    let judgement = slot::judge(&identity, &slot::TimelineHistory::default(), Some(&lost), &[]);
+    let judgement =
+        slot::judge(&identity, lost.current_wal_lsn, &slot::TimelineHistory::default(), Some(&lost), &[]);
     let error = judgement.slot.error(&identity).unwrap();
     assert_eq!(error.kind(), Kind::NeedsBackfill);
     assert!(error.hint_text().unwrap().contains("walcast slot drop w"), "{error:?}");
@@ -430,7 +437,9 @@ async fn after_a_promotion_only_positions_before_the_switch_are_resumed() {
     };
     let state = slot::read(&source.client, "w").await.unwrap().unwrap();
     let identity = slot::SourceIdentity::new(&after, "w");
-    let verdict = |lsn| slot::judge(&identity, &history, Some(&state), &[at(lsn)]).sinks.remove(0).1;
+    let verdict = |lsn| {
+        slot::judge(&identity, after.current_wal_lsn, &history, Some(&state), &[at(lsn)]).sinks.remove(0).1
+    };
     assert_eq!(verdict(switch), slot::SinkVerdict::Resume);
     let lost = Lsn(switch.0 + 8);
     assert_eq!(verdict(lost), slot::SinkVerdict::AfterSwitch { checkpoint: lost, switch });

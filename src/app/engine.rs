@@ -360,7 +360,8 @@ impl Engine {
         self.fanout.progress.sinks().iter().find_map(|sink| match sink.state() {
             State::Attached => None,
             State::Stopped(reason) | State::Detached(reason) => Some(
-                Error::halt(format!("sink {} stopped: {reason}", sink.name)).hint("walcast status shows all sinks"),
+                Error::halt(format!("sink {} stopped: {reason}", sink.name))
+                    .hint("walcast status shows all sinks"),
             ),
         })
     }

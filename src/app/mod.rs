@@ -2,6 +2,8 @@
 //! shutdown order; nothing else in the crate may import it.
 
 pub mod check;
+pub mod cli;
+pub mod commands;
 pub mod demo;
 pub mod engine;
 pub mod notify;

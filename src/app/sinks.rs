@@ -105,9 +105,8 @@ impl OpenSinks {
     }
 
     fn running(&self) -> impl Iterator<Item = &(AnySink, Arc<SinkProgress>, Option<Checkpoint>)> {
-        let is_running = |progress: &SinkProgress| {
-            matches!(progress.state(), crate::fanout::progress::State::Attached)
-        };
+        let is_running =
+            |progress: &SinkProgress| matches!(progress.state(), crate::fanout::progress::State::Attached);
         self.sinks.iter().filter(move |(_, progress, _)| is_running(progress))
     }
 

@@ -16,6 +16,7 @@ pub mod mapper;
 pub mod plan;
 pub mod rejection;
 pub mod run;
+mod scalar;
 pub mod schema_file;
 pub mod time;
 pub mod value;

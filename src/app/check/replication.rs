@@ -86,7 +86,9 @@ fn slot(request: &Request, facts: &Facts, findings: &mut Vec<Finding>) {
         return;
     };
     let source = SourceIdentity::new(&facts.server, &request.slot);
-    if let Some(error) = judge(&source, &TimelineHistory::default(), Some(slot), &[]).slot.error(&source) {
+    let history = TimelineHistory::default();
+    let judgement = judge(&source, slot.current_wal_lsn, &history, Some(slot), &[]);
+    if let Some(error) = judgement.slot.error(&source) {
         let finding = Finding::problem(subject, error.to_string());
         findings.push(match error.hint_text() {
             Some(hint) => finding.remedy(hint),

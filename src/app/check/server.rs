@@ -181,3 +181,102 @@ fn role(role: &Role) -> Finding {
     Finding::problem(format!("role {}", role.name), "it lacks REPLICATION")
         .remedy(format!("ALTER ROLE {quoted} REPLICATION; (Amazon RDS: GRANT rds_replication TO {quoted};)"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::check::Severity;
+    use crate::capture::catalog::ServerVersion;
+
+    fn facts() -> Facts {
+        let server = Server {
+            version: ServerVersion(180_001),
+            system_identifier: 1,
+            timeline: 1,
+            database: "app".into(),
+            is_in_recovery: false,
+            current_wal_lsn: pgwire_replication::Lsn(1),
+            wal_level: "logical".into(),
+            slots_max: 10,
+            slots_used: 1,
+            senders_max: 10,
+            senders_used: 1,
+            max_slot_wal_keep_bytes: Some(1 << 30),
+            wal_keep_bytes: 0,
+            wal_sender_timeout: Some(Duration::from_secs(60)),
+            idle_replication_slot_timeout: None,
+            server_encoding: "UTF8".into(),
+            clock_ahead_us: -2_000,
+        };
+        let role = Role { name: "walcast".into(), has_provider_replication: true, ..Role::default() };
+        Facts { server, role, tables: vec![], publication: None, slot: None }
+    }
+
+    /// The severities and messages that a change to good facts brings.
+    fn found(change: impl Fn(&mut Facts)) -> Vec<String> {
+        let mut facts = facts();
+        change(&mut facts);
+        let mut findings = Vec::new();
+        evaluate(
+            &Request { host: "db.example.com".into(), port: 5432, ..Request::default() },
+            &facts,
+            &mut findings,
+        );
+        let bad = findings.iter().filter(|finding| finding.severity > Severity::Ok);
+        assert!(bad.clone().all(|finding| finding.remedy.is_some() || finding.message.contains("SQL_ASCII")));
+        bad.map(|finding| format!("{} {}", finding.severity.as_str(), finding.message)).collect()
+    }
+
+    #[test]
+    fn a_server_as_it_should_be_has_nothing_to_report() {
+        assert_eq!(found(|_| ()), [""; 0]);
+    }
+
+    #[test]
+    fn every_setting_that_hurts_is_reported() {
+        type Change = fn(&mut Facts);
+        let cases: [(Change, &str); 13] = [
+            (|facts| facts.server.version = ServerVersion(130_002), "problem Postgres 13.2 is older"),
+            (|facts| facts.server.wal_level = "replica".into(), "problem wal_level is replica"),
+            (|facts| facts.server.slots_used = 10, "problem 10 of 10 replication slots"),
+            (|facts| facts.server.slots_used = 9, "warning 9 of 10 replication slots"),
+            (|facts| facts.server.senders_used = 10, "problem 10 of 10 WAL senders"),
+            (
+                |facts| facts.server.max_slot_wal_keep_bytes = None,
+                "warning max_slot_wal_keep_size is unlimited",
+            ),
+            (|facts| facts.server.wal_sender_timeout = None, "warning wal_sender_timeout is off"),
+            (
+                |facts| facts.server.wal_sender_timeout = Some(Duration::from_secs(1)),
+                "warning wal_sender_timeout is 1000 ms",
+            ),
+            (
+                |facts| facts.server.idle_replication_slot_timeout = Some(Duration::from_secs(3_600)),
+                "warning idle_replication_slot_timeout is 3600 s",
+            ),
+            (|facts| facts.server.is_in_recovery = true, "problem it is a standby"),
+            (|facts| facts.server.server_encoding = "SQL_ASCII".into(), "warning the database's encoding"),
+            (|facts| facts.server.clock_ahead_us = 90_000_000, "warning this machine is 90000 ms behind"),
+            (|facts| facts.role.has_provider_replication = false, "problem it lacks REPLICATION"),
+        ];
+        for (change, expected) in cases {
+            let found = found(change);
+            assert!(found.len() == 1 && found[0].starts_with(expected), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn poolers_are_known_by_name_and_port_and_nothing_else_is_taken_for_one() {
+        for (host, port, severity) in [
+            ("aws-0-eu-central-1.pooler.supabase.com", 6543, Some(Severity::Problem)),
+            ("aws-0-eu-central-1.pooler.supabase.com", 5432, Some(Severity::Problem)),
+            ("db.abc.supabase.co", 6543, Some(Severity::Warning)),
+            ("ep-cool-1-pooler.eu.aws.neon.tech", 5432, Some(Severity::Problem)),
+            ("pgbouncer", 6432, Some(Severity::Warning)),
+            ("db.abc.supabase.co", 5432, None),
+            ("pool-records.example.com", 5433, None),
+        ] {
+            assert_eq!(pooler(host, port).map(|finding| finding.severity), severity, "{host}:{port}");
+        }
+    }
+}

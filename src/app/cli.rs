@@ -1,0 +1,131 @@
+//! The command line: what can be asked for, and what the process answers with. The commands themselves are in
+//! `commands` and `demo`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use super::commands;
+use crate::config::{Config, Environment, Log, LogFormat};
+use crate::error::{Error, Kind, Result};
+
+const EXAMPLES: &str = "\
+Examples:
+  walcast demo                                 see it work, on a throwaway Postgres
+  walcast schema generate > schema.json        describe your tables
+  walcast check                                what is missing, and how to get it
+  walcast run                                  stream until stopped
+  walcast run --until-caught-up                what a cron job wants
+  walcast status                               where the slot and every replica are
+
+Exit codes: 0 ok, 1 failure, 2 usage, 3 check found problems.
+Settings come from walcast.toml and from the environment (DATABASE_URL, WALCAST_SOURCE__SLOT, …).";
+
+/// Keeps edge databases in step with Postgres.
+#[derive(Parser)]
+#[command(name = "walcast", version, about, after_help = EXAMPLES, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args)]
+pub struct Global {
+    /// The configuration file [default: walcast.toml, where there is one]
+    #[arg(short, long, global = true, env = "WALCAST_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What is logged: a level or directives, such as debug or info,walcast=debug
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// The form of a log line
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log_format: Option<Format>,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Stream changes from the slot to every sink
+    Run(commands::run::Arguments),
+}
+
+impl Global {
+    /// Reads the configuration; the command line wins over it.
+    pub fn load(&self) -> Result<Config> {
+        let mut config = Config::load(self.config.as_deref(), &Environment::of_process())?;
+        if let Some(level) = &self.log_level {
+            config.log.level.clone_from(level);
+        }
+        match self.log_format {
+            Some(Format::Text) => config.log.format = LogFormat::Text,
+            Some(Format::Json) => config.log.format = LogFormat::Json,
+            None => {}
+        }
+        Ok(config)
+    }
+
+    /// Starts logging for a command that reads no configuration.
+    pub fn log(&self) -> Result<()> {
+        let level = self.log_level.clone().unwrap_or_else(|| "warn".to_owned());
+        let format = match self.log_format {
+            Some(Format::Json) => LogFormat::Json,
+            Some(Format::Text) | None => LogFormat::Text,
+        };
+        start_log(&Log { level, format })
+    }
+}
+
+/// Runs the process: parses the command line, does what it says, and answers with the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::halt("starting the runtime").because(error))
+        .and_then(|runtime| runtime.block_on(cli.run()));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", error.chain());
+            if let Some(hint) = error.hint_text() {
+                eprintln!(" hint: {hint}");
+            }
+            ExitCode::from(if error.kind() == Kind::Config { 2 } else { 1 })
+        }
+    }
+}
+
+impl Cli {
+    async fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Run(arguments) => commands::run::run(&self.global, arguments).await,
+        }
+    }
+}
+
+/// Sends the log to standard error.
+///
+/// # Errors
+/// A configuration error where the level is none.
+pub fn start_log(log: &Log) -> Result<()> {
+    let filter = EnvFilter::try_new(&log.level).map_err(|error| {
+        Error::config(format!("log level {:?} is no level and no directive", log.level)).because(error)
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
