@@ -1,6 +1,6 @@
 //! The engine: prepares source and sinks, keeps one replication session running, and ends in order.
 //!
-//! One loop owns the state. Everything that can end a session is one [`Ending`]; everything that can end the engine
+//! One loop owns the state. Everything that can end a session is one `Ending`; everything that can end the engine
 //! comes out of [`Engine::run`].
 //!
 //! **Shutdown order.** The stream stops reading; the river finishes what it has; the queues close; the workers apply

@@ -305,15 +305,19 @@ impl TableWriter<'_> {
         Ok(())
     }
 
-    /// A value that was not sent again: a whole old row has it, and so has the old key for its own columns. The other
-    /// columns of a key tuple are NULL and mean nothing.
+    /// A value that was not sent again: a whole old row has it, and so has the old key for its own columns. A NULL in
+    /// the old tuple never stands for it, because a NULL is always sent: it is a column outside the key, also in an `O`
+    /// tuple where a partition's replica identity is less than its root's.
     fn unchanged<'a>(&self, position: usize, planned: usize, old: Option<Old<'a>>) -> Value<'a> {
         let old = match old {
             Some(Old::Full(tuple)) => tuple,
             Some(Old::Key(tuple)) if self.table.key.contains(&planned) => tuple,
             _ => return Value::Unchanged,
         };
-        old.values().nth(position).unwrap_or(Value::Unchanged)
+        match old.values().nth(position) {
+            Some(value @ (Value::Text(_) | Value::Binary(_))) => value,
+            Some(Value::Null | Value::Unchanged) | None => Value::Unchanged,
+        }
     }
 
     #[inline]

@@ -18,5 +18,6 @@ pub mod rejection;
 pub mod run;
 mod scalar;
 pub mod schema_file;
+mod stack_text;
 pub mod time;
 pub mod value;
