@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +22,10 @@ Examples:
   walcast run --until-caught-up --max-duration 25s   the same, but never longer (cron, serverless)
 
 A second signal ends the process at once; nothing is lost, what was not applied is sent again.";
+
+/// How long a run that ends by itself waits for a source that is not ready, such as a slot that a killed run still
+/// holds.
+const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `walcast run` takes.
 #[derive(Args)]
@@ -66,13 +70,18 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prepares the engine. One that runs on waits for a source that is not there yet; one that ends by itself says so.
+/// Prepares the engine. One that runs on waits for a source that is not there yet, or for the engine that it follows;
+/// one that ends by itself soon says so.
 async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
+    let started = Instant::now();
     let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
     let mut rng = fastrand::Rng::new();
     for attempt in 0.. {
         match Engine::prepare(config, options.clone()).await {
-            Err(error) if error.kind() == Kind::Transient && !options.until_caught_up => {
+            Err(error)
+                if error.kind() == Kind::Transient
+                    && (!options.until_caught_up || started.elapsed() < ONE_SHOT_PATIENCE) =>
+            {
                 let wait = full_jitter(attempt, backoff, &mut rng);
                 tracing::warn!(
                     wait_ms = wait.as_millis() as u64,
