@@ -234,8 +234,14 @@ impl TableWriter<'_> {
     fn update(&mut self, old: Option<Old<'_>>, new: Tuple<'_>) -> Result<(), Rejected> {
         match old {
             Some(old) if self.has_new_key(old, new) => {
-                self.key(old.tuple())?;
-                self.row(new, Some(old), ChangeKind::Move)
+                let (cells, arena) = (self.run.cells.len(), self.run.arena.len());
+                if self.key(old.tuple()).is_ok() {
+                    return self.row(new, Some(old), ChangeKind::Move);
+                }
+                // A key without a valid form never reached a sink, so there is nothing to move away from.
+                self.run.cells.truncate(cells);
+                self.run.arena.truncate(arena);
+                self.row(new, Some(old), ChangeKind::Upsert)
             }
             old => self.row(new, old, ChangeKind::Upsert),
         }

@@ -18,12 +18,13 @@ BEGIN IMMEDIATE;
 DELETE FROM "rejected_key" WHERE "id" = 1;
 INSERT INTO _walcast_dead_letters (target, operation, key, reason, commit_lsn, xid) VALUES ('rejected_key', 'update', '["1.5"]', 'id: numeric has a fraction and cannot be an INTEGER', 'lsn 5', xid 3);
 INSERT INTO _walcast_dead_letters (target, operation, key, reason, commit_lsn, xid) VALUES ('rejected_key', 'delete', '["0.5"]', 'id: numeric has a fraction and cannot be an INTEGER', 'lsn 5', xid 3);
-INSERT INTO _walcast_dead_letters (target, operation, key, reason, commit_lsn, xid) VALUES ('rejected_key', 'update', '["2"]', 'id: numeric has a fraction and cannot be an INTEGER', 'lsn 5', xid 3);
+INSERT INTO "rejected_key" ("id", "name") VALUES (2, 'one') ON CONFLICT ("id") DO UPDATE SET "name" = excluded."name";
 UPDATE _walcast_checkpoint SET lsn = 'lsn 6', commit_time_micros = coalesce(time 3, commit_time_micros), timeline = 1, transactions = transactions + 1 WHERE epoch = 1;
 COMMIT;
 
 -- rejected: 1, 7
 -- rejected: 2, 10
+-- rejected_key: 2, "one"
 -- _walcast_dead_letters: "rejected", "insert", "[\"1\"]", "amount: numeric has a fraction and cannot be an INTEGER"
 -- _walcast_dead_letters: "rejected", "insert", "[\"3\"]", "amount: numeric is NaN or infinite and cannot be an INTEGER"
 -- _walcast_dead_letters: "rejected", "insert", "[\"4\"]", "amount: numeric is beyond 64 bits and cannot be an INTEGER"
@@ -31,4 +32,3 @@ COMMIT;
 -- _walcast_dead_letters: "rejected", "update", "[\"2\"]", "amount: numeric has a fraction and cannot be an INTEGER"
 -- _walcast_dead_letters: "rejected_key", "update", "[\"1.5\"]", "id: numeric has a fraction and cannot be an INTEGER"
 -- _walcast_dead_letters: "rejected_key", "delete", "[\"0.5\"]", "id: numeric has a fraction and cannot be an INTEGER"
--- _walcast_dead_letters: "rejected_key", "update", "[\"2\"]", "id: numeric has a fraction and cannot be an INTEGER"
