@@ -347,7 +347,8 @@ impl TableWriter<'_> {
             .iter()
             .map(|&position| match tuple.values().nth(position) {
                 Some(Value::Text(text)) => String::from_utf8_lossy(text).into_owned().into(),
-                _ => serde_json::Value::Null,
+                Some(Value::Binary(bytes)) => format!("\\x{}", hex::encode(bytes)).into(),
+                Some(Value::Null | Value::Unchanged) | None => serde_json::Value::Null,
             })
             .collect();
         let index = self.run.rejections.len();
