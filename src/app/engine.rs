@@ -48,8 +48,8 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct RunOptions {
     /// Ends once every sink has reached the WAL position that the server had at the start.
     pub until_caught_up: bool,
-    /// Ends in order after this time.
-    pub max_duration: Option<Duration>,
+    /// Ends in order at this time.
+    pub ends: Option<Instant>,
     /// Sinks without a checkpoint that may start at the slot's position although others are ahead of them.
     pub start_at_slot: BTreeSet<String>,
 }
@@ -160,7 +160,7 @@ impl Engine {
     /// # Errors
     /// What an operator has to resolve, also when all that failed is one sink; everything else was finished first.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<()> {
-        let ends = self.options.max_duration.map(|limit| Instant::now() + limit);
+        let ends = self.options.ends;
         let backoff = Backoff { initial: self.config.retry.initial, max: self.config.retry.max };
         let mut rng = fastrand::Rng::new();
         let mut attempt = 0;
