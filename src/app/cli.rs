@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use super::commands;
+use super::{commands, demo};
 use crate::config::{Config, Environment, Log, LogFormat};
 use crate::error::{Error, Kind, Result};
 
@@ -59,6 +59,8 @@ enum Format {
 enum Command {
     /// Stream changes from the slot to every sink
     Run(commands::run::Arguments),
+    /// Show it at work: a throwaway Postgres, regional SQLite replicas, a killed engine, every row compared
+    Demo(demo::Arguments),
 }
 
 impl Global {
@@ -111,6 +113,7 @@ impl Cli {
     async fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Run(arguments) => commands::run::run(&self.global, arguments).await,
+            Command::Demo(arguments) => demo::run(&self.global, arguments).await,
         }
     }
 }
