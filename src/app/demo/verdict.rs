@@ -189,7 +189,7 @@ impl fmt::Display for Verdict {
         let headings =
             ["region", "rows", "differences", "checkpoint", "transactions", "dead letters", "p50", "p99"];
         let mut table = new_table(&headings);
-        let time = |time: Option<f64>| time.map_or_else(|| "–".to_owned(), |time| text(time));
+        let time = |time: Option<f64>| time.map_or_else(|| "–".to_owned(), text);
         for region in &self.regions {
             table.add_row([
                 region.region.clone(),
@@ -237,6 +237,6 @@ impl fmt::Display for Verdict {
     }
 }
 
-fn text(milliseconds_: f64) -> String {
-    milliseconds(Duration::from_secs_f64(milliseconds_ / 1000.0))
+fn text(time_ms: f64) -> String {
+    milliseconds(Duration::from_secs_f64(time_ms / 1000.0))
 }
