@@ -234,8 +234,14 @@ impl TableWriter<'_> {
     fn update(&mut self, old: Option<Old<'_>>, new: Tuple<'_>) -> Result<(), Rejected> {
         match old {
             Some(old) if self.has_new_key(old, new) => {
-                self.key(old.tuple())?;
-                self.row(new, Some(old), ChangeKind::Move)
+                let (cells, arena) = (self.run.cells.len(), self.run.arena.len());
+                if self.key(old.tuple()).is_ok() {
+                    return self.row(new, Some(old), ChangeKind::Move);
+                }
+                // A key without a valid form never reached a sink, so there is nothing to move away from.
+                self.run.cells.truncate(cells);
+                self.run.arena.truncate(arena);
+                self.row(new, Some(old), ChangeKind::Upsert)
             }
             old => self.row(new, old, ChangeKind::Upsert),
         }
@@ -341,7 +347,8 @@ impl TableWriter<'_> {
             .iter()
             .map(|&position| match tuple.values().nth(position) {
                 Some(Value::Text(text)) => String::from_utf8_lossy(text).into_owned().into(),
-                _ => serde_json::Value::Null,
+                Some(Value::Binary(bytes)) => format!("\\x{}", hex::encode(bytes)).into(),
+                Some(Value::Null | Value::Unchanged) | None => serde_json::Value::Null,
             })
             .collect();
         let index = self.run.rejections.len();
