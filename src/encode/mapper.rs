@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
-use super::cell::Cell;
+use super::cell::{Cell, push};
+use super::json_rows;
 use super::plan::{Plan, PlannedTable};
 use super::run::{Change, ChangeKind, RejectedRow, Run, Span};
 use super::value::Conversion;
@@ -341,20 +342,28 @@ impl TableWriter<'_> {
     }
 
     fn reject(&mut self, operation: &'static str, tuple: Tuple<'_>, rejected: Rejected) {
-        let key: Vec<serde_json::Value> = self
-            .map
-            .key
-            .iter()
-            .map(|&position| match tuple.values().nth(position) {
-                Some(Value::Text(text)) => String::from_utf8_lossy(text).into_owned().into(),
-                Some(Value::Binary(bytes)) => format!("\\x{}", hex::encode(bytes)).into(),
-                Some(Value::Null | Value::Unchanged) | None => serde_json::Value::Null,
-            })
-            .collect();
+        let arena = self.run.arena.len();
+        let mut key = Vec::with_capacity(self.map.key.len());
+        for (&position, &planned) in self.map.key.iter().zip(&self.table.key) {
+            let value = tuple.values().nth(position).unwrap_or(Value::Null);
+            key.push(match (self.cell(planned, value), value) {
+                (Ok(cell), _) => cell,
+                // The key itself has no valid form: what the server sent still says which row it is.
+                (Err(_), Value::Text(text)) => Cell::Text(push(&mut self.run.arena, text)),
+                (Err(_), Value::Binary(bytes)) => {
+                    let digits = format!("\\x{}", hex::encode(bytes));
+                    Cell::Text(push(&mut self.run.arena, digits.as_bytes()))
+                }
+                (Err(_), Value::Null | Value::Unchanged) => Cell::Null,
+            });
+        }
+        let mut text = Vec::new();
+        json_rows::array(&key, &self.run.arena, &mut text);
+        self.run.arena.truncate(arena);
         let index = self.run.rejections.len();
         self.run.rejections.push(RejectedRow {
             operation,
-            key: serde_json::Value::from(key).to_string(),
+            key: String::from_utf8_lossy(&text).into_owned(),
             reason: format!("{}: {}", self.table.columns[rejected.column].source, rejected.reason),
         });
         self.push(ChangeKind::Reject, index);
