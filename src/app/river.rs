@@ -65,11 +65,32 @@ impl<'a> River<'a> {
         }
     }
 
-    /// Decodes, maps and delivers what one read brought.
+    /// Decodes, maps and delivers what one read brought. Also before an error, every transaction that ended is
+    /// delivered: how far the sinks come does not depend on how the socket was read.
     ///
     /// # Errors
     /// See [`run`].
     pub fn flow(&mut self, frames: &FrameRun) -> Result<()> {
+        let idle = match self.decode(frames) {
+            Ok(idle) => idle,
+            Err(error) => {
+                if let Some(run) = self.mapper.take_ended() {
+                    self.send(Delivery::Run(Arc::new(run)))?;
+                }
+                return Err(error);
+            }
+        };
+        if let Some(run) = self.mapper.take_whole() {
+            self.send(Delivery::Run(Arc::new(run)))?;
+        }
+        match idle {
+            Some(wal_end) => self.idle(wal_end),
+            None => Ok(()),
+        }
+    }
+
+    /// Decodes and maps, and delivers what has become large. Returns the idle position where the frames end with one.
+    fn decode(&mut self, frames: &FrameRun) -> Result<Option<Lsn>> {
         let mut idle = None;
         for frame in frames.iter() {
             match self.decoder.decode(frame?)? {
@@ -84,13 +105,7 @@ impl<'a> River<'a> {
                 }
             }
         }
-        if let Some(run) = self.mapper.take_whole() {
-            self.send(Delivery::Run(Arc::new(run)))?;
-        }
-        match idle {
-            Some(wal_end) => self.idle(wal_end),
-            None => Ok(()),
-        }
+        Ok(idle)
     }
 
     fn idle(&mut self, wal_end: Lsn) -> Result<()> {

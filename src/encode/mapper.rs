@@ -96,6 +96,18 @@ impl Mapper {
         if self.is_open { None } else { self.take() }
     }
 
+    /// The whole transactions that have not been handed on; the open one is given up. For the end of a session that
+    /// cannot go on.
+    pub fn take_ended(&mut self) -> Option<Run> {
+        if self.is_open
+            && let Some(open) = self.run.spans.pop()
+        {
+            self.run.changes.truncate(open.changes.start);
+        }
+        self.is_open = false;
+        self.take()
+    }
+
     fn take(&mut self) -> Option<Run> {
         if self.run.is_empty() {
             return None;
