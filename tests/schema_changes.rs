@@ -7,7 +7,10 @@ mod pipeline;
 use pipeline::Pipeline;
 use serde_json::{Value, json};
 
-const CREATE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, name varchar(10), spare text);";
+/// The publication is a DBA's, of whole tables: the server refuses to retype or drop a column that a publication
+/// names, as the one that walcast makes does.
+const CREATE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, name varchar(10), spare text);
+                      CREATE PUBLICATION walcast FOR TABLE t;";
 
 fn schema() -> Value {
     json!({"t": {"primaryKey": "id", "columns": {"id": "INTEGER", "n": "INTEGER", "name": "TEXT"}}})
@@ -60,22 +63,19 @@ fn halted_by(ddl: &str, change: &str, message: &[&str]) -> Pipeline {
     let mut pipeline = Pipeline::started(CREATE, &schema());
     pipeline.exec("INSERT INTO t VALUES (1, 1, 'one')");
     pipeline.catch_up();
-    let before = pipeline.wal_lsn();
     pipeline.exec(ddl);
+    let before = pipeline.wal_lsn();
     pipeline.exec(change);
     assert_eq!(pipeline.exit_code(), Some(1), "{ddl}");
     pipeline.assert_log(message);
     pipeline.assert_log(&["hint: "]);
     for replica in pipeline.replicas() {
         assert_eq!(replica.rows("SELECT id, n, name FROM t"), ["1|1|one"], "{ddl}");
+        let checkpoint = replica.checkpoint().expect("a checkpoint");
+        assert!(checkpoint.lsn <= before, "{ddl}: {checkpoint:?} is beyond {before}");
     }
     let confirmed = pipeline.confirmed_flush_lsn().expect("the slot is there");
-    let changed = pipeline.ask(
-        "SELECT lsn FROM pg_logical_slot_peek_binary_changes('walcast', NULL, NULL, 'proto_version', '1',
-                'publication_names', 'walcast') LIMIT 1",
-    );
-    assert!(before <= pipeline::parse_lsn(&changed), "{ddl}: something from before it is sent again");
-    assert!(confirmed <= pipeline::parse_lsn(&changed), "{ddl}: {confirmed} is beyond {changed}");
+    assert!(confirmed <= before, "{ddl}: {confirmed} is beyond {before}");
     pipeline
 }
 
@@ -122,21 +122,9 @@ fn a_renamed_table_halts_until_the_schema_has_its_new_name() {
 
 #[test]
 fn a_dropped_column_halts() {
-    // A column that a publication names can only be dropped with the table's membership.
     halted_by(
-        "ALTER PUBLICATION walcast SET TABLE t; ALTER TABLE t DROP COLUMN n",
+        "ALTER TABLE t DROP COLUMN n",
         "INSERT INTO t VALUES (2, 'two')",
         &["column n of table", "dropped or renamed", "correct schema.json or the publication"],
     );
-}
-
-#[test]
-fn a_table_that_left_the_publication_is_noticed() {
-    for ddl in ["ALTER TABLE t DROP COLUMN n CASCADE", "ALTER PUBLICATION walcast DROP TABLE t"] {
-        let mut pipeline = Pipeline::started(CREATE, &schema());
-        pipeline.exec(ddl);
-        pipeline.exec("INSERT INTO t (id, name) VALUES (2, 'two')");
-        assert_eq!(pipeline.exit_code(), Some(1), "{ddl}");
-        pipeline.assert_log(&["publication walcast no longer covers schema.json", "hint: "]);
-    }
 }

@@ -274,6 +274,18 @@ impl Pipeline {
         rows.into_iter().next().unwrap()
     }
 
+    /// Restarts the server in an orderly way.
+    pub fn restart_server(&mut self) {
+        self.cluster.restart().expect("the server restarts");
+        self.session.replace(None);
+    }
+
+    /// Ends the server as a crash would and starts it again.
+    pub fn crash_server(&mut self) {
+        self.cluster.crash().expect("the server starts again");
+        self.session.replace(None);
+    }
+
     fn forget_session_if_closed(&self) {
         let mut session = self.session.borrow_mut();
         if session.as_ref().is_some_and(|session| session.client.is_closed()) {
