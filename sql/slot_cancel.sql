@@ -1,6 +1,4 @@
 -- Cancels the backend that is still creating a slot; the half-made slot goes with it.
--- $1: the slot's name. By hand: put a literal in its place, e.g. 'walcast'.
--- Only a slot without a confirmed position is being created, so a slot in use is never touched.
-SELECT pg_cancel_backend(active_pid)
-FROM pg_replication_slots
-WHERE slot_name = $1 AND confirmed_flush_lsn IS NULL AND active_pid IS NOT NULL;
+-- $1: the pid of walcast's own replication session. By hand: the active_pid that slot.sql shows for a slot without a
+-- confirmed position; its role, or one with pg_signal_backend, may cancel it.
+SELECT pg_cancel_backend($1);

@@ -1,6 +1,7 @@
 //! The top of the crate: what an operator starts. It wires the stages below it and owns processes, signals and
 //! shutdown order; nothing else in the crate may import it.
 
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod demo;

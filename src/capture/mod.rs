@@ -7,7 +7,7 @@
 pub mod catalog;
 pub mod frame;
 pub mod publication;
-mod query;
+pub(crate) mod query;
 pub mod slot;
 pub mod stream;
 pub mod table;

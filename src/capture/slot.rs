@@ -21,6 +21,8 @@ pub use judge::{
 use super::catalog::lsn;
 use super::query::{field, rows};
 use crate::error::{Error, Result};
+use crate::postgres::sqlstate::sqlstate;
+use crate::postgres::wire::ReplicationSession;
 
 /// The output plugin that walcast decodes.
 pub const PLUGIN: &str = "pgoutput";
@@ -126,6 +128,30 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Slot>> {
         current_wal_lsn: lsn(row, "current_wal_lsn")?.unwrap_or(Lsn::ZERO),
         retained_bytes: field(row, "retained_bytes")?,
     }))
+}
+
+/// The ancestors of the server's current timeline. Empty, so that nothing of another timeline resumes, where the server
+/// has none (timeline 1) or no longer has the history file.
+///
+/// # Errors
+///
+/// Transient when the connection fails.
+pub async fn read_history(session: &mut ReplicationSession, timeline: u32) -> Result<TimelineHistory> {
+    if timeline == 1 {
+        return Ok(TimelineHistory::default());
+    }
+    match session.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await {
+        // One row: the file's name and its content.
+        Ok(rows) => {
+            let content = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
+            Ok(content.map(TimelineHistory::parse).unwrap_or_default())
+        }
+        Err(error) if sqlstate(&error).is_some() => {
+            tracing::warn!(timeline, "no timeline history: {}", error.chain());
+            Ok(TimelineHistory::default())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Drops the slot if there is one. Every sink that was fed by it needs a backfill afterwards.

@@ -136,7 +136,8 @@ pub async fn create(
     let net = timeout + CANCEL_WAIT * CANCELS_MAX as u32;
     session.simple_query(&format!("SET lock_timeout = {}", net.as_millis())).await?;
     let statement = create_statement(name, failover, version);
-    bounded(Box::pin(session.simple_query(&statement)), client, name, timeout).await?;
+    let pid = session.backend_pid();
+    bounded(Box::pin(session.simple_query(&statement)), client, pid, name, timeout).await?;
     session.simple_query("RESET lock_timeout").await?;
 
     let slot = read(client, name).await?;
@@ -150,6 +151,7 @@ pub async fn create(
 async fn bounded<T>(
     mut creation: Pin<Box<impl Future<Output = Result<T>>>>,
     client: &Client,
+    pid: i32,
     name: &str,
     timeout: Duration,
 ) -> Result<()> {
@@ -169,7 +171,7 @@ async fn bounded<T>(
             );
             continue;
         }
-        return match cancel(creation, client, name).await? {
+        return match cancel(creation, client, pid, name).await? {
             // The last transaction ended just now.
             Some(Ok(_)) => Ok(()),
             Some(Err(_)) | None => Err(timed_out(name, timeout, &waited_for)),
@@ -181,11 +183,12 @@ async fn bounded<T>(
 async fn cancel<T>(
     mut creation: Pin<Box<impl Future<Output = Result<T>>>>,
     client: &Client,
+    pid: i32,
     name: &str,
 ) -> Result<Option<Result<T>>> {
     let doing = format!("cancelling the creation of slot {name}");
     for _ in 0..CANCELS_MAX {
-        rows(client, include_str!("../../../sql/slot_cancel.sql"), &[&name], &doing).await?;
+        rows(client, include_str!("../../../sql/slot_cancel.sql"), &[&pid], &doing).await?;
         if let Ok(answer) = tokio::time::timeout(CANCEL_WAIT, &mut creation).await {
             return Ok(Some(answer));
         }
