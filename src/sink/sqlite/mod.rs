@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-pub use state::inspect;
+pub use state::{StoredTable, check_source, inspect, is_foreign, stored_tables};
+pub use tables::definition;
 
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
