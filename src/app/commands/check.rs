@@ -15,7 +15,7 @@ use crate::app::check::{
 use crate::app::cli::Global;
 use crate::app::sinks;
 use crate::app::source::{Source, read_schema};
-use crate::capture::slot;
+use crate::capture::slot::{self, SlotVerdict, SourceIdentity};
 use crate::capture::table::Table;
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::{Plan, Problem};
@@ -76,7 +76,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     match arguments.json {
         true => output::print_json(&report)?,
         false => output::print(&text(&report, output::is_terminal()))?,
-    }
+    };
     Ok(if report.is_ok { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
@@ -110,7 +110,11 @@ async fn find(config: &Config) -> Result<Vec<Finding>> {
             }
         }
         Err(error) => {
-            findings.push(problem("connection", &error));
+            let mut finding = problem("connection", &error);
+            finding.remedy.get_or_insert_with(|| {
+                "start the server, or correct url in [source] or DATABASE_URL".to_owned()
+            });
+            findings.push(finding);
             Plan::default()
         }
     };
@@ -158,11 +162,11 @@ async fn find_at_source(
         finding.severity == Severity::Problem
             && (finding.subject.starts_with("role ") || finding.subject == "server")
     });
-    findings.extend(at_source);
-    findings.extend(missing_from_plan(&problems, findings));
     if !is_refused {
         findings.push(replication_session(source).await);
     }
+    findings.extend(at_source);
+    findings.extend(missing_from_plan(&problems, findings));
     if facts.slot.is_none() {
         findings.extend(blockers(source, client).await?);
     }
@@ -206,7 +210,7 @@ fn missing_from_plan(problems: &[Problem], findings: &[Finding]) -> Vec<Finding>
         findings.iter().any(|finding| {
             finding.severity == Severity::Problem
                 && finding.subject == subject
-                && problem.column.as_ref().is_none_or(|column| finding.message.contains(column.as_str()))
+                && problem.column.as_ref().is_none_or(|column| names(&finding.message, column))
         })
     };
     let untold = problems.iter().filter(|problem| problem.is_fatal && !is_told(problem));
@@ -224,6 +228,11 @@ fn missing_from_plan(problems: &[Problem], findings: &[Finding]) -> Vec<Finding>
             }
         })
         .collect()
+}
+
+/// Whether the message has the column's name as a word.
+fn names(message: &str, column: &str) -> bool {
+    message.split([' ', ',', '(', ')', ':']).any(|word| word == column)
 }
 
 /// Opens a replication session and closes it again: nothing else shows a pooler, or a `pg_hba.conf`, for certain.
@@ -260,45 +269,58 @@ async fn find_at_sinks(
     source: Option<(&Source, &Client, &Facts)>,
     findings: &mut Vec<Finding>,
 ) {
-    let mut held: Vec<(String, Option<Checkpoint>)> = Vec::new();
-    for sink in &config.sinks {
-        let subject = format!("sink {}", sink.name);
-        let identity = source.map(|(source, _, facts)| source.identity(&facts.server));
-        let checked = sinks::inspect(sink).and_then(|found| {
-            let checkpoint = found.map(|(checkpoint, _)| checkpoint);
-            if let (Some(checkpoint), Some(identity)) = (&checkpoint, &identity) {
-                sinks::check_source(sink, checkpoint, identity)?;
+    let identity = source.map(|(source, _, facts)| source.identity(&facts.server));
+    let looked: Vec<Result<Option<Checkpoint>>> =
+        config.sinks.iter().map(|sink| look(sink, identity.as_ref())).collect();
+    let names = config.sinks.iter().map(|sink| sink.name.to_string());
+    let held: Vec<(String, Option<Checkpoint>)> =
+        names.zip(&looked).filter_map(|(name, looked)| Some((name, looked.as_ref().ok()?.clone()))).collect();
+
+    let mut verdicts = Vec::new();
+    let mut current = None;
+    if let (Some((source, client, facts)), Some(identity)) = (source, &identity) {
+        match source.judge(client, &facts.server, &held).await {
+            Ok((slot, judgement)) => {
+                current = Some(slot.map_or(facts.server.current_wal_lsn, |slot| slot.current_wal_lsn));
+                if let (SlotVerdict::Missing, Some(error)) = (&judgement.slot, judgement.slot.error(identity))
+                {
+                    // Told as one that walcast creates, which only holds while no sink was fed.
+                    let subject = format!("slot {}", identity.slot);
+                    findings.retain(|finding| finding.subject != subject);
+                    findings.push(problem(subject, &error));
+                }
+                verdicts = judgement.sinks;
             }
-            writable(sink)?;
-            Ok(checkpoint)
-        });
-        match checked {
-            Ok(checkpoint) => {
-                findings.extend(stale_tables(&subject, sink, plan));
-                held.push((sink.name.to_string(), checkpoint));
-            }
-            Err(error) => findings.push(problem(subject, &error)),
+            Err(error) => findings.push(problem(format!("slot {}", identity.slot), &error)),
         }
     }
-    let Some((source, client, facts)) = source else {
-        findings.extend(held.iter().map(|(name, checkpoint)| {
-            Finding::ok(format!("sink {name}"), position(checkpoint.as_ref(), None))
-        }));
-        return;
-    };
-    let (slot, judgement) = match source.judge(client, &facts.server, &held).await {
-        Ok(judged) => judged,
-        Err(error) => return findings.push(problem("slot", &error)),
-    };
-    let identity = source.identity(&facts.server);
-    let current = slot.map_or(facts.server.current_wal_lsn, |slot| slot.current_wal_lsn);
-    for (name, checkpoint) in &held {
-        let verdict = judgement.sinks.iter().find(|(judged, _)| judged == name);
-        findings.push(match verdict.and_then(|(_, verdict)| verdict.error(name, &identity)) {
-            Some(error) => problem(format!("sink {name}"), &error),
-            None => Finding::ok(format!("sink {name}"), position(checkpoint.as_ref(), Some(current))),
+    for (sink, looked) in config.sinks.iter().zip(looked) {
+        let (name, subject) = (sink.name.as_str(), format!("sink {}", sink.name));
+        let checkpoint = match looked {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                findings.push(problem(subject, &error));
+                continue;
+            }
+        };
+        findings.extend(stale_tables(&subject, sink, plan));
+        let verdict = verdicts.iter().find(|(judged, _)| judged == name).map(|(_, verdict)| verdict);
+        let error = verdict.zip(identity.as_ref()).and_then(|(verdict, source)| verdict.error(name, source));
+        findings.push(match error {
+            Some(error) => problem(subject, &error),
+            None => Finding::ok(subject, position(checkpoint.as_ref(), current)),
         });
     }
+}
+
+/// A sink's checkpoint, if walcast may write it for this source.
+fn look(sink: &config::Sink, source: Option<&SourceIdentity>) -> Result<Option<Checkpoint>> {
+    let checkpoint = sinks::inspect(sink)?.map(|(checkpoint, _)| checkpoint);
+    if let (Some(checkpoint), Some(source)) = (&checkpoint, source) {
+        sinks::check_source(sink, checkpoint, source)?;
+    }
+    writable(sink)?;
+    Ok(checkpoint)
 }
 
 fn position(checkpoint: Option<&Checkpoint>, current: Option<crate::Lsn>) -> String {

@@ -11,26 +11,25 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 
-/// Prints a text as it is. A reader that has gone, such as `head`, is no error.
-pub fn print(text: &str) -> Result<()> {
+/// Prints a text as it is. A reader that has gone, such as `head`, is no error; returns whether there still is one.
+pub fn print(text: &str) -> Result<bool> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::halt("writing to standard output").because(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::halt("writing to standard output").because(error)),
     }
 }
 
-/// Prints a value as JSON on lines of its own.
-pub fn print_json(value: &impl Serialize) -> Result<()> {
+/// Prints a value as JSON on lines of its own, as [`print`] does.
+pub fn print_json(value: &impl Serialize) -> Result<bool> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Error::bug("a report is no JSON").because(error))?;
     print(&(text + "\n"))
 }
 
-/// Prints a value as one line of JSON.
-pub fn print_json_line(value: &impl Serialize) -> Result<()> {
+/// Prints a value as one line of JSON, as [`print`] does.
+pub fn print_json_line(value: &impl Serialize) -> Result<bool> {
     let text =
         serde_json::to_string(value).map_err(|error| Error::bug("a report is no JSON").because(error))?;
     print(&(text + "\n"))

@@ -21,8 +21,8 @@ Examples:
   walcast status --watch
   walcast status --json | jq '.sinks[] | {name, state, lag_bytes}'
 
-Exit codes: 0 all is well, 1 the source cannot be reached, the slot is lost, or a sink needs an operator. So it can be a
-container's health check.";
+Exit codes: 0 all is well, 1 the source cannot be reached, the slot is lost, or a sink needs an
+operator. So it can be a container's health check.";
 
 /// What `walcast status` takes.
 #[derive(Args)]
@@ -46,16 +46,16 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     let mut gatherer = Gatherer::new(&config)?;
     loop {
         let status = gatherer.gather().await;
-        match (arguments.json, arguments.watch) {
+        let is_read = match (arguments.json, arguments.watch) {
             (true, true) => output::print_json_line(&status)?,
             (true, false) => output::print_json(&status)?,
+            // Home, then clear to the end: the screen does not flicker.
             (false, true) if output::is_terminal() => {
-                // Home, then clear to the end: the screen does not flicker.
-                output::print(&format!("\x1b[H\x1b[J{}", status.text()))?;
+                output::print(&format!("\x1b[H\x1b[J{}", status.text()))?
             }
             (false, _) => output::print(&status.text())?,
-        }
-        if !arguments.watch {
+        };
+        if !arguments.watch || !is_read {
             return Ok(if status.is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         if !status.source.is_reachable {

@@ -84,7 +84,10 @@ impl Generator {
             .map(|column| column.name.as_str())
             .collect();
         if !generated.is_empty() {
-            self.note(table, format!("left out, because they are generated: {}", generated.join(", ")));
+            self.note(
+                table,
+                format!("columns left out, because they are generated: {}", generated.join(", ")),
+            );
         }
         columns
     }
@@ -288,7 +291,7 @@ mod tests {
         for (note, expected) in made.notes.iter().zip([
             "keyless: left out, because it has no primary key",
             "nothing: left out, because its replica identity does not carry",
-            "generated: left out, because they are generated: total",
+            "generated: columns left out, because they are generated: total",
             "wide: a table has at most 100 columns, left out are c99, c100",
         ]) {
             assert!(note.starts_with(expected), "{note}");

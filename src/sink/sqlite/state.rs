@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, params};
 
-use super::failure;
+use super::{failure, unreadable};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::error::{Error, Kind, Result};
@@ -63,7 +63,7 @@ fn marks(connection: &Connection) -> rusqlite::Result<Marks> {
 
 /// Refuses a file that holds anything we did not make.
 pub(super) fn refuse_foreign(connection: &Connection, path: &Path) -> Result<()> {
-    let marks = marks(connection).map_err(|error| failure(error, format!("reading {}", path.display())))?;
+    let marks = marks(connection).map_err(|error| unreadable(error, path))?;
     if marks.are_ours() {
         return Ok(());
     }
@@ -285,5 +285,5 @@ fn open_read_only(path: &Path) -> Result<Option<Connection>> {
         connection.busy_timeout(super::BUSY_TIMEOUT)?;
         Ok(connection)
     };
-    open().map(Some).map_err(|error| failure(error, format!("reading {}", path.display())))
+    open().map(Some).map_err(|error| unreadable(error, path))
 }

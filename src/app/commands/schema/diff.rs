@@ -92,7 +92,7 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
     match arguments.json {
         true => output::print_json(&report)?,
         false => output::print(&text(&report))?,
-    }
+    };
     Ok(if report.is_ok { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 

@@ -66,7 +66,9 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
             write(path, &text, arguments.force)?;
             eprintln!("{} written: {}", path.display(), output::count(file.tables.len(), "table"));
         }
-        None => output::print(&text)?,
+        None => {
+            output::print(&text)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,16 +9,16 @@ use crate::Lsn;
 use crate::app::sinks;
 use crate::app::source::Source;
 use crate::capture::catalog::{Server, read_server};
-use crate::capture::slot::{Slot, SlotVerdict};
+use crate::capture::slot::{Judgement, Slot, SlotVerdict, SourceIdentity};
 use crate::config::{self, Config, SinkTarget};
 use crate::error::{Error, Kind, Result};
 use crate::fanout::sink::Checkpoint;
 
 /// How long the rate at which WAL is written is watched.
 pub(super) const SAMPLE: Duration = Duration::from_secs(1);
-/// A sink this close to the WAL's end is at it: an idle server writes some small records of its own between two
-/// checkpoints of a sink.
-const AT_END_BYTES: u64 = 4_096;
+/// A sink this close to the WAL's end is at it: an idle server writes some small records of its own, and a sink's
+/// checkpoint follows them only now and then. Hardly a transaction is as small.
+const AT_END_BYTES: u64 = 256;
 
 /// Reads the status again and again over one session.
 pub struct Gatherer<'a> {
@@ -32,7 +32,7 @@ struct Answer {
     server: Server,
     wal_bytes_per_second: u64,
     slot: Option<Slot>,
-    judgement: crate::capture::slot::Judgement,
+    judgement: Judgement,
 }
 
 /// A sink as its target shows it.
@@ -131,10 +131,7 @@ impl<'a> Gatherer<'a> {
             }
             sinks.push(status);
         }
-        let slot =
-            slot_status(&self.config.source.slot, &server, slot, wal_bytes_per_second, &judgement.slot, {
-                judgement.slot.error(&identity)
-            });
+        let slot = slot_status(&identity, &server, slot, wal_bytes_per_second, &judgement.slot);
         Status {
             is_ok: slot.state != SlotState::Lost && !sinks.iter().any(|sink| sink.state.needs_operator()),
             source: SourceStatus {
@@ -154,13 +151,13 @@ impl<'a> Gatherer<'a> {
 }
 
 fn slot_status(
-    name: &str,
+    identity: &SourceIdentity,
     server: &Server,
     slot: Option<Slot>,
     wal_bytes_per_second: u64,
     verdict: &SlotVerdict,
-    error: Option<Error>,
 ) -> SlotStatus {
+    let error = verdict.error(identity);
     let state = match (verdict, &error) {
         (SlotVerdict::Create, _) => SlotState::NotCreated,
         (_, None) => SlotState::Ready,
@@ -170,7 +167,7 @@ fn slot_status(
     let unsigned = |bytes: i64| bytes.max(0).unsigned_abs();
     let safe_bytes = slot.safe_wal_size.map(unsigned);
     SlotStatus {
-        name: name.to_owned(),
+        name: identity.slot.clone(),
         state,
         active_pid: slot.active_pid,
         confirmed_flush_lsn: slot.confirmed_flush_lsn.map(|lsn| lsn.to_string()),

@@ -176,6 +176,10 @@ impl Status {
         });
         text.push('\n');
         text.push_str(&output::table(&header, &[3, 4, 5, 6], rows));
+        push_problem(&mut text, "source", &self.source.problem, &self.source.hint);
+        if let Some(slot) = &self.slot {
+            push_problem(&mut text, &format!("slot {}", slot.name), &slot.problem, &slot.hint);
+        }
         for sink in &self.sinks {
             push_problem(&mut text, &format!("sink {}", sink.name), &sink.problem, &sink.hint);
         }
@@ -186,14 +190,16 @@ impl Status {
 impl SourceStatus {
     fn text(&self) -> String {
         let mut text = format!("source  {}", self.address);
-        if let (Some(version), Some(timeline)) = (&self.version, self.timeline) {
-            text.push_str(&format!(", Postgres {version}, timeline {timeline}"));
+        match (&self.version, self.timeline) {
+            (Some(version), Some(timeline)) => {
+                text.push_str(&format!(", Postgres {version}, timeline {timeline}"));
+            }
+            _ => text.push_str(", cannot be reached"),
         }
         text.push('\n');
         if let (Some(lsn), Some(rate)) = (&self.current_wal_lsn, self.wal_bytes_per_second) {
             text.push_str(&format!("        at {lsn}, writing {}/s\n", output::bytes(rate)));
         }
-        push_problem(&mut text, "source", &self.problem, &self.hint);
         text
     }
 }
@@ -218,7 +224,6 @@ impl SlotStatus {
         if self.state == SlotState::Ready {
             text.push_str(&format!("        {}\n", self.limit()));
         }
-        push_problem(&mut text, &format!("slot {}", self.name), &self.problem, &self.hint);
         text
     }
 
@@ -237,9 +242,11 @@ impl SlotStatus {
 
 fn push_problem(text: &mut String, subject: &str, problem: &Option<String>, hint: &Option<String>) {
     if let Some(problem) = problem {
-        text.push_str(&format!("\n{subject}: {problem}\n"));
+        // Most problems name what they are about.
+        let subject = if problem.starts_with(subject) { String::new() } else { format!("{subject}: ") };
+        text.push_str(&format!("\n{subject}{problem}\n"));
         if let Some(hint) = hint {
-            text.push_str(&format!("  hint: {hint}\n"));
+            text.push_str(&format!(" hint: {hint}\n"));
         }
     }
 }
