@@ -272,6 +272,19 @@ impl Source {
     }
 }
 
+/// The target type that keeps most of a source type: exact where one is, and TEXT where only the digits or the
+/// spelling are. `base_type` and `element` as in [`Conversion::choose`].
+pub fn natural_type(base_type: Oid, element: Option<Oid>) -> ColumnType {
+    match Source::of(base_type, element) {
+        Source::SmallInteger | Source::BigInteger => ColumnType::Integer,
+        Source::Boolean => ColumnType::Boolean,
+        Source::Float4 | Source::Float8 => ColumnType::Real,
+        Source::Json | Source::Array { .. } => ColumnType::Json,
+        Source::Bytea => ColumnType::Blob,
+        Source::Numeric | Source::Text | Source::Uuid | Source::Time(_) | Source::Other => ColumnType::Text,
+    }
+}
+
 impl Conversion {
     /// The conversion from a type to a target type, and what it does to the values. `base_type` is the type below
     /// all domains, `element` the element type below all domains if it is an array.
