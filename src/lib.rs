@@ -15,7 +15,7 @@
 //!
 //! | Module | Holds |
 //! |---|---|
-//! | [`error`], [`config`], [`telemetry`], [`postgres`] | what every stage uses |
+//! | [`error`], `document`, [`config`], [`telemetry`], [`postgres`] | what every stage uses |
 //! | [`capture`] | Postgres → frames: catalog, publication, slot, replication stream |
 //! | [`decode`] | frames → transactions of typed changes. Pure |
 //! | [`encode`] | transactions → runs: `schema.json`, plan, mapping, rendering, folding. Pure |
@@ -53,6 +53,7 @@ pub mod app;
 pub mod capture;
 pub mod config;
 pub mod decode;
+mod document;
 pub mod encode;
 pub mod error;
 pub mod fanout;

@@ -339,6 +339,7 @@ impl Engine {
                 true => Duration::ZERO,
                 false => self.idle_interval(),
             },
+            needed_from: self.fanout.progress.needed_from(),
         };
         std::thread::Builder::new()
             .name("river".to_owned())

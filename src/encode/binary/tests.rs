@@ -1,3 +1,5 @@
+//! Values in binary become the cells that their texts become; bytes that are no value are rejected.
+
 use super::*;
 use crate::encode::column_type::ColumnType;
 use crate::encode::column_type::ColumnType::{Blob, Boolean, Integer, Json, Real, Text};
