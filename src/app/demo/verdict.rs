@@ -248,19 +248,20 @@ mod tests {
     use crate::Lsn;
     use crate::app::demo::replica::Position;
 
+    type Spoil = fn(&mut Evidence<'static>);
+
     /// Two regions that are as they must be.
     fn clean() -> Evidence<'static> {
         let position = Position { lsn: Lsn::from(7), transactions: 3 };
+        let mut latencies = Latencies::default();
+        latencies.measured = vec![vec![Duration::from_millis(2)], vec![Duration::from_millis(4)]];
+        latencies.recovery = Some(Duration::from_millis(300));
         Evidence {
             regions: &["na", "eu"],
             comparisons: vec![Comparison { rows: 5, ..Comparison::default() }; 2],
             dead_letters: vec![0; 2],
             watched: Watched { samples: 9, positions: vec![position; 2], ..Watched::default() },
-            latencies: Latencies {
-                measured: vec![vec![Duration::from_millis(2)], vec![Duration::from_millis(4)]],
-                recovery: Some(Duration::from_millis(300)),
-                ..Latencies::default()
-            },
+            latencies,
             workload: Duration::from_secs(1),
             transactions: 3,
             row_changes: 6,
@@ -274,7 +275,7 @@ mod tests {
         let verdict = Verdict::new(clean());
         assert!(verdict.is_equal, "{:?}", verdict.failures);
         assert_eq!(verdict.latency_p50_ms, Some(4.0));
-        let wrong: [(fn(&mut Evidence<'static>), &str); 7] = [
+        let wrong: [(Spoil, &str); 7] = [
             (|evidence| evidence.ledger_rows = 2, "3 transactions, but Postgres has 2 ledger rows"),
             (
                 |evidence| evidence.watched.positions[1].transactions = 4,
