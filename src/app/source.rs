@@ -65,10 +65,9 @@ impl Source {
             return Ok(TimelineHistory::default());
         }
         let mut replication = self.connect_replication().await?;
-        let rows = replication.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        let history = slot::read_history(&mut replication, timeline).await;
         replication.close().await;
-        let content = rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten());
-        Ok(TimelineHistory::parse(&content.unwrap_or_default()))
+        history
     }
 
     /// Holds the slot against the sinks' checkpoints. Read the checkpoints first.
