@@ -1,9 +1,59 @@
-//! walcast keeps edge databases in step with Postgres.
+//! walcast keeps edge databases in step with Postgres: it consumes the pgoutput stream of a replication slot, maps it
+//! through `schema.json`, and applies it to several regional replicas. The slot is confirmed only after every replica
+//! that depends on it has made the change durable.
+//!
+//! ```text
+//! Postgres ── capture ──► decode ──► encode ──► fanout ──► sink (na) ──► SQLite
+//!   slot      frames      changes     runs        │   └──► sink (eu)
+//!    ▲                                            └──────► sink (asia) …
+//!    └─────────────── confirm: min(durable LSN of every sink) ◄──┘
+//! ```
+//!
+//! # Reading order
+//!
+//! Each folder imports only what stands above it here; `tests/architecture.rs` keeps it so.
+//!
+//! | Module | Holds |
+//! |---|---|
+//! | [`error`], `document`, [`config`], [`telemetry`], [`postgres`] | what every stage uses |
+//! | [`capture`] | Postgres → frames: catalog, publication, slot, replication stream |
+//! | [`decode`] | frames → transactions of typed changes. Pure |
+//! | [`encode`] | transactions → runs: `schema.json`, plan, mapping, rendering, folding. Pure |
+//! | [`fanout`] | the [`Sink`](fanout::sink::Sink) contract, queues, workers, retries, progress |
+//! | [`sink`] | adapters: SQLite, null |
+//! | [`app`] | the top: engine, commands, demo |
+//!
+//! Three kinds of thread run. The main thread is a tokio runtime with the replication socket, timers and signals. One
+//! plain thread, the river, decodes and maps. Each sink has a thread of its own. Between them: frame runs over a small
+//! channel, runs behind an `Arc` over queues bounded by bytes, and positions in atomics on the way back. Blocking on a
+//! full queue is the back-pressure.
+//!
+//! # Invariants
+//!
+//! 1. A slot's `confirmed_flush_lsn` never passes a position that a sink depending on that slot has not made durable.
+//!    (`tests/simulation.rs`, `tests/delivery.rs`)
+//! 2. Only a commit's `end_lsn` is confirmed, or a keepalive's `wal_end` when nothing at all is buffered or in flight.
+//!    It travels through the queues behind the changes and is kept in each sink's checkpoint first, so an idle
+//!    publication on a busy server never pins WAL, and nothing unapplied is ever confirmed.
+//!    (`tests/simulation.rs`, `tests/source_failures.rs`)
+//! 3. A sink's rows and its checkpoint commit in one transaction at the sink. Replay is skipped by checkpoint: delivery
+//!    is at least once, the effect exactly once. (`tests/simulation.rs`, `tests/delivery.rs`)
+//! 4. Per sink, transactions apply in commit order and readers never see half of one, whatever its size.
+//!    (`tests/simulation.rs`, `tests/delivery.rs`)
+//! 5. A sink that stops never stops the others and never loses data: the slot keeps what it lacks. A sink that is
+//!    *slow* does hold the others back once its queue is full; a stream of its own for such a sink is not built yet.
+//! 6. No row disappears silently: it is applied, dead-lettered with its reason, or the engine halts.
+//!    (`tests/changes.rs`)
+//! 7. Every queue, buffer, retry, request and transaction size has a limit, named in [`config`].
+//! 8. Slot missing, invalidated, ahead of a sink's checkpoint, or on another system or timeline: that sink or the
+//!    engine stops with the next command to run. It never resumes from somewhere else.
+//!    (`capture::slot::judge`, `tests/source_failures.rs`)
 
 pub mod app;
 pub mod capture;
 pub mod config;
 pub mod decode;
+mod document;
 pub mod encode;
 pub mod error;
 pub mod fanout;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use crate::error::Kind;
-use crate::fanout::sink::Applied;
 
 /// Row changes applied, by sink.
 pub const SINK_CHANGES_TOTAL: &str = "walcast_sink_changes_total";
@@ -26,13 +25,22 @@ pub const SESSIONS_TOTAL: &str = "walcast_sessions_total";
 /// The confirmed position as a number of bytes.
 pub const CONFIRMED_LSN_BYTES: &str = "walcast_confirmed_lsn_bytes";
 
-pub(crate) fn batch_applied(sink: &str, applied: &Applied, bytes: usize, took: Duration) {
+/// What one `apply` did.
+pub(crate) struct BatchApplied {
+    pub(crate) changes: u64,
+    pub(crate) transactions: u64,
+    pub(crate) dead_letters: u64,
+    pub(crate) bytes: usize,
+    pub(crate) took: Duration,
+}
+
+pub(crate) fn batch_applied(sink: &str, batch: &BatchApplied) {
     let sink = [("sink", sink.to_owned())];
-    counter!(SINK_CHANGES_TOTAL, &sink).increment(applied.changes);
-    counter!(SINK_TRANSACTIONS_TOTAL, &sink).increment(applied.transactions);
-    counter!(SINK_DEAD_LETTERS_TOTAL, &sink).increment(applied.dead_letters);
-    histogram!(SINK_FLUSH_DURATION_SECONDS, &sink).record(took);
-    histogram!(BATCH_BYTES, &sink).record(bytes as f64);
+    counter!(SINK_CHANGES_TOTAL, &sink).increment(batch.changes);
+    counter!(SINK_TRANSACTIONS_TOTAL, &sink).increment(batch.transactions);
+    counter!(SINK_DEAD_LETTERS_TOTAL, &sink).increment(batch.dead_letters);
+    histogram!(SINK_FLUSH_DURATION_SECONDS, &sink).record(batch.took);
+    histogram!(BATCH_BYTES, &sink).record(batch.bytes as f64);
 }
 
 pub(crate) fn retried(sink: &str, reason: Kind) {

@@ -16,7 +16,7 @@ use walcast::Lsn;
 use walcast::app::river::{River, RiverOptions};
 use walcast::capture::frame::FrameRun;
 use walcast::capture::slot::SourceIdentity;
-use walcast::capture::table::{Column, Oid, ReplicaIdentity, Table, TableName};
+use walcast::capture::table::ReplicaIdentity;
 use walcast::encode::cell::Cell;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::ChangeKind;
@@ -527,8 +527,11 @@ impl Simulation {
         let mut engine = self.start();
         let mut left = steps;
         while left > 0 {
-            let options =
-                RiverOptions { part_bytes_max: self.rng.usize(300..3000), idle_interval: Duration::ZERO };
+            let options = RiverOptions {
+                part_bytes_max: self.rng.usize(300..3000),
+                idle_interval: Duration::ZERO,
+                needed_from: engine.progress.needed_from(),
+            };
             engine.outlets.send(&Delivery::Restart).unwrap();
             let mut walsender = Walsender::new(&self.source);
             let Engine { outlets, workers, progress } = &mut engine;
@@ -594,7 +597,11 @@ impl Simulation {
         self.targets.iter().for_each(|target| target.lock().unwrap().faults = NO_FAULTS);
         self.source.commit();
         let mut engine = self.start();
-        let options = RiverOptions { part_bytes_max: 2000, idle_interval: Duration::ZERO };
+        let options = RiverOptions {
+            part_bytes_max: 2000,
+            idle_interval: Duration::ZERO,
+            needed_from: engine.progress.needed_from(),
+        };
         engine.outlets.send(&Delivery::Restart).unwrap();
         let mut walsender = Walsender::new(&self.source);
         let mut river = River::new(self.plan.clone(), &engine.outlets, options);
@@ -628,8 +635,14 @@ fn plan() -> Arc<Plan> {
     }"#;
     let schema = SchemaFile::parse("schema.json", schema).unwrap();
     let tables = [
-        table(ITEMS, "items", &[("id", 20), ("name", 25), ("note", 25)], &["id"], ReplicaIdentity::Default),
-        table(
+        wire::table(
+            ITEMS,
+            "items",
+            &[("id", 20), ("name", 25), ("note", 25)],
+            &["id"],
+            ReplicaIdentity::Default,
+        ),
+        wire::table(
             PARTS,
             "parts",
             &[("item", 20), ("code", 25), ("amount", 20)],
@@ -638,32 +651,4 @@ fn plan() -> Arc<Plan> {
         ),
     ];
     Arc::new(Plan::new(&schema, &tables).unwrap())
-}
-
-fn table(oid: u32, name: &str, columns: &[(&str, u32)], key: &[&str], identity: ReplicaIdentity) -> Table {
-    let names = |columns: &[&str]| columns.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-    let all: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
-    Table {
-        oid: Oid(oid),
-        name: TableName { schema: "public".into(), name: name.into() },
-        columns: columns
-            .iter()
-            .map(|&(name, type_oid)| Column {
-                name: name.into(),
-                type_oid: Oid(type_oid),
-                base_type_oid: Oid(type_oid),
-                element_type_oid: None,
-                type_name: "text".into(),
-                is_not_null: true,
-                is_generated: false,
-                is_toastable: true,
-            })
-            .collect(),
-        primary_key: names(key),
-        replica_identity: identity,
-        identity_columns: if identity == ReplicaIdentity::Full { names(&all) } else { names(key) },
-        is_partitioned: false,
-        has_row_security: false,
-        estimated_rows: -1,
-    }
 }

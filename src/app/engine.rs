@@ -1,13 +1,15 @@
 //! The engine: prepares source and sinks, keeps one replication session running, and ends in order.
 //!
-//! One loop owns the state. Everything that can end a session is one [`Ending`]; everything that can end the engine
+//! One loop owns the state. Everything that can end a session is one `Ending`; everything that can end the engine
 //! comes out of [`Engine::run`].
 //!
 //! **Shutdown order.** The stream stops reading; the river finishes what it has; the queues close; the workers apply
 //! what is queued; the last position is confirmed; the session ends. All of it within `shutdown.timeout`, during which
 //! the session stays alive; what did not get through is sent again at the next start.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ use super::river::{self, RiverOptions};
 use super::sinks::{Fanout, OpenSinks};
 use super::source::{Source, Survey, read_schema, start_replication};
 use crate::Lsn;
+use crate::capture::catalog;
+use crate::capture::frame::FrameRun;
 use crate::capture::publication::{self, PublicationChange};
 use crate::capture::slot::{self, SinkVerdict, SlotVerdict};
 use crate::capture::stream::{Stream, StreamOptions};
@@ -32,8 +36,7 @@ use crate::telemetry;
 const RUNS_QUEUED: usize = 4;
 /// How often positions are looked at where there is no event to wait for.
 const POLL: Duration = Duration::from_millis(10);
-/// Without an upper bound in the configuration's sense: how often an idle server is asked while a run waits to be caught
-/// up.
+/// How often an idle server is asked for its position while a run waits to be caught up.
 const CATCH_UP_INTERVAL: Duration = Duration::from_millis(50);
 /// A session that lived this long was a good one: the next failure starts the backoff anew.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
@@ -45,8 +48,8 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct RunOptions {
     /// Ends once every sink has reached the WAL position that the server had at the start.
     pub until_caught_up: bool,
-    /// Ends in order after this time.
-    pub max_duration: Option<Duration>,
+    /// Ends in order at this time.
+    pub ends: Option<Instant>,
     /// Sinks without a checkpoint that may start at the slot's position although others are ahead of them.
     pub start_at_slot: BTreeSet<String>,
 }
@@ -78,7 +81,9 @@ enum Ending {
 
 /// A session's river thread.
 struct RiverThread {
-    runs: mpsc::Sender<crate::capture::frame::FrameRun>,
+    /// Where the stream hands its frames on; dropping it ends the river.
+    runs: mpsc::Sender<FrameRun>,
+    /// What the river ended with.
     done: oneshot::Receiver<Result<()>>,
 }
 
@@ -103,6 +108,12 @@ impl Engine {
             PublicationChange::Accepted { notes } => {
                 notes.iter().for_each(|note| tracing::info!(publication = name, "{note}"));
             }
+        }
+
+        // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
+        if let Some(pid) = slot::read(&client, &source.config.slot).await?.and_then(|slot| slot.active_pid) {
+            return Err(Error::transient(format!("slot {} is in use by backend {pid}", source.config.slot))
+                .hint("another walcast streams from it: stop that one, or give this one a slot of its own"));
         }
 
         let identity = source.identity(&survey.server);
@@ -132,7 +143,7 @@ impl Engine {
             }
         }
 
-        let target = crate::capture::catalog::read_server(&client).await?.current_wal_lsn;
+        let target = catalog::read_server(&client).await?.current_wal_lsn;
         let deadline = Arc::new(OnceLock::new());
         let when = deadline.clone();
         let fanout = sinks.spawn(config, move || when.get().copied())?;
@@ -149,7 +160,7 @@ impl Engine {
     /// # Errors
     /// What an operator has to resolve, also when all that failed is one sink; everything else was finished first.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<()> {
-        let ends = self.options.max_duration.map(|limit| Instant::now() + limit);
+        let ends = self.options.ends;
         let backoff = Backoff { initial: self.config.retry.initial, max: self.config.retry.max };
         let mut rng = fastrand::Rng::new();
         let mut attempt = 0;
@@ -158,14 +169,14 @@ impl Engine {
             if self.fanout.progress.running().next().is_none() {
                 break Err(Error::halt("no sink is left to stream to").hint("walcast status shows why"));
             }
-            let (error, live) = match self.session(&mut shutdown, ends).await {
-                Ok((Ending::Shutdown | Ending::CaughtUp, stream)) => break Ok(Some(stream)),
+            let error = match self.session(&mut shutdown, ends).await {
+                Ok((Ending::Shutdown | Ending::CaughtUp, stream)) => break Ok(stream),
                 Ok((Ending::Replay, _)) => {
                     tracing::info!("a sink asked for the stream again from its checkpoint");
                     continue;
                 }
-                Ok((Ending::River, _)) => (Error::bug("the river ended without a reason"), started.elapsed()),
-                Err(error) => (error, started.elapsed()),
+                Ok((Ending::River, _)) => Error::bug("the river ended without a reason"),
+                Err(error) => error,
             };
             match error.kind() {
                 Kind::Transient | Kind::Throttled { .. } | Kind::Replay => {}
@@ -173,7 +184,7 @@ impl Engine {
                     break Err(error);
                 }
             }
-            attempt = if live >= GOOD_SESSION { 0 } else { attempt + 1 };
+            attempt = if started.elapsed() >= GOOD_SESSION { 0 } else { attempt + 1 };
             let wait = full_jitter(attempt, backoff, &mut rng);
             tracing::warn!(
                 wait_ms = wait.as_millis() as u64,
@@ -197,59 +208,75 @@ impl Engine {
         }
     }
 
-    /// One replication session, until something ends it. Its stream is returned alive, to confirm what still finishes.
+    /// One replication session, until something ends it. Its stream is returned alive, if it started, to confirm what
+    /// still finishes.
     async fn session(
         &self,
         shutdown: &mut watch::Receiver<bool>,
         ends: Option<Instant>,
-    ) -> Result<(Ending, Stream<Socket>)> {
+    ) -> Result<(Ending, Option<Stream<Socket>>)> {
         let mut stream = tokio::select! {
             stream = self.start_stream() => stream?,
-            () = asked_to_stop(shutdown, ends) => {
-                // Nothing to finish: an error of this kind only ends the wait below.
-                return Err(Error::transient("stopped while the session was starting"));
-            }
+            () = asked_to_stop(shutdown, ends) => return Ok((Ending::Shutdown, None)),
         };
         telemetry::session_started();
         tracing::info!(slot = self.source.config.slot, "streaming");
         super::notify::ready();
 
+        let RiverThread { runs, done } = self.start_river()?;
+        let why = Cell::new(Ending::River);
+        let streamed = stream.run(&runs, async { why.set(self.ending(shutdown, ends).await) }).await;
+        drop(runs);
+
+        // The river finishes what it has; the session stays alive meanwhile.
+        let mut flowed = Ok(Ok(()));
+        let finished = async {
+            let mut done = pin!(done);
+            tokio::select! {
+                result = &mut done => flowed = result,
+                () = asked_to_stop(shutdown, ends) => {
+                    self.start_deadline();
+                    flowed = done.await;
+                }
+            }
+        };
+        let kept_alive = match streamed {
+            Ok(()) => stream.idle_until(finished).await,
+            Err(_) => {
+                finished.await;
+                Ok(())
+            }
+        };
+        flowed.unwrap_or_else(|_| Err(Error::bug("the river's thread panicked")))?;
+        streamed?;
+        kept_alive?;
+        Ok((why.get(), Some(stream)))
+    }
+
+    /// Resolves when something other than an error ends the session.
+    async fn ending(&self, shutdown: &mut watch::Receiver<bool>, ends: Option<Instant>) -> Ending {
         let progress = &self.fanout.progress;
         let replays_before = progress.replays_requested();
-        let mut river = self.start_river()?;
-        let ending = {
-            let why = std::cell::Cell::new(Ending::River);
-            let stop = async {
-                why.set(tokio::select! {
-                    () = asked_to_stop(shutdown, ends) => Ending::Shutdown,
-                    () = until(|| self.options.until_caught_up && progress.has_reached(self.target)) => {
-                        Ending::CaughtUp
-                    }
-                    () = until(|| progress.replays_requested() > replays_before) => Ending::Replay,
-                });
-            };
-            let streamed = stream.run(&river.runs, stop).await;
-            drop(river.runs);
-            let ending = why.get();
-            // While it finishes, the session stays alive; a shutdown sets its limit from here on.
-            if matches!(ending, Ending::Shutdown | Ending::CaughtUp) {
-                self.deadline.get_or_init(|| Instant::now() + self.config.shutdown.timeout);
-            }
-            let mut flowed = Ok(Ok(()));
-            let finished = async { flowed = (&mut river.done).await };
-            let kept_alive = match streamed.is_ok() {
-                true => stream.idle_until(finished).await,
-                false => {
-                    finished.await;
-                    Ok(())
+        let noticed = async {
+            loop {
+                if self.options.until_caught_up && progress.has_reached(self.target) {
+                    return Ending::CaughtUp;
                 }
-            };
-            flowed.unwrap_or_else(|_| Err(Error::bug("the river's thread panicked")))?;
-            streamed?;
-            kept_alive?;
-            ending
+                if progress.replays_requested() > replays_before {
+                    return Ending::Replay;
+                }
+                tokio::time::sleep(POLL).await;
+            }
         };
-        Ok((ending, stream))
+        tokio::select! {
+            () = asked_to_stop(shutdown, ends) => Ending::Shutdown,
+            ending = noticed => ending,
+        }
+    }
+
+    /// From here on the time to finish runs.
+    fn start_deadline(&self) -> Instant {
+        *self.deadline.get_or_init(|| Instant::now() + self.config.shutdown.timeout)
     }
 
     /// Connects, holds the slot against the sinks, starts the stream, and looks at the slot again: an LSN that the server
@@ -312,6 +339,7 @@ impl Engine {
                 true => Duration::ZERO,
                 false => self.idle_interval(),
             },
+            needed_from: self.fanout.progress.needed_from(),
         };
         std::thread::Builder::new()
             .name("river".to_owned())
@@ -334,7 +362,7 @@ impl Engine {
     /// Lets the workers apply what is queued, confirms it, and ends the session.
     async fn finish(&mut self, stream: Option<Stream<Socket>>) {
         super::notify::stopping();
-        let deadline = *self.deadline.get_or_init(|| Instant::now() + self.config.shutdown.timeout);
+        let deadline = self.start_deadline();
         self.fanout.outlets = Arc::default();
         let done = &mut self.fanout.done;
         let drained = async {
@@ -370,7 +398,7 @@ impl Engine {
 async fn create_slot(
     source: &Source,
     client: &tokio_postgres::Client,
-    version: crate::capture::catalog::ServerVersion,
+    version: catalog::ServerVersion,
 ) -> Result<Lsn> {
     let name = &source.config.slot;
     let mut replication = source.connect_replication().await?;
@@ -403,11 +431,5 @@ async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>, ends: Option<Instan
     match ends {
         Some(ends) => drop(tokio::time::timeout_at(ends.into(), asked).await),
         None => asked.await,
-    }
-}
-
-async fn until(is_so: impl Fn() -> bool) {
-    while !is_so() {
-        tokio::time::sleep(POLL).await;
     }
 }

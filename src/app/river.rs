@@ -24,6 +24,8 @@ pub struct RiverOptions {
     pub part_bytes_max: usize,
     /// Idle positions go to the sinks at most this often.
     pub idle_interval: Duration,
+    /// Every sink has what was committed before this.
+    pub needed_from: Lsn,
 }
 
 /// Decodes and maps one session's frames until the channel closes.
@@ -58,18 +60,39 @@ impl<'a> River<'a> {
     pub fn new(plan: Arc<Plan>, outlets: &'a Outlets, options: RiverOptions) -> Self {
         River {
             decoder: Decoder::new(),
-            mapper: Mapper::new(plan, options.part_bytes_max),
+            mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from),
             outlets,
             options,
             idle_sent: None,
         }
     }
 
-    /// Decodes, maps and delivers what one read brought.
+    /// Decodes, maps and delivers what one read brought. Also before an error, every transaction that ended is
+    /// delivered: how far the sinks come does not depend on how the socket was read.
     ///
     /// # Errors
     /// See [`run`].
     pub fn flow(&mut self, frames: &FrameRun) -> Result<()> {
+        let idle = match self.decode(frames) {
+            Ok(idle) => idle,
+            Err(error) => {
+                if let Some(run) = self.mapper.take_ended() {
+                    self.send(Delivery::Run(Arc::new(run)))?;
+                }
+                return Err(error);
+            }
+        };
+        if let Some(run) = self.mapper.take_whole() {
+            self.send(Delivery::Run(Arc::new(run)))?;
+        }
+        match idle {
+            Some(wal_end) => self.idle(wal_end),
+            None => Ok(()),
+        }
+    }
+
+    /// Decodes and maps, and delivers what has become large. Returns the idle position where the frames end with one.
+    fn decode(&mut self, frames: &FrameRun) -> Result<Option<Lsn>> {
         let mut idle = None;
         for frame in frames.iter() {
             match self.decoder.decode(frame?)? {
@@ -84,13 +107,7 @@ impl<'a> River<'a> {
                 }
             }
         }
-        if let Some(run) = self.mapper.take_whole() {
-            self.send(Delivery::Run(Arc::new(run)))?;
-        }
-        match idle {
-            Some(wal_end) => self.idle(wal_end),
-            None => Ok(()),
-        }
+        Ok(idle)
     }
 
     fn idle(&mut self, wal_end: Lsn) -> Result<()> {

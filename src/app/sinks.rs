@@ -1,5 +1,6 @@
 //! The configured sinks: built, opened, and each given its thread.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::outlets::Outlets;
-use crate::fanout::progress::{Progress, SinkProgress};
+use crate::fanout::progress::{Progress, SinkProgress, State};
 use crate::fanout::queue;
 use crate::fanout::retry::Backoff;
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
@@ -121,8 +122,7 @@ impl OpenSinks {
     }
 
     fn running(&self) -> impl Iterator<Item = &(AnySink, Arc<SinkProgress>, Option<Checkpoint>)> {
-        let is_running =
-            |progress: &SinkProgress| matches!(progress.state(), crate::fanout::progress::State::Attached);
+        let is_running = |progress: &SinkProgress| matches!(progress.state(), State::Attached);
         self.sinks.iter().filter(move |(_, progress, _)| is_running(progress))
     }
 
@@ -156,7 +156,7 @@ impl OpenSinks {
         let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
         for (sink, progress, _) in self.sinks {
             progresses.push(progress.clone());
-            if progress.state() != crate::fanout::progress::State::Attached {
+            if progress.state() != State::Attached {
                 continue;
             }
             let (sender, receiver) = queue::bounded(config.queue.max_bytes);
@@ -176,7 +176,9 @@ impl OpenSinks {
             std::thread::Builder::new()
                 .name(format!("sink-{name}"))
                 .spawn(move || {
-                    worker.run(deadline);
+                    if catch_unwind(AssertUnwindSafe(|| worker.run(deadline))).is_err() {
+                        stop(&progress, &Error::bug("the sink's worker panicked"));
+                    }
                     drop(alive);
                 })
                 .map_err(|error| Error::halt(format!("starting the thread of sink {name}")).because(error))?;

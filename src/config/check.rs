@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::SecretString;
 
-use super::document::Document;
-use super::problems::{self, Problems, steps};
 use super::{Config, Log, Requires, Sink, SinkName, SinkTarget, SinkType, Source, Written, WrittenSink};
+use crate::document::Document;
+use crate::document::problems::{self, Problems, steps};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::document::Document;
-use super::problems::{Path, Problems, Step, steps};
+use crate::document::Document;
+use crate::document::problems::{Path, Problems, Step, steps};
 
 const PREFIX: &str = "WALCAST_";
 

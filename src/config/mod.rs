@@ -6,10 +6,7 @@
 //! Relative paths, also those from the environment, start at the file's directory.
 
 mod check;
-pub(crate) mod document;
 mod environment;
-mod parse;
-pub(crate) mod problems;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -24,11 +21,11 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_with::DeserializeFromStr;
 
+use crate::document::Document;
+use crate::document::problems::Problems;
 use crate::error::{Error, Result};
 use check::Checker;
-use document::Document;
 pub use environment::Environment;
-use problems::Problems;
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "walcast.toml";

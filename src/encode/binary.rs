@@ -5,12 +5,8 @@
 //! Only the types whose binary form is simple and stable are read: bool, the integers, oid, the floats, bytea, the
 //! text family, uuid, json, jsonb, date, timestamp and timestamptz. A value of any other type is rejected, so a plan
 //! with such columns must ask for text.
-//!
-//! One difference remains. A float that becomes TEXT or JSON is written with the fewest digits that read back as the
-//! same float; where two such spellings exist, the server may choose the other one or one digit more.
 
 use std::error::Error as StdError;
-use std::fmt::{self, Write};
 
 use postgres_protocol::types as wire;
 use tokio_postgres::types::Type;
@@ -18,6 +14,7 @@ use tokio_postgres::types::Type;
 use super::cell::{Cell, push};
 use super::json::JsonForm;
 use super::rejection::Rejection;
+use super::stack_text::{HEX_DIGITS, StackText};
 use super::time::{TimeKind, push_unix_days, push_unix_parts, unix_days, unix_parts};
 use super::value::{Conversion, pushed_since, real};
 use crate::capture::table::Oid;
@@ -46,7 +43,7 @@ impl Conversion {
                 if self == Conversion::WidenedReal {
                     return Ok(real(f64::from(value)));
                 }
-                text.write_float(value, value.is_nan(), value.is_infinite(), 6);
+                text.write_float4(value);
                 self.text(text.as_bytes(), arena)
             }
             Type::FLOAT8 => {
@@ -54,7 +51,7 @@ impl Conversion {
                 if self == Conversion::Real {
                     return Ok(real(value));
                 }
-                text.write_float(value, value.is_nan(), value.is_infinite(), 15);
+                text.write_float8(value);
                 self.text(text.as_bytes(), arena)
             }
             Type::DATE => {
@@ -160,100 +157,9 @@ fn unread() -> Rejection {
     Rejection::new("the type is not read in binary")
 }
 
-const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
-
 fn push_hex(bytes: &[u8], arena: &mut Vec<u8>) {
     for byte in bytes {
         arena.extend_from_slice(&[HEX_DIGITS[usize::from(byte >> 4)], HEX_DIGITS[usize::from(byte & 15)]]);
-    }
-}
-
-/// A short text on the stack. Its longest content, a float of 17 digits behind `-0.000`, is half as long as it.
-struct StackText {
-    bytes: [u8; 48],
-    len: usize,
-}
-
-impl StackText {
-    fn new() -> Self {
-        StackText { bytes: [0; 48], len: 0 }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    /// Appends what fits; nothing that is written here is longer.
-    fn push(&mut self, text: &[u8]) {
-        let room = &mut self.bytes[self.len..];
-        let len = text.len().min(room.len());
-        room[..len].copy_from_slice(&text[..len]);
-        self.len += len;
-    }
-
-    fn write_uuid(&mut self, bytes: [u8; 16]) {
-        for (index, byte) in bytes.into_iter().enumerate() {
-            if matches!(index, 4 | 6 | 8 | 10) {
-                self.push(b"-");
-            }
-            self.push(&[HEX_DIGITS[usize::from(byte >> 4)], HEX_DIGITS[usize::from(byte & 15)]]);
-        }
-    }
-
-    /// Writes a float as `float8out` does: with an exponent of two digits or more where it is below -4 or at least
-    /// `exponent_min`, which is 15 for a float8 and 6 for a float4; else plainly.
-    fn write_float(&mut self, value: impl fmt::LowerExp, is_nan: bool, is_infinite: bool, exponent_min: i32) {
-        if is_nan {
-            return self.push(b"NaN");
-        }
-        // Rust writes the shortest digits as `-d.ddde-x`, and infinities as `-inf`.
-        let mut scientific = StackText::new();
-        let _ = write!(scientific, "{value:e}");
-        let mut rest = scientific.as_bytes();
-        if let [b'-', tail @ ..] = rest {
-            self.push(b"-");
-            rest = tail;
-        }
-        if is_infinite {
-            return self.push(b"Infinity");
-        }
-        let split = rest.iter().position(|&b| b == b'e').unwrap_or(rest.len());
-        let (mantissa, exponent) = (&rest[..split], rest.get(split + 1..).unwrap_or_default());
-        let exponent: i32 = std::str::from_utf8(exponent).ok().and_then(|e| e.parse().ok()).unwrap_or(0);
-        if exponent < -4 || exponent >= exponent_min {
-            self.push(mantissa);
-            let sign = if exponent < 0 { '-' } else { '+' };
-            let _ = write!(self, "e{sign}{:02}", exponent.unsigned_abs());
-            return;
-        }
-        let first = &mantissa[..1];
-        let others = mantissa.get(2..).unwrap_or_default();
-        match usize::try_from(exponent) {
-            Err(_) => {
-                self.push(b"0.");
-                (1..exponent.unsigned_abs()).for_each(|_| self.push(b"0"));
-                self.push(first);
-                self.push(others);
-            }
-            Ok(whole) if others.len() <= whole => {
-                self.push(first);
-                self.push(others);
-                (others.len()..whole).for_each(|_| self.push(b"0"));
-            }
-            Ok(whole) => {
-                self.push(first);
-                self.push(&others[..whole]);
-                self.push(b".");
-                self.push(&others[whole..]);
-            }
-        }
-    }
-}
-
-impl fmt::Write for StackText {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.push(text.as_bytes());
-        Ok(())
     }
 }
 

@@ -3,9 +3,8 @@
 //! Integers keep all 64 bits because SQLite parses them from the text; text is a JSON string; a JSON column is a JSON
 //! *string* holding the JSON text; bytes are a hex string; infinities are `9e999`.
 
-use std::io::Write;
-
 use super::cell::Cell;
+use super::json::push_string;
 use super::run::{ChangeKind, Run};
 use crate::encode::plan::Plan;
 
@@ -63,12 +62,14 @@ fn value(cell: Cell, arena: &[u8], text: &mut Vec<u8>) {
         Cell::Real(real) if real == f64::NEG_INFINITY => text.extend_from_slice(b"-9e999"),
         // Writing to a Vec cannot fail; serde_json gives the shortest text that reads back equal.
         Cell::Real(real) => serde_json::to_writer(text, &real).expect("a float has JSON text"),
-        Cell::Text(slice) => {
-            let string = String::from_utf8_lossy(slice.of(arena));
-            serde_json::to_writer(text, &string).expect("a string has JSON text");
-        }
+        Cell::Text(slice) => push_string(slice.of(arena), text),
         Cell::Blob(slice) => {
-            write!(text, "\"{}\"", hex::encode(slice.of(arena))).expect("writing to memory");
+            let bytes = slice.of(arena);
+            text.push(b'"');
+            let start = text.len();
+            text.resize(start + bytes.len() * 2, 0);
+            hex::encode_to_slice(bytes, &mut text[start..]).expect("there is room for two digits a byte");
+            text.push(b'"');
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Transactions → mapped transactions. Pure: no tokio, socket, clock or file.
 //!
 //! [`schema_file`] reads `schema.json`; [`plan`] is what it says after checking against the source; [`mapper`] maps
-//! each row once into [`run`]s of [`cell`]s, for all sinks. [`value`] converts one value: [`time`], [`array`],
+//! each row once into [`run`]s of [`cell`]s, for all sinks. [`value`] converts one value: [`time`], [`mod@array`],
 //! [`json`] and [`binary`] know the forms. [`json_rows`] and [`fold`] are for sinks that bind whole row sets and pay
 //! for each row.
 
@@ -18,5 +18,6 @@ pub mod rejection;
 pub mod run;
 mod scalar;
 pub mod schema_file;
+mod stack_text;
 pub mod time;
 pub mod value;

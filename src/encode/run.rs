@@ -73,7 +73,8 @@ pub struct Change {
 pub struct RejectedRow {
     /// `insert`, `update` or `delete`.
     pub operation: &'static str,
-    /// The row's key as JSON text: an array of the key's source values.
+    /// The row's key as JSON text: an array of the key's source values, `\x` and hexadecimal digits where they came
+    /// in binary.
     pub key: String,
     /// Column and reason, without the value.
     pub reason: String,

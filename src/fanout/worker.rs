@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::progress::SinkProgress;
 use super::queue::Receiver;
 use super::retry::{self, Backoff, Decision};
-use super::sink::{Batch, Sink};
+use super::sink::{Applied, Batch, Sink};
 use crate::Lsn;
 use crate::encode::run::Run;
 use crate::error::{Error, Kind, Result};
-use crate::telemetry;
+use crate::telemetry::{self, BatchApplied};
 
 /// What the river sends to a sink.
 #[derive(Debug, Clone)]
@@ -206,7 +206,10 @@ impl<S: Sink> Worker<S> {
         };
         let started = Instant::now();
         let applied = self.sink.apply(&batch)?;
-        telemetry::batch_applied(&self.progress.name, &applied, self.taken.bytes, started.elapsed());
+        let Applied { changes, transactions, dead_letters } = applied;
+        let (bytes, took) = (self.taken.bytes, started.elapsed());
+        let batch_applied = BatchApplied { changes, transactions, dead_letters, bytes, took };
+        telemetry::batch_applied(&self.progress.name, &batch_applied);
         if let Some(end_lsn) = batch.end_lsn() {
             self.position = end_lsn;
             self.progress.count(applied, Some(last).filter(|&micros| micros != 0));

@@ -1,6 +1,7 @@
-//! Hand-written pgoutput messages, framed as a walsender frames them.
+//! Hand-written pgoutput messages, framed as a walsender frames them, and the catalog that goes with them.
 
 use walcast::Lsn;
+use walcast::capture::table::{Column, Oid, ReplicaIdentity, Table, TableName};
 
 /// One value of a tuple.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,4 +126,39 @@ pub fn truncate(oids: &[u32]) -> Vec<u8> {
     body.push(0);
     oids.iter().for_each(|oid| body.extend(oid.to_be_bytes()));
     body
+}
+
+/// The catalog's description of a table whose columns are (name, type OID).
+pub fn table(
+    oid: u32,
+    name: &str,
+    columns: &[(&str, u32)],
+    key: &[&str],
+    identity: ReplicaIdentity,
+) -> Table {
+    let names = |columns: &[&str]| columns.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let all: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    Table {
+        oid: Oid(oid),
+        name: TableName { schema: "public".into(), name: name.into() },
+        columns: columns
+            .iter()
+            .map(|&(name, type_oid)| Column {
+                name: name.into(),
+                type_oid: Oid(type_oid),
+                base_type_oid: Oid(type_oid),
+                element_type_oid: None,
+                type_name: "text".into(),
+                is_not_null: true,
+                is_generated: false,
+                is_toastable: true,
+            })
+            .collect(),
+        primary_key: names(key),
+        replica_identity: identity,
+        identity_columns: if identity == ReplicaIdentity::Full { names(&all) } else { names(key) },
+        is_partitioned: false,
+        has_row_security: false,
+        estimated_rows: -1,
+    }
 }

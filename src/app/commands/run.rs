@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +22,10 @@ Examples:
   walcast run --until-caught-up --max-duration 25s   the same, but never longer (cron, serverless)
 
 A second signal ends the process at once; nothing is lost, what was not applied is sent again.";
+
+/// How long a run that ends by itself waits for a source that is not ready, such as a slot that a killed run still
+/// holds.
+const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `walcast run` takes.
 #[derive(Args)]
@@ -53,7 +57,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     }
     let options = RunOptions {
         until_caught_up: arguments.until_caught_up,
-        max_duration: arguments.max_duration,
+        ends: arguments.max_duration.map(|limit| Instant::now() + limit),
         start_at_slot: BTreeSet::from_iter(arguments.start_at_slot),
     };
     let mut shutdown = shutdown_on_signal()?;
@@ -66,14 +70,20 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prepares the engine. One that runs on waits for a source that is not there yet; one that ends by itself says so.
+/// Prepares the engine. One that runs on waits for a source that is not there yet, or for the engine that it follows;
+/// one that ends by itself soon says so.
 async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
+    let patience = options.until_caught_up.then(|| Instant::now() + ONE_SHOT_PATIENCE);
+    let gives_up = [patience, options.ends].into_iter().flatten().min();
     let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
     let mut rng = fastrand::Rng::new();
     for attempt in 0.. {
         match Engine::prepare(config, options.clone()).await {
-            Err(error) if error.kind() == Kind::Transient && !options.until_caught_up => {
+            Err(error) if error.kind() == Kind::Transient => {
                 let wait = full_jitter(attempt, backoff, &mut rng);
+                if gives_up.is_some_and(|gives_up| Instant::now() + wait > gives_up) {
+                    return Err(error);
+                }
                 tracing::warn!(
                     wait_ms = wait.as_millis() as u64,
                     hint = error.hint_text(),

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::capture::table::TableName;
-use crate::config::document::Document;
-use crate::config::problems::{Path, Problems, steps};
+use crate::document::Document;
+use crate::document::problems::{Path, Problems, steps};
 use crate::encode::column_type::ColumnType;
 
 use super::{SchemaFile, TableEntry, fill};

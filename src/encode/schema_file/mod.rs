@@ -18,8 +18,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_with::DeserializeFromStr;
 
 use crate::capture::table::TableName;
-use crate::config::document::Document;
-use crate::config::problems::{Problems, Step};
+use crate::document::Document;
+use crate::document::problems::{Problems, Step};
 use crate::encode::column_type::ColumnType;
 use crate::error::{Error, Result};
 

@@ -1,3 +1,5 @@
+//! Dates and times at their limits, in every form of the source and of the target.
+
 use super::*;
 use TimeKind::{Date, Timestamp, Timestamptz};
 use proptest::prelude::*;

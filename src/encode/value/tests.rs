@@ -1,3 +1,5 @@
+//! Every source type in every target type, with the values that are easy to get wrong.
+
 use super::*;
 use ColumnType::{Blob, Boolean, Integer, Json, Real, Text};
 use proptest::prelude::*;

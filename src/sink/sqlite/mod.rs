@@ -4,7 +4,7 @@
 //! transaction, with `synchronous = FULL`: what is acknowledged survives a power failure. A source transaction that
 //! comes in parts keeps its SQLite transaction open across them, so readers never see half of it.
 //!
-//! [`state`] owns the `_walcast_*` tables, [`tables`] the replicated ones, [`writer`] the statements.
+//! `state` owns the `_walcast_*` tables, `tables` the replicated ones, `writer` the statements.
 
 mod state;
 mod tables;

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use super::document::{Document, Place};
+use super::{Document, Place};
 use crate::error::{Error, Result};
 
 /// One step down the tree.
@@ -29,7 +29,7 @@ pub(crate) type Path = Vec<Step>;
 
 /// Builds a [`Path`] from keys and indexes.
 macro_rules! steps {
-    ($($step:expr),* $(,)?) => { vec![$($crate::config::problems::Step::from($step)),*] };
+    ($($step:expr),* $(,)?) => { vec![$($crate::document::problems::Step::from($step)),*] };
 }
 pub(crate) use steps;
 

@@ -5,8 +5,8 @@ use jsonc_parser::common::Ranged;
 use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
-use super::document::{Document, Place};
 use super::problems::{Path, Problems, Shown, Step};
+use super::{Document, Place};
 
 impl Document {
     /// Parses JSON with `//` and `/* */` comments and trailing commas, and otherwise no liberties. `None` where the

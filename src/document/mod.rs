@@ -1,6 +1,11 @@
 //! A configuration text as a tree whose every value knows where it stands. JSON with comments, TOML and environment
 //! variables go in; typed values and problems with line, column and path come out. Reading goes on after a problem,
 //! so that one run names them all. Values never enter a problem's text, because any of them may be a secret.
+//!
+//! `walcast.toml` and `schema.json` are both read through it; it knows the keys of neither.
+
+mod parse;
+pub(crate) mod problems;
 
 use std::collections::HashMap;
 
@@ -8,10 +13,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
-use super::problems::{Path, Problems, Step};
+use problems::{Path, Problems, Step};
 
 /// Where a value was written.
-pub(super) enum Place {
+enum Place {
     /// In the text, as byte offsets: the key and the value.
     Text { key: usize, value: usize },
     /// In the environment.
@@ -20,12 +25,12 @@ pub(super) enum Place {
 
 /// A parsed text. It has no `Debug`, because it holds secrets.
 pub(crate) struct Document {
-    pub(super) name: String,
-    pub(super) text: String,
+    name: String,
+    text: String,
     /// What its format calls a value with keys.
-    pub(super) object: &'static str,
-    pub(super) root: Value,
-    pub(super) places: HashMap<Path, Place>,
+    object: &'static str,
+    root: Value,
+    places: HashMap<Path, Place>,
 }
 
 impl Document {
@@ -215,7 +220,7 @@ impl Document {
     }
 
     /// The line and column of an offset, both from 1, the column in characters.
-    pub(super) fn line_and_column(&self, offset: usize) -> (usize, usize) {
+    fn line_and_column(&self, offset: usize) -> (usize, usize) {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;

@@ -1,0 +1,10 @@
+-- A mapped column is dropped: everything before it is applied, then the stream halts.
+
+CREATE TABLE column_dropped (id int PRIMARY KEY, name text);
+
+-- stream
+
+INSERT INTO column_dropped VALUES (1, 'one');
+
+ALTER TABLE column_dropped DROP COLUMN name;
+INSERT INTO column_dropped VALUES (2);
