@@ -133,7 +133,7 @@ fn walk(data: &[u8]) {
 
 /// Decodes and maps a whole stream, however it ends.
 fn flow(stream: &[u8], plan: &Arc<Plan>) {
-    let (mut decoder, mut mapper) = (Decoder::new(), Mapper::new(plan.clone(), 400));
+    let (mut decoder, mut mapper) = (Decoder::new(), Mapper::new(plan.clone(), 400, Lsn::ZERO));
     let mut read = |frame: Frame<'_>| -> Result<()> {
         if let Some(event) = decoder.decode(frame)? {
             mapper.map(event)?;
@@ -258,7 +258,7 @@ fn cut(stream: &[u8], reads: &[usize]) -> Vec<FrameRun> {
 fn delivered(stream: &[u8], plan: &Arc<Plan>, reads: &[usize], part_bytes_max: usize) -> Vec<Arc<Run>> {
     let (sender, receiver) = queue::bounded(usize::MAX);
     let outlets = Outlets::new(vec![sender]);
-    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO };
+    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from: Lsn::ZERO };
     let mut river = River::new(plan.clone(), &outlets, options);
     for run in cut(stream, reads) {
         if river.flow(&run).is_err() {

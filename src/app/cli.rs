@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use super::commands;
+use super::{commands, demo};
 use crate::config::{Config, Environment, Log, LogFormat};
 use crate::error::{Error, Kind, Result};
 
@@ -73,6 +73,8 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Show it at work: a throwaway Postgres, regional SQLite replicas, a killed engine, every row compared
+    Demo(demo::Arguments),
 }
 
 impl Global {
@@ -141,6 +143,7 @@ impl Cli {
                 clap_complete::generate(shell, &mut Cli::command(), "walcast", &mut std::io::stdout());
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Demo(arguments) => demo::run(&self.global, arguments).await,
         }
     }
 }
