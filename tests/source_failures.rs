@@ -200,7 +200,11 @@ fn an_invalidated_slot_is_refused() {
                 Some(()).filter(|()| pipeline.ask("SELECT wal_status FROM pg_replication_slots") == "lost")
             });
         },
-        &["slot walcast was invalidated by the server", "the changes since are gone", "hint: fill the replicas anew: "],
+        &[
+            "slot walcast was invalidated by the server",
+            "the changes since are gone",
+            "hint: fill the replicas anew: ",
+        ],
     );
 }
 
