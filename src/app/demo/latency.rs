@@ -83,7 +83,7 @@ impl Prober {
         lock(&self.found).clone()
     }
 
-    /// Ends it, after the probe that is under way.
+    /// Ends it, after the probe that is under way and the recovery from a kill.
     ///
     /// # Errors
     /// Where a probe did not arrive.
@@ -109,7 +109,8 @@ fn probe(
     let source = Session::connect(url)?;
     let insert = source.prepare("INSERT INTO ledger (writer, changes) VALUES ('probe', 1) RETURNING id")?;
     let replicas: Vec<Replica> = paths.iter().map(|path| Replica::open(path)).collect::<Result<_>>()?;
-    while !stop.load(Ordering::Relaxed) {
+    let mut is_recovering = false;
+    while !stop.load(Ordering::Relaxed) || is_recovering {
         let begin = Instant::now();
         let id: i64 = source.run(&insert)?.first().map_or(0, |row| row.get(0));
         counts.committed(1);
@@ -129,7 +130,7 @@ fn probe(
             _ => found.measured.iter_mut().zip(times).for_each(|(all, time)| all.push(time)),
         }
         // After a kill, the next probe is what tells the recovery.
-        let is_recovering = found.killed.is_some() && found.recovery.is_none();
+        is_recovering = found.killed.is_some() && found.recovery.is_none();
         drop(found);
         if !is_recovering {
             thread::sleep(PAUSE);

@@ -5,13 +5,14 @@
 //! The engine is the binary itself, started as an operator would (`walcast run`). Everything else here looks at it from
 //! outside: Postgres by SQL, the replicas by reading their files.
 //!
-//! In reading order: [`stage`] and [`store`] (what it plays on), [`process`] (the engine), [`workload`] and [`changes`]
-//! (what is written), [`watch`] and [`latency`] (what is measured), [`screen`] (what is seen), [`compare`] and
-//! [`verdict`] (what it comes to).
+//! In reading order: `stage` and `store` (what it plays on), `process` (the engine), `workload`, `changes` and
+//! `extremes` (what is written), `watch` and `latency` (what is measured), `screen` (what is seen), `compare` and
+//! `verdict` (what it comes to).
 
 mod changes;
 pub mod cluster;
 mod compare;
+mod extremes;
 mod latency;
 mod process;
 mod replica;
@@ -23,7 +24,7 @@ mod verdict;
 mod watch;
 mod workload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,9 +100,11 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
             signal(kind).map_err(|error| Error::halt("installing a signal handler").because(error))?;
         let stop = stop.clone();
         tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                stop.store(true, Ordering::Relaxed);
-            }
+            signals.recv().await;
+            stop.store(true, Ordering::Relaxed);
+            // The second one ends this process at once, and with it Postgres and the engine.
+            signals.recv().await;
+            std::process::exit(1);
         });
     }
     // The demo's own threads block; this one is left to the signals.
@@ -115,22 +118,28 @@ fn show(arguments: &Arguments, stop: &Arc<AtomicBool>) -> Result<ExitCode> {
     let stage = Stage::set(arguments.regions)?;
     let verdict = Show::begin(arguments, &stage, &mut screen, stop).and_then(Show::run);
     screen.clear();
+    if let Ok(verdict) = &verdict {
+        match arguments.json {
+            true => {
+                println!("{}", serde_json::to_string_pretty(verdict).expect("numbers and texts serialise"))
+            }
+            false => println!("{verdict}"),
+        }
+    }
     if arguments.keep {
-        let directory = stage.keep();
-        let directory = directory.display();
-        eprintln!("kept: {directory}");
-        eprintln!("  sqlite3 -box {directory}/na.db 'SELECT * FROM _walcast_checkpoint'");
-        eprintln!(
-            "  sqlite3 -box {directory}/na.db 'SELECT id, name, price, rating, updated FROM apps LIMIT 20'"
-        );
-        eprintln!("  less {directory}/engine.log");
+        say_kept(&stage.keep());
     }
-    let verdict = verdict?;
-    match arguments.json {
-        true => println!("{}", serde_json::to_string_pretty(&verdict).expect("numbers and texts serialise")),
-        false => println!("{verdict}"),
-    }
-    Ok(if verdict.is_equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if verdict?.is_equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn say_kept(directory: &Path) {
+    let directory = directory.display();
+    eprintln!("kept: {directory}");
+    eprintln!("  sqlite3 -box {directory}/na.db 'SELECT * FROM _walcast_checkpoint'");
+    eprintln!(
+        "  sqlite3 -box {directory}/na.db 'SELECT id, name, price, rating, updated FROM apps LIMIT 20'"
+    );
+    eprintln!("  less {directory}/engine.log");
 }
 
 /// A running demo.
@@ -194,6 +203,9 @@ impl<'a> Show<'a> {
             }
         }
         workload.join()?;
+        if !is_killed {
+            self.kill()?;
+        }
         let workload = self.begin.elapsed();
         self.prober.end()?;
         self.await_last_position()?;

@@ -237,6 +237,6 @@ impl fmt::Display for Verdict {
     }
 }
 
-fn text(milliseconds_: f64) -> String {
-    milliseconds(Duration::from_secs_f64(milliseconds_ / 1000.0))
+fn text(time_ms: f64) -> String {
+    milliseconds(Duration::from_secs_f64(time_ms / 1000.0))
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// Between two samples.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Between two sums over a region's ledger, in samples.
-const CHANGES_EVERY: u64 = 5;
+const CHANGES_EVERY: u64 = 2;
 
 const SLOT: &str = "SELECT confirmed_flush_lsn::text, pg_current_wal_lsn()::text FROM pg_replication_slots \
                     WHERE slot_name = 'walcast'";

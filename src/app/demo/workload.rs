@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::changes::Generator;
-use super::{changes, session};
+use super::{changes, extremes, session};
 use crate::error::{Error, Result};
 use crate::postgres::session::from_sql;
 
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 const POLL: Duration = Duration::from_millis(10);
 /// When the large transactions come, in parts of the whole time, and what each is.
 const LARGE: [(f64, fn() -> String); 5] = [
-    (0.0, changes::extremes),
+    (0.0, extremes::insert),
     (0.15, || changes::insert_devices(0)),
     (0.5, || changes::insert_devices(1)),
     (0.65, changes::update_devices),
@@ -136,7 +136,8 @@ async fn write_large(client: Client, shared: Shared) -> Result<()> {
         while shared.goes_on() && shared.start.elapsed() < shared.length.mul_f64(part) {
             tokio::time::sleep(POLL).await;
         }
-        if !shared.goes_on() {
+        // Where the time is over they come at once: each is a part of what the demo is to show.
+        if shared.stop.load(Ordering::Relaxed) {
             break;
         }
         commit(&client, "large", &statements(), &shared.counts).await?;
