@@ -119,6 +119,10 @@ impl Engine {
         let identity = source.identity(&survey.server);
         let mut sinks = OpenSinks::open(config, &plan, &identity);
         let checkpoints = sinks.checkpoints();
+        if checkpoints.is_empty() {
+            // A slot that feeds nobody would only hold back WAL.
+            return Err(no_sink_left());
+        }
         let (slot, judgement) = source.judge(&client, &survey.server, &checkpoints).await?;
         if let Some(error) = judgement.slot.error(&identity) {
             return Err(error);
@@ -167,7 +171,7 @@ impl Engine {
         let outcome = loop {
             let started = Instant::now();
             if self.fanout.progress.running().next().is_none() {
-                break Err(Error::halt("no sink is left to stream to").hint("walcast status shows why"));
+                break Err(no_sink_left());
             }
             let error = match self.session(&mut shutdown, ends).await {
                 Ok((Ending::Shutdown | Ending::CaughtUp, stream)) => break Ok(stream),
@@ -393,6 +397,10 @@ impl Engine {
             ),
         })
     }
+}
+
+fn no_sink_left() -> Error {
+    Error::halt("no sink is left to stream to").hint("walcast status shows why")
 }
 
 async fn create_slot(
