@@ -249,7 +249,7 @@ impl<'a> Show<'a> {
         engine.kill()?;
         let engine = self.engine.insert(EngineProcess::start(self.stage.path())?);
         self.screen.say(format!(
-            "{:.1} s: SIGKILL to the engine (process {killed}) in the middle of 20,000 rows; started again as process {}",
+            "{:.1} s: SIGKILL to the engine (process {killed}), 20,000 rows are on their way; started again as process {}",
             self.begin.elapsed().as_secs_f64(),
             engine.pid()
         ));

@@ -123,7 +123,11 @@ fn heading(frame: &Frame<'_>) -> String {
 
 fn table(frame: &Frame<'_>, rates: &[(u64, u64)]) -> Table {
     let mut table = new_table(&["region", "lag", "behind", "transactions", "transactions/s", "rows/s"]);
-    table.enforce_styling();
+    // The table itself looks at standard output, where it is not shown. See https://no-color.org.
+    match std::env::var_os("NO_COLOR") {
+        Some(value) if !value.is_empty() => table.force_no_tty(),
+        _ => table.enforce_styling(),
+    };
     for (index, region) in frame.regions.iter().enumerate() {
         let lag = frame.latencies.lag(index);
         let position = frame.watched.positions[index];

@@ -212,7 +212,8 @@ impl fmt::Display for Verdict {
         )?;
         writeln!(
             f,
-            "latency      p50 {}, p99 {} from commit to readable in a region ({} times, without the kill)",
+            "latency      p50 {}, p99 {} from commit to readable in a region, also behind 20,000 rows \
+             ({} times, without the kill)",
             time(self.latency_p50_ms),
             time(self.latency_p99_ms),
             HumanCount(self.latency_samples as u64)
@@ -239,4 +240,61 @@ impl fmt::Display for Verdict {
 
 fn text(time_ms: f64) -> String {
     milliseconds(Duration::from_secs_f64(time_ms / 1000.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Lsn;
+    use crate::app::demo::replica::Position;
+
+    /// Two regions that are as they must be.
+    fn clean() -> Evidence<'static> {
+        let position = Position { lsn: Lsn::from(7), transactions: 3 };
+        Evidence {
+            regions: &["na", "eu"],
+            comparisons: vec![Comparison { rows: 5, ..Comparison::default() }; 2],
+            dead_letters: vec![0; 2],
+            watched: Watched { samples: 9, positions: vec![position; 2], ..Watched::default() },
+            latencies: Latencies {
+                measured: vec![vec![Duration::from_millis(2)], vec![Duration::from_millis(4)]],
+                recovery: Some(Duration::from_millis(300)),
+                ..Latencies::default()
+            },
+            workload: Duration::from_secs(1),
+            transactions: 3,
+            row_changes: 6,
+            ledger_rows: 3,
+            peak_memory_bytes: None,
+        }
+    }
+
+    #[test]
+    fn whatever_is_wrong_makes_the_verdict_unequal() {
+        let verdict = Verdict::new(clean());
+        assert!(verdict.is_equal, "{:?}", verdict.failures);
+        assert_eq!(verdict.latency_p50_ms, Some(4.0));
+        let wrong: [(fn(&mut Evidence<'static>), &str); 7] = [
+            (|evidence| evidence.ledger_rows = 2, "3 transactions, but Postgres has 2 ledger rows"),
+            (
+                |evidence| evidence.watched.positions[1].transactions = 4,
+                "region eu: applied 4 transactions of 3",
+            ),
+            (
+                |evidence| evidence.watched.positions[0].transactions = 2,
+                "region na: applied 2 transactions of 3",
+            ),
+            (|evidence| evidence.dead_letters[1] = 1, "region eu: 1 dead letters"),
+            (|evidence| evidence.comparisons[0].differences = 8, "region na: 8 more rows differ"),
+            (|evidence| evidence.watched.violation = Some("ahead".to_owned()), "ahead (in 0 of 9 samples)"),
+            (|evidence| evidence.latencies.recovery = None, "not seen to recover"),
+        ];
+        for (spoil, expected) in wrong {
+            let mut evidence = clean();
+            spoil(&mut evidence);
+            let verdict = Verdict::new(evidence);
+            assert!(!verdict.is_equal && verdict.failures.len() == 1, "{:?}", verdict.failures);
+            assert!(verdict.failures[0].contains(expected), "{:?}", verdict.failures);
+        }
+    }
 }

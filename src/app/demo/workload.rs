@@ -29,7 +29,7 @@ const LARGE: [(f64, fn() -> String); 5] = [
     (0.65, changes::update_devices),
     (0.85, changes::delete_devices),
 ];
-/// After how many of [`LARGE`] the engine is to be killed: in the middle of the largest.
+/// After how many of [`LARGE`] the engine is to be killed, so that it has just begun with 20,000 rows.
 pub(super) const LARGE_BEFORE_KILL: u64 = 3;
 
 /// What has been committed so far.
