@@ -260,12 +260,6 @@ impl Walsender {
                 wire::keepalive(&mut out, Lsn(source.lsn));
                 break;
             };
-            if self.rng.u32(..20) == 0 {
-                // Between transactions it says how far the server has read, and that is not yet the next commit record.
-                // Inside one it may lie beyond everything that is still to be sent.
-                let wal_end = if self.message == 0 { transaction.commit_lsn } else { Lsn(source.lsn) };
-                wire::keepalive(&mut out, wal_end);
-            }
             wire::xlog(&mut out, transaction.commit_lsn, &transaction.messages[self.message]);
             if self.message == 0 && !self.is_described {
                 self.is_described = true;
@@ -277,6 +271,15 @@ impl Walsender {
             self.message += 1;
             if self.message == transaction.messages.len() {
                 (self.next, self.message) = (self.next + 1, 0);
+            }
+            if self.rng.u32(..20) == 0 {
+                // Between transactions it says how far the server has read, which is not yet the next commit record.
+                // Inside one it may lie beyond everything that is still to be sent.
+                let wal_end = match source.transactions.get(self.next) {
+                    Some(next) if self.message == 0 => next.commit_lsn,
+                    _ => Lsn(source.lsn),
+                };
+                wire::keepalive(&mut out, wal_end);
             }
         }
         out
