@@ -150,8 +150,7 @@ fn every_type_may_be_a_key() {
     let pipeline = Pipeline::started(&create, &Value::Object(schema));
     pipeline.exec(&change);
     pipeline.catch_up();
-    for index in 0..types.len() {
-        let kind = types[index];
+    for (index, kind) in types.iter().enumerate() {
         for replica in pipeline.replicas() {
             assert_eq!(replica.rows(&format!("SELECT n FROM t{index}")), ["3"], "{kind}");
         }

@@ -254,7 +254,8 @@ fn cut(stream: &[u8], reads: &[usize]) -> Vec<FrameRun> {
 
 // ---- runs -------------------------------------------------------------------------------------------------------
 
-/// The runs that the river delivers for reads of these sizes, up to where it halts.
+/// The runs that the river delivers for reads of these sizes, up to where it halts. An idle position must not come in
+/// front of a transaction that lies before it, nor inside one: a sink would take it for its checkpoint at once.
 fn delivered(stream: &[u8], plan: &Arc<Plan>, reads: &[usize], part_bytes_max: usize) -> Vec<Arc<Run>> {
     let (sender, receiver) = queue::bounded(usize::MAX);
     let outlets = Outlets::new(vec![sender]);
@@ -265,13 +266,25 @@ fn delivered(stream: &[u8], plan: &Arc<Plan>, reads: &[usize], part_bytes_max: u
             break;
         }
     }
-    let deliveries = std::iter::from_fn(|| receiver.try_receive());
-    deliveries
-        .filter_map(|delivery| match delivery {
-            Delivery::Run(run) => Some(run),
-            Delivery::Idle(_) | Delivery::Restart => None,
-        })
-        .collect()
+    let (mut runs, mut idle) = (Vec::new(), Lsn::ZERO);
+    while let Some(delivery) = receiver.try_receive() {
+        match delivery {
+            Delivery::Run(run) => {
+                assert!(
+                    run.spans().iter().all(|span| span.commit_lsn >= idle),
+                    "{idle} overtook a transaction"
+                );
+                runs.push(run);
+            }
+            Delivery::Idle(lsn) => {
+                let last = runs.last().and_then(|run: &Arc<Run>| run.spans().last());
+                assert!(last.is_none_or(|span| span.end_lsn.is_some()), "{lsn} came inside a transaction");
+                idle = lsn;
+            }
+            Delivery::Restart => {}
+        }
+    }
+    runs
 }
 
 /// The whole transactions in these runs: head, end, and changes. Fails where parts do not belong together.

@@ -128,3 +128,26 @@ fn a_dropped_column_halts() {
         &["column n of table", "dropped or renamed", "correct schema.json or the publication"],
     );
 }
+
+#[test]
+fn a_table_that_leaves_the_publication_halts() {
+    for ddl in ["ALTER PUBLICATION walcast DROP TABLE t", "DROP TABLE t"] {
+        let mut pipeline = Pipeline::started(CREATE, &schema());
+        pipeline.exec("INSERT INTO t VALUES (1, 1, 'one')");
+        pipeline.catch_up();
+        pipeline.exec(ddl);
+        assert_eq!(pipeline.exit_code(), Some(1), "{ddl}");
+        pipeline.assert_log(&["is no longer in publication walcast", "hint: walcast check says how"]);
+        assert_eq!(pipeline.replica("eu").rows("SELECT id, n, name FROM t"), ["1|1|one"]);
+    }
+}
+
+#[test]
+fn a_column_that_our_publication_names_takes_its_table_along_and_the_engine_halts() {
+    let create = CREATE.replace("CREATE PUBLICATION walcast FOR TABLE t;", "");
+    let mut pipeline = Pipeline::started(&create, &schema());
+    assert!(pipeline.try_exec("ALTER TABLE t DROP COLUMN n").is_err());
+    pipeline.exec("ALTER TABLE t DROP COLUMN n CASCADE");
+    assert_eq!(pipeline.exit_code(), Some(1));
+    pipeline.assert_log(&["is no longer in publication walcast"]);
+}

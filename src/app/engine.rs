@@ -24,6 +24,7 @@ use crate::capture::frame::FrameRun;
 use crate::capture::publication::{self, PublicationChange};
 use crate::capture::slot::{self, SinkVerdict, SlotVerdict};
 use crate::capture::stream::{Stream, StreamOptions};
+use crate::capture::table::{Oid, TableName};
 use crate::config::Config;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
@@ -64,6 +65,8 @@ pub struct Engine {
     /// Where `until_caught_up` ends.
     target: Lsn,
     deadline: Arc<OnceLock<Instant>>,
+    /// The planned tables that the publication has.
+    published: Vec<(Oid, TableName)>,
 }
 
 /// Why a session ended without an error.
@@ -75,6 +78,8 @@ enum Ending {
     CaughtUp,
     /// A sink lost its open transaction: start again from the slot.
     Replay,
+    /// A table left the publication; it is this one of `Engine::published`.
+    Unpublished(usize),
     /// The river is gone; it says why when it is joined.
     River,
 }
@@ -103,12 +108,21 @@ impl Engine {
         match publication::ensure(&client, name, &survey.published(&schema), survey.server.version).await? {
             PublicationChange::Created => tracing::info!(publication = name, "publication created"),
             PublicationChange::Altered { reasons } => {
-                tracing::info!(publication = name, "publication altered: {}", reasons.join("; "));
+                let reasons = reasons.join("; ");
+                tracing::warn!(
+                    publication = name,
+                    "publication altered; earlier changes are missing: {reasons}"
+                );
             }
             PublicationChange::Accepted { notes } => {
                 notes.iter().for_each(|note| tracing::info!(publication = name, "{note}"));
             }
         }
+
+        let members = publication::describe(&client, name).await?.map_or_else(Vec::new, |found| found.tables);
+        let published =
+            plan.tables.iter().filter(|table| members.iter().any(|member| member.oid == table.oid));
+        let published = published.map(|table| (table.oid, table.source.clone())).collect();
 
         // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
         if let Some(pid) = slot::read(&client, &source.config.slot).await?.and_then(|slot| slot.active_pid) {
@@ -119,6 +133,10 @@ impl Engine {
         let identity = source.identity(&survey.server);
         let mut sinks = OpenSinks::open(config, &plan, &identity);
         let checkpoints = sinks.checkpoints();
+        if checkpoints.is_empty() {
+            // A slot that feeds nobody would only hold back WAL.
+            return Err(no_sink_left());
+        }
         let (slot, judgement) = source.judge(&client, &survey.server, &checkpoints).await?;
         if let Some(error) = judgement.slot.error(&identity) {
             return Err(error);
@@ -147,7 +165,7 @@ impl Engine {
         let deadline = Arc::new(OnceLock::new());
         let when = deadline.clone();
         let fanout = sinks.spawn(config, move || when.get().copied())?;
-        Ok(Engine { source, config: config.clone(), plan, fanout, options, target, deadline })
+        Ok(Engine { source, config: config.clone(), plan, fanout, options, target, deadline, published })
     }
 
     /// How far each sink is.
@@ -167,7 +185,7 @@ impl Engine {
         let outcome = loop {
             let started = Instant::now();
             if self.fanout.progress.running().next().is_none() {
-                break Err(Error::halt("no sink is left to stream to").hint("walcast status shows why"));
+                break Err(no_sink_left());
             }
             let error = match self.session(&mut shutdown, ends).await {
                 Ok((Ending::Shutdown | Ending::CaughtUp, stream)) => break Ok(stream),
@@ -175,6 +193,7 @@ impl Engine {
                     tracing::info!("a sink asked for the stream again from its checkpoint");
                     continue;
                 }
+                Ok((Ending::Unpublished(index), _)) => self.unpublished(index),
                 Ok((Ending::River, _)) => Error::bug("the river ended without a reason"),
                 Err(error) => error,
             };
@@ -271,7 +290,44 @@ impl Engine {
         tokio::select! {
             () = asked_to_stop(shutdown, ends) => Ending::Shutdown,
             ending = noticed => ending,
+            index = self.leaves_publication() => Ending::Unpublished(index),
         }
+    }
+
+    /// Resolves when a table is no longer published. The stream does not say so, it only falls silent: after DROP
+    /// TABLE, ALTER PUBLICATION, or DROP COLUMN … CASCADE of a column that the publication names.
+    async fn leaves_publication(&self) -> usize {
+        let mut client = None;
+        loop {
+            tokio::time::sleep(self.source.config.idle_checkpoint_interval).await;
+            // A failure here is the session's matter; this only looks again.
+            let Ok(connected) = (match client.take() {
+                Some(connected) => Ok(connected),
+                None => self.source.connect().await,
+            }) else {
+                continue;
+            };
+            // A publication that is gone as a whole ends the stream by itself.
+            if let Ok(described) = publication::describe(&connected, &self.source.config.publication).await {
+                let gone = described.and_then(|now| {
+                    self.published
+                        .iter()
+                        .position(|(oid, _)| now.tables.iter().all(|member| member.oid != *oid))
+                });
+                if let Some(index) = gone {
+                    return index;
+                }
+                client = Some(connected);
+            }
+        }
+    }
+
+    fn unpublished(&self, index: usize) -> Error {
+        Error::halt(format!(
+            "table {} is no longer in publication {}: what changed in it since then is not in the replicas",
+            self.published[index].1, self.source.config.publication
+        ))
+        .hint("walcast check says how to publish it again; rows that changed meanwhile must be written once more")
     }
 
     /// From here on the time to finish runs.
@@ -393,6 +449,10 @@ impl Engine {
             ),
         })
     }
+}
+
+fn no_sink_left() -> Error {
+    Error::halt("no sink is left to stream to").hint("walcast status shows why")
 }
 
 async fn create_slot(

@@ -114,6 +114,8 @@ impl Pipeline {
         let mut pipeline = Pipeline::builder().build(sql, schema);
         pipeline.start();
         pipeline.catch_up();
+        // The replicas have their first position before the stream starts.
+        pipeline.await_log("streaming");
         pipeline
     }
 

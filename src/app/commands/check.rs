@@ -1,7 +1,8 @@
 //! `walcast check`. What the source says is judged in [`crate::app::check`]; here come `schema.json`, the sinks and the
 //! printing.
 
-use std::path::Path;
+mod sinks;
+
 use std::process::ExitCode;
 
 use clap::Args;
@@ -13,17 +14,14 @@ use crate::app::check::{
     ColumnNote, Facts, Finding, MappedTable, Request, Severity, evaluate, gather, worst,
 };
 use crate::app::cli::Global;
-use crate::app::sinks;
 use crate::app::source::{Source, read_schema};
-use crate::capture::slot::{self, SlotVerdict, SourceIdentity};
+use crate::capture::slot;
 use crate::capture::table::Table;
-use crate::config::{self, Config, SinkTarget};
+use crate::config::Config;
 use crate::encode::plan::{Plan, Problem};
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
-use crate::fanout::sink::Checkpoint;
 use crate::postgres::conninfo::{ConnectionInfo, Host};
-use crate::sink::sqlite;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -100,7 +98,7 @@ async fn find(config: &Config) -> Result<Vec<Finding>> {
             findings.push(ok);
             match find_at_source(&source, &client, schema.as_ref(), &mut findings).await {
                 Ok((plan, facts)) => {
-                    find_at_sinks(config, &plan, Some((&source, &client, &facts)), &mut findings).await;
+                    sinks::find(config, &plan, Some((&source, &client, &facts)), &mut findings).await;
                     return Ok(findings);
                 }
                 Err(error) => {
@@ -118,7 +116,7 @@ async fn find(config: &Config) -> Result<Vec<Finding>> {
             Plan::default()
         }
     };
-    find_at_sinks(config, &plan, None, &mut findings).await;
+    sinks::find(config, &plan, None, &mut findings).await;
     Ok(findings)
 }
 
@@ -260,127 +258,6 @@ async fn blockers(source: &Source, client: &Client) -> Result<Vec<Finding>> {
                 .remedy(format!("{};", blocker.end_sql()))
         })
         .collect())
-}
-
-/// Each sink: whose it is, what it was made for, and whether it can go on from the slot.
-async fn find_at_sinks(
-    config: &Config,
-    plan: &Plan,
-    source: Option<(&Source, &Client, &Facts)>,
-    findings: &mut Vec<Finding>,
-) {
-    let identity = source.map(|(source, _, facts)| source.identity(&facts.server));
-    let looked: Vec<Result<Option<Checkpoint>>> =
-        config.sinks.iter().map(|sink| look(sink, identity.as_ref())).collect();
-    let names = config.sinks.iter().map(|sink| sink.name.to_string());
-    let held: Vec<(String, Option<Checkpoint>)> =
-        names.zip(&looked).filter_map(|(name, looked)| Some((name, looked.as_ref().ok()?.clone()))).collect();
-
-    let mut verdicts = Vec::new();
-    let mut current = None;
-    if let (Some((source, client, facts)), Some(identity)) = (source, &identity) {
-        match source.judge(client, &facts.server, &held).await {
-            Ok((slot, judgement)) => {
-                current = Some(slot.map_or(facts.server.current_wal_lsn, |slot| slot.current_wal_lsn));
-                if let (SlotVerdict::Missing, Some(error)) = (&judgement.slot, judgement.slot.error(identity))
-                {
-                    // Told as one that walcast creates, which only holds while no sink was fed.
-                    let subject = format!("slot {}", identity.slot);
-                    findings.retain(|finding| finding.subject != subject);
-                    findings.push(problem(subject, &error));
-                }
-                verdicts = judgement.sinks;
-            }
-            Err(error) => findings.push(problem(format!("slot {}", identity.slot), &error)),
-        }
-    }
-    for (sink, looked) in config.sinks.iter().zip(looked) {
-        let (name, subject) = (sink.name.as_str(), format!("sink {}", sink.name));
-        let checkpoint = match looked {
-            Ok(checkpoint) => checkpoint,
-            Err(error) => {
-                findings.push(problem(subject, &error));
-                continue;
-            }
-        };
-        findings.extend(stale_tables(&subject, sink, plan));
-        let verdict = verdicts.iter().find(|(judged, _)| judged == name).map(|(_, verdict)| verdict);
-        let error = verdict.zip(identity.as_ref()).and_then(|(verdict, source)| verdict.error(name, source));
-        findings.push(match error {
-            Some(error) => problem(subject, &error),
-            None => Finding::ok(subject, position(checkpoint.as_ref(), current)),
-        });
-    }
-}
-
-/// A sink's checkpoint, if walcast may write it for this source.
-fn look(sink: &config::Sink, source: Option<&SourceIdentity>) -> Result<Option<Checkpoint>> {
-    let checkpoint = sinks::inspect(sink)?.map(|(checkpoint, _)| checkpoint);
-    if let (Some(checkpoint), Some(source)) = (&checkpoint, source) {
-        sinks::check_source(sink, checkpoint, source)?;
-    }
-    writable(sink)?;
-    Ok(checkpoint)
-}
-
-fn position(checkpoint: Option<&Checkpoint>, current: Option<crate::Lsn>) -> String {
-    match (checkpoint, current) {
-        (None, _) => "nothing is there yet; walcast run creates it".to_owned(),
-        (Some(checkpoint), None) => format!("it is at {}", checkpoint.lsn),
-        (Some(checkpoint), Some(current)) => format!(
-            "it is at {}, {} behind the server",
-            checkpoint.lsn,
-            output::bytes(current.0.saturating_sub(checkpoint.lsn.0))
-        ),
-    }
-}
-
-/// Whether the file can be written, or created where it will be.
-fn writable(sink: &config::Sink) -> Result<()> {
-    let SinkTarget::Sqlite { path } = &sink.target else { return Ok(()) };
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    let Some(existing) = absolute.ancestors().find(|ancestor| ancestor.exists()) else { return Ok(()) };
-    let needed = [existing].into_iter().chain(existing.parent().filter(|_| existing.is_file()));
-    for place in needed {
-        may_write(place)?;
-    }
-    if existing != absolute && existing.is_file() {
-        return Err(Error::halt(format!(
-            "{} is a file, and {} cannot be in it",
-            existing.display(),
-            path.display()
-        ))
-        .hint("give the sink another path in walcast.toml"));
-    }
-    Ok(())
-}
-
-fn may_write(place: &Path) -> Result<()> {
-    rustix::fs::access(place, rustix::fs::Access::WRITE_OK).map_err(|error| {
-        Error::halt(format!("{} cannot be written by this user", place.display())).because(error).hint(
-            "let the user that runs walcast write there, SQLite's -wal and -shm files beside it included",
-        )
-    })
-}
-
-/// Tables that the file holds in another form than `schema.json` asks for now.
-fn stale_tables(subject: &str, sink: &config::Sink, plan: &Plan) -> Vec<Finding> {
-    let SinkTarget::Sqlite { path } = &sink.target else { return Vec::new() };
-    let stored = match sqlite::stored_tables(path) {
-        Ok(stored) => stored,
-        Err(error) => return vec![problem(subject, &error)],
-    };
-    let is_stale = |stored: &&sqlite::StoredTable| {
-        let planned = plan.tables.iter().find(|table| table.target == stored.target);
-        planned.is_some_and(|table| sqlite::definition(table) != stored.definition)
-    };
-    let stale = stored.iter().filter(is_stale);
-    stale
-        .map(|stored| {
-            Finding::problem(subject, format!("its table {} was made for another schema.json", stored.target))
-                .remedy("walcast schema diff")
-        })
-        .collect()
 }
 
 /// For a person: marks, aligned, remedies on lines of their own. For a pipe: one line per finding.

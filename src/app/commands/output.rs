@@ -21,14 +21,14 @@ pub fn print(text: &str) -> Result<bool> {
     }
 }
 
-/// Prints a value as JSON on lines of its own, as [`print`] does.
+/// Prints a value as JSON on lines of its own, as [`print()`] does.
 pub fn print_json(value: &impl Serialize) -> Result<bool> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Error::bug("a report is no JSON").because(error))?;
     print(&(text + "\n"))
 }
 
-/// Prints a value as one line of JSON, as [`print`] does.
+/// Prints a value as one line of JSON, as [`print()`] does.
 pub fn print_json_line(value: &impl Serialize) -> Result<bool> {
     let text =
         serde_json::to_string(value).map_err(|error| Error::bug("a report is no JSON").because(error))?;
