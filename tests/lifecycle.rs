@@ -269,3 +269,16 @@ fn a_replica_that_was_deleted_is_not_started_anew_silently() {
     assert_eq!(pipeline.stop(), Some(1));
     pipeline.assert_log(&["sink na has no checkpoint, and slot walcast has already fed others"]);
 }
+
+#[test]
+fn replicas_that_were_all_deleted_are_started_anew_with_a_warning() {
+    let mut pipeline = Pipeline::started(CREATE, &schema());
+    pipeline.exec(&insert("1, 10"));
+    pipeline.catch_up();
+    assert_eq!(pipeline.stop(), Some(0));
+    pipeline.replicas().iter().for_each(|replica| fs::remove_file(&replica.path).unwrap());
+    pipeline.exec(&insert("11, 20"));
+    pipeline.run_until_caught_up();
+    assert_eq!(pipeline.replica("eu").rows("SELECT min(id), max(id) FROM t"), ["11|20"]);
+    pipeline.assert_log(&["new replica of an old slot: what it has fed is missing"]);
+}

@@ -151,7 +151,12 @@ impl Engine {
         };
         for (sink, verdict) in &judgement.sinks {
             match verdict.error(sink, &identity) {
-                None if *verdict == SinkVerdict::Fresh => sinks.start_at(sink, start),
+                None if *verdict == SinkVerdict::Fresh => {
+                    if judgement.slot != SlotVerdict::Create {
+                        tracing::warn!(sink, lsn = %start, "new replica of an old slot: what it has fed is missing");
+                    }
+                    sinks.start_at(sink, start);
+                }
                 None => {}
                 Some(_) if *verdict == SinkVerdict::NoCheckpoint && options.start_at_slot.contains(sink) => {
                     tracing::warn!(sink, lsn = %start, "starts at the slot's position: older rows are missing");
