@@ -140,9 +140,7 @@ impl Source {
         let after = [0, 1].map(|index| sent[index].clone().unwrap_or_else(|| before[index].clone()));
         rows.insert(to, after);
         let mut new = vec![wire::text(to)];
-        new.extend(
-            sent.iter().map(|value| value.as_ref().map_or(Value::Unchanged, |value| self::value(value))),
-        );
+        new.extend(sent.iter().map(|value| value.as_ref().map_or(Value::Unchanged, self::value)));
         let full = tuple(from, &before);
         let key = tuple(from, &[None, None]);
         let old = match self.identity {
