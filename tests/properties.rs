@@ -24,6 +24,7 @@ use walcast::capture::table::ReplicaIdentity;
 use walcast::decode::{Decoder, message};
 use walcast::encode::cell::Cell;
 use walcast::encode::fold::{Net, Owned, fold};
+use walcast::encode::json_rows::JsonRows;
 use walcast::encode::mapper::Mapper;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::{Change, ChangeKind, Run};
@@ -138,7 +139,7 @@ fn flow(stream: &[u8], plan: &Arc<Plan>) {
         if let Some(event) = decoder.decode(frame)? {
             mapper.map(event)?;
             for run in mapper.take_full().into_iter().chain(mapper.take_whole()) {
-                run.json(plan);
+                JsonRows::of(run, plan);
             }
         }
         Ok(())
@@ -562,7 +563,7 @@ proptest! {
             .unwrap();
         for (index, (id, real, text, json, blob)) in rows.into_iter().enumerate() {
             prop_assert_eq!(run.all_changes()[index].kind, ChangeKind::Upsert);
-            let rendered = run.json(&plan).get(index);
+            let rendered = JsonRows::of(&run, &plan).get(index);
             let (found, length): (Kinds, i64) = read
                 .query_row([rendered], |row| {
                     Ok(((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?), row.get(5)?))
