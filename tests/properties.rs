@@ -139,7 +139,7 @@ fn flow(stream: &[u8], plan: &Arc<Plan>) {
         if let Some(event) = decoder.decode(frame)? {
             mapper.map(event)?;
             for run in mapper.take_full().into_iter().chain(mapper.take_whole()) {
-                JsonRows::of(run, plan);
+                JsonRows::of(&run, plan);
             }
         }
         Ok(())
