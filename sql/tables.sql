@@ -3,7 +3,8 @@
 --
 -- Points that are easy to get wrong:
 --   * A domain may stand on a domain, and on an array: the chain is followed to its end, for elements too.
---   * An array type is one that its element type names as its array; int2vector looks like one and is not.
+--   * An array type is one that its element type names as its array; int2vector looks like one and is not. One whose
+--     elements are set apart by anything but a comma (box: a semicolon) is left as text.
 --   * A deferrable primary key is no replica identity, and neither is an index that is no longer valid: the server
 --     then rejects UPDATE and DELETE of a published table, as it does with REPLICA IDENTITY NOTHING.
 --   * A partition root has no rows of its own, so its estimate is the sum over its leaves.
@@ -39,7 +40,7 @@ element AS (
     SELECT base.declared, e.oid AS reached, 0 AS depth
     FROM base
     JOIN pg_type b ON b.oid = base.oid
-    JOIN pg_type e ON e.oid = b.typelem AND e.typarray = b.oid
+    JOIN pg_type e ON e.oid = b.typelem AND e.typarray = b.oid AND (e.typdelim = ',' OR e.oid = 'box'::regtype)
 ),
 element_chain (declared, reached, depth) AS (
     SELECT declared, reached, depth FROM element

@@ -163,7 +163,8 @@ fn river(
     mut handle: impl FnMut(Option<rendering::Seen<'_, '_>>, Option<&Arc<Run>>) -> Result<()>,
 ) -> Result<()> {
     let frames = FrameRun::new(recording.stream.clone().into());
-    let (mut decoder, mut mapper) = (Decoder::new(), Mapper::new(recording.plan.clone(), usize::MAX));
+    let (mut decoder, mut mapper) =
+        (Decoder::new(), Mapper::new(recording.plan.clone(), usize::MAX, Lsn::ZERO));
     let mut last_end = Lsn::ZERO;
     for frame in frames.iter() {
         let frame = frame?;

@@ -24,6 +24,7 @@ use walcast::capture::table::ReplicaIdentity;
 use walcast::decode::{Decoder, message};
 use walcast::encode::cell::Cell;
 use walcast::encode::fold::{Net, Owned, fold};
+use walcast::encode::json_rows::JsonRows;
 use walcast::encode::mapper::Mapper;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::{Change, ChangeKind, Run};
@@ -133,12 +134,12 @@ fn walk(data: &[u8]) {
 
 /// Decodes and maps a whole stream, however it ends.
 fn flow(stream: &[u8], plan: &Arc<Plan>) {
-    let (mut decoder, mut mapper) = (Decoder::new(), Mapper::new(plan.clone(), 400));
+    let (mut decoder, mut mapper) = (Decoder::new(), Mapper::new(plan.clone(), 400, Lsn::ZERO));
     let mut read = |frame: Frame<'_>| -> Result<()> {
         if let Some(event) = decoder.decode(frame)? {
             mapper.map(event)?;
             for run in mapper.take_full().into_iter().chain(mapper.take_whole()) {
-                run.json(plan);
+                JsonRows::of(&run, plan);
             }
         }
         Ok(())
@@ -259,7 +260,7 @@ fn cut(stream: &[u8], reads: &[usize]) -> Vec<FrameRun> {
 fn delivered(stream: &[u8], plan: &Arc<Plan>, reads: &[usize], part_bytes_max: usize) -> Vec<Arc<Run>> {
     let (sender, receiver) = queue::bounded(usize::MAX);
     let outlets = Outlets::new(vec![sender]);
-    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO };
+    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from: Lsn::ZERO };
     let mut river = River::new(plan.clone(), &outlets, options);
     for run in cut(stream, reads) {
         if river.flow(&run).is_err() {
@@ -562,7 +563,7 @@ proptest! {
             .unwrap();
         for (index, (id, real, text, json, blob)) in rows.into_iter().enumerate() {
             prop_assert_eq!(run.all_changes()[index].kind, ChangeKind::Upsert);
-            let rendered = run.json(&plan).get(index);
+            let rendered = JsonRows::of(&run, &plan).get(index);
             let (found, length): (Kinds, i64) = read
                 .query_row([rendered], |row| {
                     Ok(((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?), row.get(5)?))

@@ -546,8 +546,11 @@ impl Simulation {
         let mut engine = self.start();
         let mut left = steps;
         while left > 0 {
-            let options =
-                RiverOptions { part_bytes_max: self.rng.usize(300..3000), idle_interval: Duration::ZERO };
+            let options = RiverOptions {
+                part_bytes_max: self.rng.usize(300..3000),
+                idle_interval: Duration::ZERO,
+                needed_from: engine.progress.needed_from(),
+            };
             engine.outlets.send(&Delivery::Restart).unwrap();
             let mut walsender = Walsender::new(&self.source, self.rng.fork());
             let Engine { outlets, workers, progress } = &mut engine;
@@ -615,7 +618,11 @@ impl Simulation {
         self.targets.iter().for_each(|target| target.lock().unwrap().faults = NO_FAULTS);
         self.source.commit();
         let mut engine = self.start();
-        let options = RiverOptions { part_bytes_max: 2000, idle_interval: Duration::ZERO };
+        let options = RiverOptions {
+            part_bytes_max: 2000,
+            idle_interval: Duration::ZERO,
+            needed_from: engine.progress.needed_from(),
+        };
         engine.outlets.send(&Delivery::Restart).unwrap();
         let mut walsender = Walsender::new(&self.source, self.rng.fork());
         let mut river = River::new(self.plan.clone(), &engine.outlets, options);

@@ -5,10 +5,10 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use super::commands;
+use super::{commands, demo};
 use crate::config::{Config, Environment, Log, LogFormat};
 use crate::error::{Error, Kind, Result};
 
@@ -21,7 +21,7 @@ Examples:
   walcast run --until-caught-up                what a cron job wants
   walcast status                               where the slot and every replica are
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 check found problems.
+Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 check or schema diff found problems.
 Settings come from walcast.toml and from the environment (DATABASE_URL, WALCAST_SOURCE__SLOT, …).";
 
 /// Keeps edge databases in step with Postgres.
@@ -59,12 +59,36 @@ enum Format {
 enum Command {
     /// Stream changes from the slot to every sink
     Run(commands::run::Arguments),
+    /// Find out what would stop walcast, or hurt the application, before it does
+    Check(commands::check::Arguments),
+    /// Show where the slot and every replica are
+    Status(commands::status::Arguments),
+    /// Write schema.json, or compare it with the source and the replicas
+    #[command(subcommand)]
+    Schema(commands::schema::Command),
+    /// Remove what walcast has made at the source: the slot and the publication
+    Teardown(commands::teardown::Arguments),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Show it at work: a throwaway Postgres, regional SQLite replicas, a killed engine, every row compared
+    Demo(demo::Arguments),
 }
 
 impl Global {
     /// Reads the configuration; the command line wins over it.
     pub fn load(&self) -> Result<Config> {
-        let mut config = Config::load(self.config.as_deref(), &Environment::of_process())?;
+        self.overrule(Config::load(self.config.as_deref(), &Environment::of_process())?)
+    }
+
+    /// As [`load`](Self::load), for a command that looks at the source alone: the sinks may be missing.
+    pub fn load_for_source(&self) -> Result<Config> {
+        self.overrule(Config::load_for_source(self.config.as_deref(), &Environment::of_process())?)
+    }
+
+    fn overrule(&self, mut config: Config) -> Result<Config> {
         if let Some(level) = &self.log_level {
             config.log.level.clone_from(level);
         }
@@ -76,7 +100,7 @@ impl Global {
         Ok(config)
     }
 
-    /// Starts logging for a command that reads no configuration.
+    /// Starts logging for a command whose output is what it prints: only warnings, unless asked for more.
     pub fn log(&self) -> Result<()> {
         let level = self.log_level.clone().unwrap_or_else(|| "warn".to_owned());
         let format = match self.log_format {
@@ -111,6 +135,15 @@ impl Cli {
     async fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Run(arguments) => commands::run::run(&self.global, arguments).await,
+            Command::Check(arguments) => commands::check::run(&self.global, arguments).await,
+            Command::Status(arguments) => commands::status::run(&self.global, arguments).await,
+            Command::Schema(command) => commands::schema::run(&self.global, command).await,
+            Command::Teardown(arguments) => commands::teardown::run(&self.global, arguments).await,
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "walcast", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Demo(arguments) => demo::run(&self.global, arguments).await,
         }
     }
 }

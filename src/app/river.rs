@@ -24,6 +24,8 @@ pub struct RiverOptions {
     pub part_bytes_max: usize,
     /// Idle positions go to the sinks at most this often.
     pub idle_interval: Duration,
+    /// Every sink has what was committed before this.
+    pub needed_from: Lsn,
 }
 
 /// Decodes and maps one session's frames until the channel closes.
@@ -58,7 +60,7 @@ impl<'a> River<'a> {
     pub fn new(plan: Arc<Plan>, outlets: &'a Outlets, options: RiverOptions) -> Self {
         River {
             decoder: Decoder::new(),
-            mapper: Mapper::new(plan, options.part_bytes_max),
+            mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from),
             outlets,
             options,
             idle_sent: None,

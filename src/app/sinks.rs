@@ -77,6 +77,22 @@ pub fn inspect(config: &config::Sink) -> Result<Option<(Checkpoint, u64)>> {
     }
 }
 
+/// Whether a sink's target holds something that walcast did not make.
+pub fn is_foreign(config: &config::Sink) -> Result<bool> {
+    match &config.target {
+        SinkTarget::Sqlite { path } => sqlite::is_foreign(path),
+        SinkTarget::Null => Ok(false),
+    }
+}
+
+/// Refuses a sink whose checkpoint belongs to another source or slot.
+pub fn check_source(config: &config::Sink, checkpoint: &Checkpoint, source: &SourceIdentity) -> Result<()> {
+    match &config.target {
+        SinkTarget::Sqlite { path } => sqlite::check_source(checkpoint, source, path),
+        SinkTarget::Null => Ok(()),
+    }
+}
+
 /// All sinks, opened or stopped with the reason, in the configuration's order.
 pub struct OpenSinks {
     sinks: Vec<(AnySink, Arc<SinkProgress>, Option<Checkpoint>)>,

@@ -11,7 +11,7 @@ use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
 use super::query::{field, rows};
-use super::table::{Column, Oid, ReplicaIdentity, Table, TableName};
+use super::table::{Column, Index, Oid, ReplicaIdentity, Table, TableName};
 use crate::error::{Error, Result};
 
 /// The oldest server walcast works with: logical messages in pgoutput exist from 14.
@@ -150,6 +150,20 @@ pub async fn all_tables(client: &Client, schemas: &[String]) -> Result<Vec<Table
     let found = rows(client, sql, &[&schemas], "listing the source's tables").await?;
     let oids = found.iter().map(|row| field(row, "oid")).collect::<Result<Vec<u32>>>()?;
     read_by_oid(client, &oids).await
+}
+
+/// The plain btree indexes of these tables without their primary keys, in the order of `tables`, then by name.
+///
+/// # Errors
+///
+/// Transient when the connection fails.
+pub async fn read_indexes(client: &Client, tables: &[Table]) -> Result<Vec<Index>> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid.0).collect();
+    let sql = include_str!("../../sql/indexes.sql");
+    let rows = rows(client, sql, &[&oids], "reading the tables' indexes").await?;
+    rows.iter()
+        .map(|row| Ok(Index { table: Oid(field(row, "table_oid")?), columns: field(row, "columns")? }))
+        .collect()
 }
 
 async fn read_by_oid(client: &Client, oids: &[u32]) -> Result<Vec<Table>> {

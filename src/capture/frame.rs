@@ -57,7 +57,8 @@ pub enum Frame<'a> {
         /// The server wants a status update now.
         reply_requested: bool,
     },
-    /// The server ended the stream (`CopyDone`).
+    /// The server ended the stream: `CopyDone`, or `CommandComplete` when it shuts down in order (`WalSndDone` in
+    /// src/backend/replication/walsender.c).
     CopyDone,
     /// An `ErrorResponse`; the body holds its fields.
     ErrorResponse(&'a [u8]),
@@ -77,7 +78,7 @@ impl<'a> Iterator for Frames<'a> {
             let body = &message[HEADER_BYTES..];
             return Some(match message[0] {
                 b'd' => copy_data(body),
-                b'c' => Ok(Frame::CopyDone),
+                b'c' | b'C' => Ok(Frame::CopyDone),
                 b'E' => Ok(Frame::ErrorResponse(body)),
                 // NoticeResponse, ParameterStatus: no part of the stream.
                 b'N' | b'S' => continue,
@@ -186,7 +187,8 @@ mod tests {
 
     #[test]
     fn a_run_gives_its_frames_in_order_and_skips_notices() {
-        let bytes = [xlog(5, b"abc"), message(b'N', b"notice"), keepalive(9, 1), message(b'c', b"")].concat();
+        let end = [message(b'c', b""), message(b'C', b"COPY 0\0")].concat();
+        let bytes = [xlog(5, b"abc"), message(b'N', b"notice"), keepalive(9, 1), end].concat();
         let run = FrameRun::new(bytes.into());
         let frames: Vec<_> = run.iter().map(Result::unwrap).collect();
         assert_eq!(
@@ -194,6 +196,7 @@ mod tests {
             [
                 Frame::XLogData { wal_start: Lsn(5), data: b"abc" },
                 Frame::KeepAlive { wal_end: Lsn(9), reply_requested: true },
+                Frame::CopyDone,
                 Frame::CopyDone,
             ]
         );

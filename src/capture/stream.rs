@@ -267,3 +267,6 @@ async fn ready_now<T>(future: impl Future<Output = T>) -> Option<T> {
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

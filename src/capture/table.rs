@@ -64,6 +64,15 @@ pub struct Column {
     pub is_toastable: bool,
 }
 
+/// An index at the source that a replica may want too: btree, on plain columns, without a condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// The table it is on.
+    pub table: Oid,
+    /// Its columns in order.
+    pub columns: Vec<String>,
+}
+
 /// One table (or partition root) as the catalog states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::SecretString;
 
-use super::{Config, Log, Sink, SinkName, SinkTarget, SinkType, Source, Written, WrittenSink};
+use super::{Config, Log, Requires, Sink, SinkName, SinkTarget, SinkType, Source, Written, WrittenSink};
 use crate::document::Document;
 use crate::document::problems::{self, Problems, steps};
 
@@ -21,6 +21,7 @@ const GIB: usize = 1 << 30;
 pub(super) struct Checker<'a> {
     pub(super) document: Document,
     pub(super) problems: &'a mut Problems,
+    pub(super) requires: Requires,
 }
 
 impl Checker<'_> {
@@ -85,7 +86,7 @@ impl Checker<'_> {
     }
 
     fn sinks(&mut self, written: Vec<WrittenSink>, base: &Path) -> Vec<Sink> {
-        if written.is_empty() {
+        if written.is_empty() && self.requires == Requires::Everything {
             self.note(steps!["sink"], "there is no sink: add a [[sink]] with name, type and path");
         }
         let mut names: HashMap<SinkName, usize> = HashMap::new();

@@ -305,6 +305,15 @@ enum SinkType {
     Null,
 }
 
+/// What must be there for the configuration to be of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Requires {
+    /// At least one sink.
+    Everything,
+    /// No sink.
+    Source,
+}
+
 impl Config {
     /// Reads the file and the environment. Without a `path`, [`DEFAULT_FILE`] is read where there is one, and else
     /// the environment must say everything. Blocks on the file system.
@@ -314,11 +323,21 @@ impl Config {
     /// [`Kind::Config`](crate::error::Kind::Config), with every mistake on its own line:
     /// `walcast.toml:3:9: source.slot: …` or `WALCAST_SOURCE__SLOT: …`.
     pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self> {
+        Self::load_with(path, environment, Requires::Everything)
+    }
+
+    /// As [`load`](Self::load), but the sinks may be missing: for commands that only look at the source, so that
+    /// `DATABASE_URL` alone is enough for them.
+    pub fn load_for_source(path: Option<&Path>, environment: &Environment) -> Result<Self> {
+        Self::load_with(path, environment, Requires::Source)
+    }
+
+    fn load_with(path: Option<&Path>, environment: &Environment, requires: Requires) -> Result<Self> {
         let file = path.unwrap_or(Path::new(DEFAULT_FILE));
         match std::fs::read_to_string(file) {
-            Ok(text) => Self::read(Some((file, &text)), environment),
+            Ok(text) => Self::read(Some((file, &text)), environment, requires),
             Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                Self::read(None, environment).map_err(|error| {
+                Self::read(None, environment, requires).map_err(|error| {
                     error.hint(format!(
                         "there is no {DEFAULT_FILE} here: write one, or name one with --config"
                     ))
@@ -328,7 +347,7 @@ impl Config {
         }
     }
 
-    fn read(file: Option<(&Path, &str)>, environment: &Environment) -> Result<Self> {
+    fn read(file: Option<(&Path, &str)>, environment: &Environment, requires: Requires) -> Result<Self> {
         let mut problems = Problems::default();
         let document = match file {
             Some((path, text)) => {
@@ -344,7 +363,7 @@ impl Config {
         document.replace_strings(&mut problems, &|text| environment.fill(text));
         let written: Written = document.read(&mut problems).unwrap_or_default();
         let base = file.and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
-        let config = Checker { document, problems: &mut problems }.check(written, base);
+        let config = Checker { document, problems: &mut problems, requires }.check(written, base);
         problems.finish()?;
         Ok(config)
     }

@@ -49,7 +49,7 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
 }
 
 fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config> {
-    Config::read(Some((Path::new("etc/walcast.toml"), text)), &environment(variables))
+    Config::read(Some((Path::new("etc/walcast.toml"), text)), &environment(variables), Requires::Everything)
 }
 
 fn url(config: &Config) -> Option<&str> {
@@ -117,7 +117,7 @@ fn the_environment_alone_is_enough() {
         ("WALCAST_SERVICE_HOST", "10.0.0.1"),
         ("WALCAST_PORT__X", "none of ours"),
     ];
-    let config = Config::read(None, &environment(&variables)).unwrap();
+    let config = Config::read(None, &environment(&variables), Requires::Everything).unwrap();
     assert_eq!(config.schema, Path::new("/etc/schema.json"));
     assert_eq!(config.sinks[0].target, SinkTarget::Sqlite { path: "eu.db".into() });
     assert_eq!(config.sinks[1].name.as_str(), "bench");
@@ -125,7 +125,8 @@ fn the_environment_alone_is_enough() {
 
 #[test]
 fn without_file_and_environment_the_error_names_what_is_missing() {
-    let error = Config::read(None, &environment(&[])).unwrap_err();
+    Config::read(None, &environment(&[]), Requires::Source).unwrap();
+    let error = Config::read(None, &environment(&[]), Requires::Everything).unwrap_err();
     let expected = "the configuration: sink: there is no sink: add a [[sink]] with name, type and path";
     assert_eq!(error.to_string(), expected);
 }
@@ -405,6 +406,6 @@ proptest! {
         name in "(SOURCE|SINK|BATCH|LOG|SCHEMA)?(__[A-Z0-9_]{0,6}){0,3}", value in ".*"
     ) {
         let variables = environment(&[(&format!("WALCAST_{name}"), &value)]);
-        let _ = Config::read(Some((Path::new("walcast.toml"), SINK)), &variables);
+        let _ = Config::read(Some((Path::new("walcast.toml"), SINK)), &variables, Requires::Everything);
     }
 }

@@ -11,7 +11,7 @@ use super::message::{self, Begin, Malformed, Message, Old, Relation, Tuple};
 use crate::Lsn;
 use crate::capture::frame::Frame;
 use crate::capture::table::Oid;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What a frame means to the stages behind.
 #[derive(Debug)]
@@ -173,9 +173,12 @@ fn server_error(body: &[u8]) -> Error {
         fields.message.unwrap_or_else(|| "no message".to_owned()),
     );
     match code.as_str() {
-        // The slot was invalidated or dropped, or the publication is gone: a new session meets it at its start and
-        // says what to do there.
-        "42704" | "55000" => Error::transient(message).hint("walcast status shows the slot"),
+        // Of all objects only the publication is looked up while a stream runs, as it was at that point of the WAL: one
+        // that is made anew is not there for the WAL before it.
+        "42704" => Error::new(Kind::NeedsBackfill, message).hint(
+            "the publication was dropped; the slot cannot go past that point. The replicas must be filled anew: move \
+             their files away, run `walcast teardown`, then `walcast run`",
+        ),
         _ => Error::transient(message),
     }
 }

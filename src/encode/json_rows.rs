@@ -5,39 +5,41 @@
 
 use super::cell::Cell;
 use super::json::push_string;
-use super::run::{ChangeKind, Run};
+use super::run::{ChangeKind, Rendered, Run};
 use crate::encode::plan::Plan;
 
-/// The rendered rows and keys of a run, one JSON array for each change that has cells.
-#[derive(Debug, Default)]
-pub struct JsonRows {
-    text: Vec<u8>,
-    /// Where each change's text ends.
-    ends: Vec<usize>,
-}
+/// The rows and keys of a run as text, one JSON array for each change that has cells.
+#[derive(Debug, Clone, Copy)]
+pub struct JsonRows<'a>(&'a Rendered);
 
-impl JsonRows {
-    /// Renders the row of each upsert, update and move, and the key of each delete.
-    pub(super) fn render(run: &Run, plan: &Plan) -> Self {
-        let mut rows = JsonRows::default();
-        for &change in run.all_changes() {
-            match change.kind {
-                ChangeKind::Upsert | ChangeKind::Update | ChangeKind::Move => {
-                    array(run.row(change, plan), run.arena(), &mut rows.text);
-                }
-                ChangeKind::Delete => array(run.key(change, plan), run.arena(), &mut rows.text),
-                ChangeKind::Truncate | ChangeKind::Reject => {}
-            }
-            rows.ends.push(rows.text.len());
-        }
-        rows
+impl<'a> JsonRows<'a> {
+    /// The row of each upsert, update and move, and the key of each delete: rendered when the first sink asks, shared by
+    /// all that follow.
+    pub fn of(run: &'a Run, plan: &Plan) -> Self {
+        JsonRows(run.rendered.get_or_init(|| render(run, plan)))
     }
 
     /// The text of the run's `index`-th change; empty for a truncate or a rejection.
-    pub fn get(&self, index: usize) -> &str {
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        std::str::from_utf8(&self.text[start..self.ends[index]]).expect("rendered JSON is UTF-8")
+    pub fn get(self, index: usize) -> &'a str {
+        let Rendered { text, ends } = self.0;
+        let start = index.checked_sub(1).map_or(0, |before| ends[before]);
+        std::str::from_utf8(&text[start..ends[index]]).expect("rendered JSON is UTF-8")
     }
+}
+
+fn render(run: &Run, plan: &Plan) -> Rendered {
+    let mut rendered = Rendered::default();
+    for &change in run.all_changes() {
+        match change.kind {
+            ChangeKind::Upsert | ChangeKind::Update | ChangeKind::Move => {
+                array(run.row(change, plan), run.arena(), &mut rendered.text);
+            }
+            ChangeKind::Delete => array(run.key(change, plan), run.arena(), &mut rendered.text),
+            ChangeKind::Truncate | ChangeKind::Reject => {}
+        }
+        rendered.ends.push(rendered.text.len());
+    }
+    rendered
 }
 
 /// Appends `cells` as a JSON array. Absent cells become `null`: the column mask says that they are not written.

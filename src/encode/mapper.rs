@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
-use super::cell::Cell;
+use super::cell::{Cell, push};
+use super::json_rows;
 use super::plan::{Plan, PlannedTable};
 use super::run::{Change, ChangeKind, RejectedRow, Run, Span};
 use super::value::Conversion;
+use crate::Lsn;
 use crate::capture::table::Oid;
 use crate::decode::message::{Begin, Old, Relation, Tuple, Value};
 use crate::decode::{self, Event};
@@ -20,12 +22,26 @@ use crate::error::{Error, Result};
 /// Maps the events of one session.
 pub struct Mapper {
     plan: Arc<Plan>,
-    /// By relation: its mapping, or `None` where `schema.json` does not have it.
-    relations: HashMap<Oid, Option<TableMap>>,
+    relations: HashMap<Oid, Mapping>,
     run: Run,
     /// A run at least this large is handed on, also inside a transaction.
     part_bytes_max: usize,
+    /// A transaction that was committed before this is in every sink already and is left out.
+    needed_from: Lsn,
     is_open: bool,
+    /// The open transaction is left out.
+    is_skipping: bool,
+}
+
+/// What becomes of a relation's changes.
+enum Mapping {
+    /// They fill a table.
+    Table(TableMap),
+    /// `schema.json` does not have it.
+    Ignored,
+    /// It does not fit the plan. Only a change that a sink needs makes this an error: after an alteration, what was
+    /// sent again from before it still has the old form.
+    Unfit(Error),
 }
 
 /// How one relation's tuples fill one table's cells.
@@ -38,9 +54,18 @@ struct TableMap {
 }
 
 impl Mapper {
-    /// A mapper for a new session. Runs are cut at `part_bytes_max`, preferably where a transaction ends.
-    pub fn new(plan: Arc<Plan>, part_bytes_max: usize) -> Self {
-        Mapper { plan, relations: HashMap::new(), run: Run::default(), part_bytes_max, is_open: false }
+    /// A mapper for a new session. Runs are cut at `part_bytes_max`, preferably where a transaction ends; transactions
+    /// that were committed before `needed_from` are left out.
+    pub fn new(plan: Arc<Plan>, part_bytes_max: usize, needed_from: Lsn) -> Self {
+        Mapper {
+            plan,
+            relations: HashMap::new(),
+            run: Run::default(),
+            part_bytes_max,
+            needed_from,
+            is_open: false,
+            is_skipping: false,
+        }
     }
 
     /// Maps one event.
@@ -49,22 +74,34 @@ impl Mapper {
     /// Halts when a mapped table or column was renamed, dropped or retyped.
     pub fn map(&mut self, event: Event<'_>) -> Result<()> {
         match event {
-            Event::Relation(relation) => self.relation(&relation)?,
+            Event::Relation(relation) => self.relation(&relation),
             Event::Begin(begin) => {
-                self.is_open = true;
-                self.open_span(begin, true);
+                self.is_skipping = begin.commit_lsn < self.needed_from;
+                if !self.is_skipping {
+                    self.is_open = true;
+                    self.open_span(begin, true);
+                }
             }
-            Event::Change { relation, change } => {
-                if let Some(Some(map)) = self.relations.get(&relation) {
+            Event::Commit { .. } if self.is_skipping => self.is_skipping = false,
+            _ if self.is_skipping => {}
+            Event::Change { relation, change } => match self.relations.get(&relation) {
+                Some(Mapping::Table(map)) => {
                     let table = &self.plan.tables[map.table as usize];
                     TableWriter { map, table, run: &mut self.run }.change(change);
                 }
-            }
+                Some(Mapping::Unfit(_)) => return Err(self.unfit(relation)),
+                Some(Mapping::Ignored) | None => {}
+            },
             Event::Truncate(relations) => {
                 for relation in relations {
-                    if let Some(Some(map)) = self.relations.get(&relation) {
-                        let change = Change { kind: ChangeKind::Truncate, table: map.table, first_cell: 0 };
-                        self.run.changes.push(change);
+                    match self.relations.get(&relation) {
+                        Some(Mapping::Table(map)) => {
+                            let change =
+                                Change { kind: ChangeKind::Truncate, table: map.table, first_cell: 0 };
+                            self.run.changes.push(change);
+                        }
+                        Some(Mapping::Unfit(_)) => return Err(self.unfit(relation)),
+                        Some(Mapping::Ignored) | None => {}
                     }
                 }
             }
@@ -145,23 +182,35 @@ impl Mapper {
         });
     }
 
-    fn relation(&mut self, relation: &Relation) -> Result<()> {
-        let map = match self.plan.find(&relation.name) {
-            Some(index) => Some(TableMap::new(index, &self.plan.tables[index], relation)?),
-            None => {
-                if let Some(table) = self.plan.tables.iter().find(|table| table.oid == relation.oid) {
-                    return Err(Error::halt(format!(
+    fn relation(&mut self, relation: &Relation) {
+        let mapping = match self.plan.find(&relation.name) {
+            Some(index) => match TableMap::new(index, &self.plan.tables[index], relation) {
+                Ok(map) => Mapping::Table(map),
+                Err(error) => Mapping::Unfit(error),
+            },
+            None => match self.plan.tables.iter().find(|table| table.oid == relation.oid) {
+                Some(table) => Mapping::Unfit(
+                    Error::halt(format!(
                         "table {} was renamed to {} at the source",
                         table.source, relation.name
                     ))
-                    .hint("give it its new name in schema.json (keep the old one as `target`), then start walcast"));
+                    .hint("give it its new name in schema.json (keep the old one as `target`), then start walcast"),
+                ),
+                None => {
+                    tracing::debug!(table = %relation.name, "published but not in schema.json: ignored");
+                    Mapping::Ignored
                 }
-                tracing::debug!(table = %relation.name, "published but not in schema.json: ignored");
-                None
-            }
+            },
         };
-        self.relations.insert(relation.oid, map);
-        Ok(())
+        self.relations.insert(relation.oid, mapping);
+    }
+
+    /// The error that ends the session at a relation that does not fit.
+    fn unfit(&mut self, relation: Oid) -> Error {
+        match self.relations.insert(relation, Mapping::Ignored) {
+            Some(Mapping::Unfit(error)) => error,
+            _ => Error::bug("a relation that fits was taken for one that does not"),
+        }
     }
 }
 
@@ -353,20 +402,28 @@ impl TableWriter<'_> {
     }
 
     fn reject(&mut self, operation: &'static str, tuple: Tuple<'_>, rejected: Rejected) {
-        let key: Vec<serde_json::Value> = self
-            .map
-            .key
-            .iter()
-            .map(|&position| match tuple.values().nth(position) {
-                Some(Value::Text(text)) => String::from_utf8_lossy(text).into_owned().into(),
-                Some(Value::Binary(bytes)) => format!("\\x{}", hex::encode(bytes)).into(),
-                Some(Value::Null | Value::Unchanged) | None => serde_json::Value::Null,
-            })
-            .collect();
+        let arena = self.run.arena.len();
+        let mut key = Vec::with_capacity(self.map.key.len());
+        for (&position, &planned) in self.map.key.iter().zip(&self.table.key) {
+            let value = tuple.values().nth(position).unwrap_or(Value::Null);
+            key.push(match (self.cell(planned, value), value) {
+                (Ok(cell), _) => cell,
+                // The key itself has no valid form: what the server sent still says which row it is.
+                (Err(_), Value::Text(text)) => Cell::Text(push(&mut self.run.arena, text)),
+                (Err(_), Value::Binary(bytes)) => {
+                    let digits = format!("\\x{}", hex::encode(bytes));
+                    Cell::Text(push(&mut self.run.arena, digits.as_bytes()))
+                }
+                (Err(_), Value::Null | Value::Unchanged) => Cell::Null,
+            });
+        }
+        let mut text = Vec::new();
+        json_rows::array(&key, &self.run.arena, &mut text);
+        self.run.arena.truncate(arena);
         let index = self.run.rejections.len();
         self.run.rejections.push(RejectedRow {
             operation,
-            key: serde_json::Value::from(key).to_string(),
+            key: String::from_utf8_lossy(&text).into_owned(),
             reason: format!("{}: {}", self.table.columns[rejected.column].source, rejected.reason),
         });
         self.push(ChangeKind::Reject, index);

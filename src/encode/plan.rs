@@ -174,10 +174,11 @@ fn draw_table(
     let alter = |identity: &str| Some(format!("ALTER TABLE {} REPLICA IDENTITY {identity};", table.name));
     if table.replica_identity == ReplicaIdentity::Nothing || table.identity_columns.is_empty() {
         let message =
-            "has no primary key and no replica identity: once it is published, the application's own \
-                       updates and deletes fail"
+            "has no usable replica identity: once it is published, the application's own updates and \
+                       deletes fail"
                 .to_owned();
-        report(None, message, alter("FULL"), true);
+        let identity = if table.primary_key.is_empty() { "FULL" } else { "DEFAULT" };
+        report(None, message, alter(identity), true);
     } else if let Some(missing) =
         entry.primary_key.0.iter().find(|name| !table.identity_columns.contains(*name))
     {

@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::cell::Cell;
-use super::json_rows::JsonRows;
 use super::plan::Plan;
 use crate::Lsn;
 
@@ -20,7 +19,8 @@ pub struct Run {
     pub(super) changes: Vec<Change>,
     pub(super) spans: Vec<Span>,
     pub(super) rejections: Vec<RejectedRow>,
-    pub(super) json: OnceLock<JsonRows>,
+    /// What `json_rows` has rendered, for all sinks that ask.
+    pub(super) rendered: OnceLock<Rendered>,
 }
 
 /// One transaction's share of a run.
@@ -80,6 +80,14 @@ pub struct RejectedRow {
     pub reason: String,
 }
 
+/// The text of a run's changes, one behind the other.
+#[derive(Debug, Default)]
+pub(super) struct Rendered {
+    pub(super) text: Vec<u8>,
+    /// Where each change's text ends.
+    pub(super) ends: Vec<usize>,
+}
+
 impl Run {
     /// The transactions in this run, in commit order.
     pub fn spans(&self) -> &[Span] {
@@ -129,10 +137,5 @@ impl Run {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
-    }
-
-    /// The run's rows and keys as JSON array text, rendered by the first sink that asks and shared by all.
-    pub fn json(&self, plan: &Plan) -> &JsonRows {
-        self.json.get_or_init(|| JsonRows::render(self, plan))
     }
 }

@@ -11,7 +11,7 @@
 //! | | numeric, float4, float8 | exact if integral (also `12.000`, `1e+15`) and within 64 bits; else rejected, as are NaN and the infinities |
 //! | | date, timestamp, timestamptz | unix seconds, rounded down, before 1970 too; `infinity` is `i64::MAX`, `-infinity` is `i64::MIN` |
 //! | | text family | `-?[0-9]+`, behind which spaces may stand (`char(n)` pads); else rejected |
-//! | REAL | float8, float4 | the same number (a float4 is widened, as Postgres' own cast does); NaN is NULL, because SQLite holds none; the infinities are kept |
+//! | REAL | float8, float4 | the same number (a float4 is widened, as Postgres' own cast does); NaN is NULL and -0 is 0, because SQLite holds neither; the infinities are kept |
 //! | | int2, int4, oid | exact |
 //! | | int8, numeric | the nearest float; a numeric beyond the range of a float is rejected |
 //! | | text family | a decimal number (`1.5e-3`), to the nearest float; else rejected |
@@ -269,6 +269,19 @@ impl Source {
                 return None;
             }
         })
+    }
+}
+
+/// The target type that keeps most of a source type: exact where one is, and TEXT where only the digits or the
+/// spelling are. `base_type` and `element` as in [`Conversion::choose`].
+pub fn natural_type(base_type: Oid, element: Option<Oid>) -> ColumnType {
+    match Source::of(base_type, element) {
+        Source::SmallInteger | Source::BigInteger => ColumnType::Integer,
+        Source::Boolean => ColumnType::Boolean,
+        Source::Float4 | Source::Float8 => ColumnType::Real,
+        Source::Json | Source::Array { .. } => ColumnType::Json,
+        Source::Bytea => ColumnType::Blob,
+        Source::Numeric | Source::Text | Source::Uuid | Source::Time(_) | Source::Other => ColumnType::Text,
     }
 }
 

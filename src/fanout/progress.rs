@@ -34,6 +34,12 @@ impl Progress {
         holding.map(|sink| sink.durable_lsn()).min().unwrap_or(Lsn::ZERO)
     }
 
+    /// The lowest position of a sink that still runs: what was committed before it need not be applied again. Zero
+    /// until every such sink has a position.
+    pub fn needed_from(&self) -> Lsn {
+        self.running().map(|sink| sink.durable_lsn()).min().unwrap_or(Lsn::ZERO)
+    }
+
     /// Whether every sink that still runs has reached `target`.
     pub fn has_reached(&self, target: Lsn) -> bool {
         self.running().all(|sink| sink.durable_lsn() >= target)

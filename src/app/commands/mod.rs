@@ -1,3 +1,8 @@
-//! One file per command.
+//! One file per command; how they print is in `output`.
 
+pub mod check;
+pub mod output;
 pub mod run;
+pub mod schema;
+pub mod status;
+pub mod teardown;

@@ -57,7 +57,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     }
     let options = RunOptions {
         until_caught_up: arguments.until_caught_up,
-        max_duration: arguments.max_duration,
+        ends: arguments.max_duration.map(|limit| Instant::now() + limit),
         start_at_slot: BTreeSet::from_iter(arguments.start_at_slot),
     };
     let mut shutdown = shutdown_on_signal()?;
@@ -73,16 +73,17 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
 /// Prepares the engine. One that runs on waits for a source that is not there yet, or for the engine that it follows;
 /// one that ends by itself soon says so.
 async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
-    let started = Instant::now();
+    let patience = options.until_caught_up.then(|| Instant::now() + ONE_SHOT_PATIENCE);
+    let gives_up = [patience, options.ends].into_iter().flatten().min();
     let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
     let mut rng = fastrand::Rng::new();
     for attempt in 0.. {
         match Engine::prepare(config, options.clone()).await {
-            Err(error)
-                if error.kind() == Kind::Transient
-                    && (!options.until_caught_up || started.elapsed() < ONE_SHOT_PATIENCE) =>
-            {
+            Err(error) if error.kind() == Kind::Transient => {
                 let wait = full_jitter(attempt, backoff, &mut rng);
+                if gives_up.is_some_and(|gives_up| Instant::now() + wait > gives_up) {
+                    return Err(error);
+                }
                 tracing::warn!(
                     wait_ms = wait.as_millis() as u64,
                     hint = error.hint_text(),

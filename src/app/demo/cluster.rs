@@ -7,7 +7,7 @@
 //! It never touches a server, a directory or a process that it did not make.
 
 mod host;
-mod spawn;
+pub(super) mod spawn;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

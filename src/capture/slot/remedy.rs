@@ -4,12 +4,14 @@ use super::PLUGIN;
 use super::judge::{SinkVerdict, SlotVerdict, SourceIdentity};
 use crate::error::{Error, Kind};
 
+/// What remains where the slot can no longer bring what the sinks lack.
+const ANEW: &str =
+    "fill the replicas anew: move the replica files away, run walcast teardown, then walcast run";
+
 impl SlotVerdict {
     /// What stops the engine, with the operator's next command; `None` for `Create` and `Resume`.
     pub fn error(&self, source: &SourceIdentity) -> Option<Error> {
         let slot = &source.slot;
-        let recreate =
-            format!("walcast slot drop {slot}, then walcast slot create {slot}, then walcast backfill");
         match self {
             SlotVerdict::Create | SlotVerdict::Resume => None,
             SlotVerdict::Missing => Some(
@@ -19,14 +21,14 @@ impl SlotVerdict {
                         "slot {slot} does not exist, but the sinks have checkpoints: the changes since are gone"
                     ),
                 )
-                .hint(format!("walcast slot create {slot}, then walcast backfill")),
+                .hint(ANEW),
             ),
             SlotVerdict::Invalidated { reason } => Some(
                 Error::new(
                     Kind::NeedsBackfill,
                     format!("slot {slot} was invalidated by the server ({reason}): the changes since are gone"),
                 )
-                .hint(recreate),
+                .hint(ANEW),
             ),
             SlotVerdict::WrongPlugin { plugin } => Some(
                 Error::halt(format!("slot {slot} has the output plugin {plugin}, not {PLUGIN}"))
@@ -42,7 +44,7 @@ impl SlotVerdict {
             ),
             SlotVerdict::NotReady { why } => Some(
                 Error::halt(format!("slot {slot} cannot be used: {why}"))
-                    .hint(format!("walcast slot status {slot}")),
+                    .hint("walcast status shows the slot; configure another slot name if it stays so"),
             ),
         }
     }
@@ -99,19 +101,16 @@ impl SinkVerdict {
             ),
         };
         let next = match self {
-            SinkVerdict::NoCheckpoint => format!(
-                "walcast backfill --sink {sink}, or accept the gap: walcast run --start-at-slot {sink}"
-            ),
+            SinkVerdict::NoCheckpoint => {
+                format!("accept the gap: walcast run --start-at-slot {sink}; or {ANEW}")
+            }
             SinkVerdict::OtherSystem { .. }
             | SinkVerdict::OtherTimeline { .. }
             | SinkVerdict::AfterSwitch { .. }
-            | SinkVerdict::BeyondWal { .. } => format!(
-                "check that both are the ones you mean; if so: walcast nuke --sink {sink}, then walcast backfill \
-                 --sink {sink}"
-            ),
-            SinkVerdict::SlotMissing | SinkVerdict::SlotAhead { .. } => {
-                format!("walcast backfill --sink {sink}")
+            | SinkVerdict::BeyondWal { .. } => {
+                format!("check that source and replica are the ones you mean; if so, {ANEW}")
             }
+            SinkVerdict::SlotMissing | SinkVerdict::SlotAhead { .. } => ANEW.to_owned(),
             SinkVerdict::Resume | SinkVerdict::Fresh => return None,
         };
         Some(Error::new(kind, message).hint(next))

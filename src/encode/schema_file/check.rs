@@ -11,10 +11,10 @@ use crate::encode::column_type::ColumnType;
 use super::{SchemaFile, TableEntry, fill};
 
 /// D1's limit of columns in a table.
-const COLUMNS_MAX: usize = 100;
+pub(super) const COLUMNS_MAX: usize = 100;
 
 /// Beginnings of table names that walcast, SQLite and D1 keep for themselves.
-const RESERVED_PREFIXES: [&str; 3] = ["_walcast_", "sqlite_", "_cf_"];
+pub(super) const RESERVED_PREFIXES: [&str; 3] = ["_walcast_", "sqlite_", "_cf_"];
 
 impl SchemaFile {
     /// Notes every broken rule. `keys` says how the text writes each table's name.
@@ -48,7 +48,7 @@ impl SchemaFile {
 }
 
 /// Names as SQLite compares them: only ASCII letters fold.
-fn fold(name: &str) -> String {
+pub(super) fn fold(name: &str) -> String {
     name.to_ascii_lowercase()
 }
 

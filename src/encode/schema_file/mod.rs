@@ -3,6 +3,7 @@
 //! knows the source's catalog: that the tables exist and that their types fit is the plan's business.
 
 mod check;
+pub mod generate;
 #[cfg(test)]
 mod tests;
 
@@ -185,7 +186,11 @@ impl FromStr for TopKey {
 }
 
 /// Reads `table`, `schema.table` or either part between double quotes, in which a double quote is written twice.
-fn table_name(key: &str) -> Result<TableName, String> {
+///
+/// # Errors
+///
+/// What is expected instead.
+pub fn table_name(key: &str) -> Result<TableName, String> {
     let mistake = || "expected `table` or `schema.table`; put a part with a dot in double quotes".to_owned();
     let mut parts = Vec::new();
     let mut rest = key;
@@ -234,7 +239,7 @@ fn quoted_part(text: &str) -> Option<(String, &str)> {
 }
 
 /// The shortest key that [`table_name`] reads as this table.
-fn table_key(table: &TableName) -> String {
+pub fn table_key(table: &TableName) -> String {
     let quote = |part: &str| match part.contains(['.', '"']) {
         true => format!("\"{}\"", part.replace('"', "\"\"")),
         false => part.to_owned(),

@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-pub use state::inspect;
+pub use state::{StoredTable, check_source, inspect, is_foreign, stored_tables};
+pub use tables::definition;
 
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
@@ -149,18 +150,7 @@ fn connect(path: &Path) -> Result<Connection> {
         connection.pragma_query_value(None, "schema_version", |_| Ok(()))?;
         Ok(connection)
     };
-    let connection = setup().map_err(|error| {
-        let what = format!("opening {}", path.display());
-        match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => Error::halt(format!(
-                "{} is not a SQLite database and will not be overwritten",
-                path.display()
-            ))
-            .hint("give the sink another path in walcast.toml")
-            .because(error),
-            _ => failure(error, what),
-        }
-    })?;
+    let connection = setup().map_err(|error| unreadable(error, path))?;
     state::refuse_foreign(&connection, path)?;
     let pragmas = || -> rusqlite::Result<()> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -182,6 +172,18 @@ fn execute(connection: &Connection, sql: &str) -> Result<()> {
         .and_then(|mut statement| statement.execute([]))
         .map_err(|error| failure(error, sql.to_owned()))?;
     Ok(())
+}
+
+/// An error of the first look into a file.
+fn unreadable(error: rusqlite::Error, path: &Path) -> Error {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => {
+            Error::halt(format!("{} is not a SQLite database and will not be overwritten", path.display()))
+                .hint("give the sink another path in walcast.toml")
+                .because(error)
+        }
+        Some(_) | None => failure(error, format!("opening {}", path.display())),
+    }
 }
 
 /// A SQLite error as one of ours (<https://www.sqlite.org/rescode.html>).

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, params};
 
-use super::failure;
+use super::{failure, unreadable};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::error::{Error, Kind, Result};
@@ -42,15 +42,29 @@ CREATE TABLE IF NOT EXISTS _walcast_dead_letters (
     xid        INTEGER NOT NULL
 ) STRICT;";
 
+/// What tells whose a file is.
+struct Marks {
+    application_id: i32,
+    objects: i64,
+}
+
+impl Marks {
+    fn are_ours(&self) -> bool {
+        self.application_id == APPLICATION_ID || self.objects == 0 && self.application_id == 0
+    }
+}
+
+fn marks(connection: &Connection) -> rusqlite::Result<Marks> {
+    Ok(Marks {
+        application_id: connection.pragma_query_value(None, "application_id", |row| row.get(0))?,
+        objects: connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?,
+    })
+}
+
 /// Refuses a file that holds anything we did not make.
 pub(super) fn refuse_foreign(connection: &Connection, path: &Path) -> Result<()> {
-    let look = || -> rusqlite::Result<(i32, i64)> {
-        let id = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-        let objects = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        Ok((id, objects))
-    };
-    let (id, objects) = look().map_err(|error| failure(error, format!("reading {}", path.display())))?;
-    if id == APPLICATION_ID || objects == 0 && id == 0 {
+    let marks = marks(connection).map_err(|error| unreadable(error, path))?;
+    if marks.are_ours() {
         return Ok(());
     }
     Err(Error::halt(format!(
@@ -110,7 +124,10 @@ where
 
 /// Refuses a file that was filled from another slot, database or system. (A timeline may change: the slot's own check
 /// decides whether that is harmless.)
-pub(super) fn check_source(checkpoint: &Checkpoint, source: &SourceIdentity, path: &Path) -> Result<()> {
+///
+/// # Errors
+/// Halts, naming what differs.
+pub fn check_source(checkpoint: &Checkpoint, source: &SourceIdentity, path: &Path) -> Result<()> {
     let ours = &checkpoint.source;
     let difference = if ours.system_identifier != source.system_identifier {
         format!("system {}, but the source is system {}", ours.system_identifier, source.system_identifier)
@@ -189,31 +206,84 @@ pub(super) fn advance(
         .hint("only one engine may run for a slot; walcast status shows which one is active"))
 }
 
+/// Whether the file exists and holds something that walcast did not make.
+///
+/// # Errors
+/// It cannot be read.
+pub fn is_foreign(path: &Path) -> Result<bool> {
+    let Some(connection) = open_read_only(path)? else { return Ok(false) };
+    match marks(&connection) {
+        Ok(marks) => Ok(!marks.are_ours()),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => Ok(true),
+        Err(error) => Err(failure(error, format!("reading {}", path.display()))),
+    }
+}
+
 /// A file's checkpoint and number of dead letters, read without disturbing a running engine; `None` for a file that
 /// does not exist or has no checkpoint yet.
 ///
 /// # Errors
 /// The file is not ours, or cannot be read.
 pub fn inspect(path: &Path) -> Result<Option<(Checkpoint, u64)>> {
-    if !path.exists() {
-        return Ok(None);
-    }
     let reading = |error| failure(error, format!("reading {}", path.display()));
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(reading)?;
-    connection.busy_timeout(super::BUSY_TIMEOUT).map_err(reading)?;
-    refuse_foreign(&connection, path)?;
-    let has_state: bool = connection
-        .query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_walcast_checkpoint'", [], |row| {
-            row.get(0)
-        })
-        .map_err(reading)?;
-    if !has_state {
-        return Ok(None);
-    }
+    let Some(connection) = open_ours(path)? else { return Ok(None) };
     let Some(checkpoint) = read(&connection)? else { return Ok(None) };
     let dead_letters: i64 = connection
         .query_row("SELECT count(*) FROM _walcast_dead_letters", [], |row| row.get(0))
         .map_err(reading)?;
     Ok(Some((checkpoint, dead_letters as u64)))
+}
+
+/// A replicated table as the file remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTable {
+    /// Its name in the file.
+    pub target: String,
+    /// The source table, as [`TableName::plain`](crate::capture::table::TableName::plain) writes it.
+    pub source: String,
+    /// The DDL it was made from.
+    pub definition: String,
+}
+
+/// The replicated tables of a file, by name, read without disturbing a running engine; empty for a file that does not
+/// exist or was never prepared.
+///
+/// # Errors
+/// The file is not ours, or cannot be read.
+pub fn stored_tables(path: &Path) -> Result<Vec<StoredTable>> {
+    let Some(connection) = open_ours(path)? else { return Ok(Vec::new()) };
+    let read = || -> rusqlite::Result<Vec<StoredTable>> {
+        let sql = "SELECT target, source, definition FROM _walcast_tables ORDER BY target";
+        let mut statement = connection.prepare(sql)?;
+        let tables = statement.query_map([], |row| {
+            Ok(StoredTable { target: row.get(0)?, source: row.get(1)?, definition: row.get(2)? })
+        })?;
+        tables.collect()
+    };
+    read().map_err(|error| failure(error, format!("reading {}", path.display())))
+}
+
+/// A file that walcast has prepared; `None` where there is none, or nothing in it.
+fn open_ours(path: &Path) -> Result<Option<Connection>> {
+    let Some(connection) = open_read_only(path)? else { return Ok(None) };
+    refuse_foreign(&connection, path)?;
+    let has_state: bool = connection
+        .query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_walcast_checkpoint'", [], |row| {
+            row.get(0)
+        })
+        .map_err(|error| failure(error, format!("reading {}", path.display())))?;
+    Ok(has_state.then_some(connection))
+}
+
+fn open_read_only(path: &Path) -> Result<Option<Connection>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let open = || -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(super::BUSY_TIMEOUT)?;
+        Ok(connection)
+    };
+    open().map(Some).map_err(|error| unreadable(error, path))
 }

@@ -52,7 +52,7 @@ pub(super) fn create(transaction: &Transaction<'_>, plan: &Plan, path: &Path) ->
 }
 
 /// The table's DDL: what is executed, and what a later start compares with.
-pub(super) fn definition(table: &PlannedTable) -> String {
+pub fn definition(table: &PlannedTable) -> String {
     let mut lines: Vec<String> = table
         .columns
         .iter()

@@ -98,6 +98,13 @@ fn update_sql(table: &PlannedTable, row: &[Cell], includes_key: bool) -> String 
     format!("UPDATE {} SET {} WHERE {}", quote(&table.target), assignments.join(", "), matches.join(" AND "))
 }
 
+/// The condition that finds a row by the values of its key, bound in key order.
+fn key_matches(table: &PlannedTable) -> String {
+    let matches: Vec<String> =
+        table.key_columns().map(|column| format!("{} = ?", quote(&column.target))).collect();
+    matches.join(" AND ")
+}
+
 /// One batch's worth of applying.
 pub(super) struct Writer<'a> {
     connection: &'a Connection,
@@ -202,12 +209,11 @@ impl<'a> Writer<'a> {
             ChangeKind::Move => {
                 let (old_key, row) = (run.key(change, self.plan), run.row(change, self.plan));
                 if row.contains(&Cell::Absent) {
+                    self.bury(run, table, row)?;
                     return self.update(run, table, row, old_key, true);
                 }
                 // Not a deletion at the source, so never a soft one here.
-                let matches: Vec<String> =
-                    table.key_columns().map(|column| format!("{} = ?", quote(&column.target))).collect();
-                let sql = format!("DELETE FROM {} WHERE {}", quote(&table.target), matches.join(" AND "));
+                let sql = format!("DELETE FROM {} WHERE {}", quote(&table.target), key_matches(table));
                 let mut statement = self.prepare(&sql, table)?;
                 bind(&mut statement, 1, old_key, run)?;
                 run_statement(&mut statement, table)?;
@@ -263,6 +269,21 @@ impl<'a> Writer<'a> {
                 "the row is not in this replica, and the update carries only a part of it (unchanged TOAST)",
             ));
         }
+        Ok(())
+    }
+
+    /// Removes what a soft deletion left at the key of `row`: the key is in use again, by a row that comes from another.
+    fn bury(&self, run: &Run, table: &PlannedTable, row: &[Cell]) -> Result<()> {
+        let Some(deleted) = table.soft_delete.as_deref().map(quote) else { return Ok(()) };
+        let sql = format!(
+            "DELETE FROM {} WHERE {} AND {deleted} IS NOT NULL",
+            quote(&table.target),
+            key_matches(table)
+        );
+        let key: Vec<Cell> = table.key.iter().map(|&index| row[index]).collect();
+        let mut statement = self.prepare(&sql, table)?;
+        bind(&mut statement, 1, &key, run)?;
+        run_statement(&mut statement, table)?;
         Ok(())
     }
 

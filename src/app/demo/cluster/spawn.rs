@@ -12,7 +12,7 @@ type Request = (Command, SyncSender<io::Result<Child>>);
 
 /// Spawns the command. On Linux its process gets SIGQUIT, Postgres's immediate shutdown, when this process ends in
 /// whatever way; elsewhere only an orderly end stops it.
-pub(super) fn spawn(mut command: Command) -> io::Result<Child> {
+pub(in crate::app::demo) fn spawn(mut command: Command) -> io::Result<Child> {
     end_with_parent(&mut command);
     let gone = || io::Error::other("the spawning thread has ended");
     let (tx, rx) = sync_channel(1);

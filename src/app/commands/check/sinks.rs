@@ -1,0 +1,139 @@
+//! What `walcast check` finds at the sinks.
+
+use std::path::Path;
+
+use tokio_postgres::Client;
+
+use super::problem;
+use crate::Lsn;
+use crate::app::check::{Facts, Finding};
+use crate::app::commands::output;
+use crate::app::sinks;
+use crate::app::source::Source;
+use crate::capture::slot::{SlotVerdict, SourceIdentity};
+use crate::config::{self, Config, SinkTarget};
+use crate::encode::plan::Plan;
+use crate::error::{Error, Result};
+use crate::fanout::sink::Checkpoint;
+use crate::sink::sqlite;
+
+/// Each sink: whose it is, what it was made for, and whether it can go on from the slot.
+pub(super) async fn find(
+    config: &Config,
+    plan: &Plan,
+    source: Option<(&Source, &Client, &Facts)>,
+    findings: &mut Vec<Finding>,
+) {
+    let identity = source.map(|(source, _, facts)| source.identity(&facts.server));
+    let looked: Vec<Result<Option<Checkpoint>>> =
+        config.sinks.iter().map(|sink| look(sink, identity.as_ref())).collect();
+    let names = config.sinks.iter().map(|sink| sink.name.to_string());
+    let held: Vec<(String, Option<Checkpoint>)> =
+        names.zip(&looked).filter_map(|(name, looked)| Some((name, looked.as_ref().ok()?.clone()))).collect();
+
+    let mut verdicts = Vec::new();
+    let mut current = None;
+    if let (Some((source, client, facts)), Some(identity)) = (source, &identity) {
+        match source.judge(client, &facts.server, &held).await {
+            Ok((slot, judgement)) => {
+                current = Some(slot.map_or(facts.server.current_wal_lsn, |slot| slot.current_wal_lsn));
+                if let (SlotVerdict::Missing, Some(error)) = (&judgement.slot, judgement.slot.error(identity))
+                {
+                    // Told as one that walcast creates, which only holds while no sink was fed.
+                    let subject = format!("slot {}", identity.slot);
+                    findings.retain(|finding| finding.subject != subject);
+                    findings.push(problem(subject, &error));
+                }
+                verdicts = judgement.sinks;
+            }
+            Err(error) => findings.push(problem(format!("slot {}", identity.slot), &error)),
+        }
+    }
+    for (sink, looked) in config.sinks.iter().zip(looked) {
+        let (name, subject) = (sink.name.as_str(), format!("sink {}", sink.name));
+        let checkpoint = match looked {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                findings.push(problem(subject, &error));
+                continue;
+            }
+        };
+        findings.extend(stale_tables(&subject, sink, plan));
+        let verdict = verdicts.iter().find(|(judged, _)| judged == name).map(|(_, verdict)| verdict);
+        let error = verdict.zip(identity.as_ref()).and_then(|(verdict, source)| verdict.error(name, source));
+        findings.push(match error {
+            Some(error) => problem(subject, &error),
+            None => Finding::ok(subject, position(checkpoint.as_ref(), current)),
+        });
+    }
+}
+
+/// A sink's checkpoint, if walcast may write it for this source.
+fn look(sink: &config::Sink, source: Option<&SourceIdentity>) -> Result<Option<Checkpoint>> {
+    let checkpoint = sinks::inspect(sink)?.map(|(checkpoint, _)| checkpoint);
+    if let (Some(checkpoint), Some(source)) = (&checkpoint, source) {
+        sinks::check_source(sink, checkpoint, source)?;
+    }
+    writable(sink)?;
+    Ok(checkpoint)
+}
+
+fn position(checkpoint: Option<&Checkpoint>, current: Option<Lsn>) -> String {
+    match (checkpoint, current) {
+        (None, _) => "nothing is there yet; walcast run creates it".to_owned(),
+        (Some(checkpoint), None) => format!("it is at {}", checkpoint.lsn),
+        (Some(checkpoint), Some(current)) => format!(
+            "it is at {}, {} behind the server",
+            checkpoint.lsn,
+            output::bytes(current.0.saturating_sub(checkpoint.lsn.0))
+        ),
+    }
+}
+
+/// Whether the file can be written, or created where it will be.
+fn writable(sink: &config::Sink) -> Result<()> {
+    let SinkTarget::Sqlite { path } = &sink.target else { return Ok(()) };
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let Some(existing) = absolute.ancestors().find(|ancestor| ancestor.exists()) else { return Ok(()) };
+    let needed = [existing].into_iter().chain(existing.parent().filter(|_| existing.is_file()));
+    for place in needed {
+        may_write(place)?;
+    }
+    if existing != absolute && existing.is_file() {
+        return Err(Error::halt(format!(
+            "{} is a file, and {} cannot be in it",
+            existing.display(),
+            path.display()
+        ))
+        .hint("give the sink another path in walcast.toml"));
+    }
+    Ok(())
+}
+
+fn may_write(place: &Path) -> Result<()> {
+    rustix::fs::access(place, rustix::fs::Access::WRITE_OK).map_err(|error| {
+        Error::halt(format!("{} cannot be written by this user", place.display())).because(error).hint(
+            "let the user that runs walcast write there, SQLite's -wal and -shm files beside it included",
+        )
+    })
+}
+
+/// Tables that the file holds in another form than `schema.json` asks for now.
+fn stale_tables(subject: &str, sink: &config::Sink, plan: &Plan) -> Vec<Finding> {
+    let SinkTarget::Sqlite { path } = &sink.target else { return Vec::new() };
+    let stored = match sqlite::stored_tables(path) {
+        Ok(stored) => stored,
+        Err(error) => return vec![problem(subject, &error)],
+    };
+    let is_stale = |stored: &&sqlite::StoredTable| {
+        let planned = plan.tables.iter().find(|table| table.target == stored.target);
+        planned.is_some_and(|table| sqlite::definition(table) != stored.definition)
+    };
+    let stale = stored.iter().filter(is_stale);
+    stale
+        .map(|stored| {
+            Finding::problem(subject, format!("its table {} was made for another schema.json", stored.target))
+                .remedy("walcast schema diff")
+        })
+        .collect()
+}

@@ -1,0 +1,252 @@
+//! What `walcast status` reports, and how a person reads it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::app::commands::output;
+
+/// The JSON of `walcast status --json`. The field names are stable; LSNs are written as Postgres writes them.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Whether nothing needs an operator.
+    pub is_ok: bool,
+    /// The server.
+    pub source: SourceStatus,
+    /// The slot; null where the source cannot be reached.
+    pub slot: Option<SlotStatus>,
+    /// Every sink, in the configuration's order.
+    pub sinks: Vec<SinkStatus>,
+}
+
+/// The server.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SourceStatus {
+    /// `user@host:port/database`.
+    pub address: String,
+    /// Whether it answered.
+    pub is_reachable: bool,
+    /// Its version.
+    pub version: Option<String>,
+    /// Its timeline.
+    pub timeline: Option<u32>,
+    /// The WAL's write position.
+    pub current_wal_lsn: Option<String>,
+    /// How much WAL it writes now.
+    pub wal_bytes_per_second: Option<u64>,
+    /// Why it did not answer.
+    pub problem: Option<String>,
+    /// What to do about that.
+    pub hint: Option<String>,
+}
+
+/// The slot.
+#[derive(Debug, Clone, Serialize)]
+pub struct SlotStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is good for.
+    pub state: SlotState,
+    /// The backend that uses it: an engine is running.
+    pub active_pid: Option<i32>,
+    /// `pg_replication_slots.wal_status`.
+    pub wal_status: Option<String>,
+    /// What every sink has; nothing before it is sent again.
+    pub confirmed_flush_lsn: Option<String>,
+    /// From there to the server's position.
+    pub lag_bytes: Option<u64>,
+    /// The WAL that it holds back.
+    pub retained_bytes: Option<u64>,
+    /// `max_slot_wal_keep_size`; null for no limit.
+    pub limit_bytes: Option<u64>,
+    /// How much more WAL may be written before the server gives the slot up; null without a limit.
+    pub safe_bytes: Option<u64>,
+    /// When that will be, at the present rate; null without a limit, or while no WAL is written.
+    pub seconds_until_lost: Option<u64>,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+    /// What to do about that.
+    pub hint: Option<String>,
+}
+
+/// What the slot is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlotState {
+    /// It can be streamed from.
+    Ready,
+    /// It is not there, and no sink was ever fed: `walcast run` creates it.
+    NotCreated,
+    /// It cannot be streamed from: gone, given up by the server, or another tool's.
+    Lost,
+}
+
+/// One sink.
+#[derive(Debug, Clone, Serialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Its relation to the stream.
+    pub state: SinkState,
+    /// Everything up to here is in it.
+    pub checkpoint_lsn: Option<String>,
+    /// From there to the server's position, whatever it is that was written there.
+    pub lag_bytes: Option<u64>,
+    /// 0 at the WAL's end; else how long ago its last transaction was committed at the source. So it is an upper bound:
+    /// where nothing that is published has been committed since, nothing is missing.
+    pub lag_seconds: Option<u64>,
+    /// Transactions applied since it was created.
+    pub transactions: Option<u64>,
+    /// Rows that it did not take, in `_walcast_dead_letters`.
+    pub dead_letters: Option<u64>,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+    /// What to do about that.
+    pub hint: Option<String>,
+}
+
+/// A sink's relation to the stream, as far as it can be told from its checkpoint and the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SinkState {
+    /// The slot holds everything that it lacks: it goes on from its checkpoint while an engine runs.
+    Attached,
+    /// It was never fed; `walcast run` creates it.
+    NotCreated,
+    /// It lacks changes that the slot does not hold any more.
+    NeedsBackfill,
+    /// Its rows are of another source, slot or timeline.
+    Halted,
+    /// Its place holds something that walcast did not make.
+    Foreign,
+    /// It cannot be read.
+    Unreadable,
+    /// The source cannot be reached, so nothing can be said but its checkpoint.
+    Unknown,
+    /// It keeps nothing: a null sink.
+    Discards,
+}
+
+impl SinkState {
+    /// The state as `--json` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SinkState::Attached => "attached",
+            SinkState::NotCreated => "not-created",
+            SinkState::NeedsBackfill => "needs-backfill",
+            SinkState::Halted => "halted",
+            SinkState::Foreign => "foreign",
+            SinkState::Unreadable => "unreadable",
+            SinkState::Unknown => "unknown",
+            SinkState::Discards => "discards",
+        }
+    }
+
+    /// Whether it stays as it is until an operator does something.
+    pub fn needs_operator(self) -> bool {
+        match self {
+            SinkState::NeedsBackfill | SinkState::Halted | SinkState::Foreign | SinkState::Unreadable => true,
+            SinkState::Attached | SinkState::NotCreated | SinkState::Unknown | SinkState::Discards => false,
+        }
+    }
+}
+
+impl Status {
+    /// The status for a person.
+    pub fn text(&self) -> String {
+        let mut text = self.source.text();
+        if let Some(slot) = &self.slot {
+            text.push_str(&slot.text());
+        }
+        let header = ["SINK", "STATE", "CHECKPOINT", "BEHIND", "LAG", "TRANSACTIONS", "DEAD LETTERS"];
+        let rows = self.sinks.iter().map(|sink| {
+            let lag = |seconds: u64| match seconds {
+                0 => "0s".to_owned(),
+                _ => format!("up to {}", output::duration(Duration::from_secs(seconds))),
+            };
+            vec![
+                sink.name.clone(),
+                sink.state.as_str().to_owned(),
+                output::or_dash(sink.checkpoint_lsn.as_ref()),
+                output::or_dash(sink.lag_bytes.map(output::bytes)),
+                output::or_dash(sink.lag_seconds.map(lag)),
+                output::or_dash(sink.transactions),
+                output::or_dash(sink.dead_letters),
+            ]
+        });
+        text.push('\n');
+        text.push_str(&output::table(&header, &[3, 4, 5, 6], rows));
+        push_problem(&mut text, "source", &self.source.problem, &self.source.hint);
+        if let Some(slot) = &self.slot {
+            push_problem(&mut text, &format!("slot {}", slot.name), &slot.problem, &slot.hint);
+        }
+        for sink in &self.sinks {
+            push_problem(&mut text, &format!("sink {}", sink.name), &sink.problem, &sink.hint);
+        }
+        text
+    }
+}
+
+impl SourceStatus {
+    fn text(&self) -> String {
+        let mut text = format!("source  {}", self.address);
+        match (&self.version, self.timeline) {
+            (Some(version), Some(timeline)) => {
+                text.push_str(&format!(", Postgres {version}, timeline {timeline}"));
+            }
+            _ => text.push_str(", cannot be reached"),
+        }
+        text.push('\n');
+        if let (Some(lsn), Some(rate)) = (&self.current_wal_lsn, self.wal_bytes_per_second) {
+            text.push_str(&format!("        at {lsn}, writing {}/s\n", output::bytes(rate)));
+        }
+        text
+    }
+}
+
+impl SlotStatus {
+    fn text(&self) -> String {
+        let use_ = match (self.state, self.active_pid) {
+            (SlotState::NotCreated, _) => "not created yet; walcast run creates it".to_owned(),
+            (_, Some(pid)) => format!("in use by backend {pid}"),
+            (SlotState::Ready, None) => "not in use: no walcast is running".to_owned(),
+            (SlotState::Lost, None) => "lost".to_owned(),
+        };
+        let mut text = format!("slot    {}, {use_}\n", self.name);
+        if let Some(confirmed) = &self.confirmed_flush_lsn {
+            text.push_str(&format!(
+                "        confirmed {confirmed}, {} behind; holds back {} of WAL ({})\n",
+                output::or_dash(self.lag_bytes.map(output::bytes)),
+                output::or_dash(self.retained_bytes.map(output::bytes)),
+                self.wal_status.as_deref().unwrap_or("no wal_status"),
+            ));
+        }
+        if self.state == SlotState::Ready {
+            text.push_str(&format!("        {}\n", self.limit()));
+        }
+        text
+    }
+
+    /// How long the server keeps what the sinks lack.
+    fn limit(&self) -> String {
+        let (Some(limit), Some(safe)) = (self.limit_bytes, self.safe_bytes) else {
+            return "no limit set (max_slot_wal_keep_size = -1): the disk is the limit".to_owned();
+        };
+        let when = match self.seconds_until_lost {
+            Some(seconds) => format!("in {} at this rate", output::duration(Duration::from_secs(seconds))),
+            None => "while no WAL is written, never".to_owned(),
+        };
+        format!("lost after {} more of WAL (limit {}): {when}", output::bytes(safe), output::bytes(limit))
+    }
+}
+
+fn push_problem(text: &mut String, subject: &str, problem: &Option<String>, hint: &Option<String>) {
+    if let Some(problem) = problem {
+        // Most problems name what they are about.
+        let subject = if problem.starts_with(subject) { String::new() } else { format!("{subject}: ") };
+        text.push_str(&format!("\n{subject}{problem}\n"));
+        if let Some(hint) = hint {
+            text.push_str(&format!(" hint: {hint}\n"));
+        }
+    }
+}

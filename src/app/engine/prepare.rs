@@ -1,0 +1,142 @@
+//! From a configuration to an engine that can stream: the source checked, what is missing there created, every sink
+//! opened and held against the slot.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+
+use tokio_postgres::Client;
+
+use super::{Engine, RunOptions, no_sink_left};
+use crate::Lsn;
+use crate::app::sinks::OpenSinks;
+use crate::app::source::{Source, Survey, read_schema};
+use crate::capture::catalog::{self, ServerVersion};
+use crate::capture::publication::{self, PublicationChange};
+use crate::capture::slot::{self, Judgement, SinkVerdict, SlotVerdict, SourceIdentity};
+use crate::capture::table::{Oid, TableName};
+use crate::config::Config;
+use crate::encode::plan::Plan;
+use crate::encode::schema_file::SchemaFile;
+use crate::error::{Error, Result};
+
+impl Engine {
+    /// Connects, checks, creates what is missing, opens the sinks and starts their workers.
+    ///
+    /// # Errors
+    /// Transient while the source cannot be reached; otherwise what an operator has to resolve, with the next command.
+    pub async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
+        let source = Source::new(&config.source)?;
+        let schema = read_schema(&config.schema)?;
+        let client = source.connect().await?;
+        let survey = Survey::read(&client, &schema).await?;
+        let plan = Arc::new(Plan::new(&schema, &survey.tables)?);
+
+        let published = publish(&source, &client, &schema, &survey, &plan).await?;
+
+        // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
+        if let Some(pid) = slot::read(&client, &source.config.slot).await?.and_then(|slot| slot.active_pid) {
+            return Err(Error::transient(format!("slot {} is in use by backend {pid}", source.config.slot))
+                .hint("another walcast streams from it: stop that one, or give this one a slot of its own"));
+        }
+
+        let identity = source.identity(&survey.server);
+        let mut sinks = OpenSinks::open(config, &plan, &identity);
+        let checkpoints = sinks.checkpoints();
+        if checkpoints.is_empty() {
+            // A slot that feeds nobody would only hold back WAL.
+            return Err(no_sink_left());
+        }
+        let (slot, judgement) = source.judge(&client, &survey.server, &checkpoints).await?;
+        if let Some(error) = judgement.slot.error(&identity) {
+            return Err(error);
+        }
+        let start = match (&judgement.slot, slot.and_then(|slot| slot.confirmed_flush_lsn)) {
+            (SlotVerdict::Create, _) | (_, None) => {
+                let start = create_slot(&source, &client, survey.server.version).await?;
+                warn_of_existing_rows(&plan);
+                start
+            }
+            (_, Some(confirmed)) => confirmed,
+        };
+        settle(&mut sinks, &judgement, &identity, start, &options.start_at_slot);
+
+        let target = catalog::read_server(&client).await?.current_wal_lsn;
+        let deadline = Arc::new(OnceLock::new());
+        let when = deadline.clone();
+        let fanout = sinks.spawn(config, move || when.get().copied())?;
+        Ok(Engine { source, config: config.clone(), plan, fanout, options, target, deadline, published })
+    }
+}
+
+/// Makes the publication cover the plan, and returns the planned tables that it has.
+async fn publish(
+    source: &Source,
+    client: &Client,
+    schema: &SchemaFile,
+    survey: &Survey,
+    plan: &Plan,
+) -> Result<Vec<(Oid, TableName)>> {
+    let name = &source.config.publication;
+    match publication::ensure(client, name, &survey.published(schema), survey.server.version).await? {
+        PublicationChange::Created => tracing::info!(publication = name, "publication created"),
+        PublicationChange::Altered { reasons } => {
+            let reasons = reasons.join("; ");
+            tracing::warn!(publication = name, "publication altered; earlier changes are missing: {reasons}");
+        }
+        PublicationChange::Accepted { notes } => {
+            notes.iter().for_each(|note| tracing::info!(publication = name, "{note}"));
+        }
+    }
+    let members = publication::describe(client, name).await?.map_or_else(Vec::new, |found| found.tables);
+    let has = |oid: Oid| members.iter().any(|member| member.oid == oid);
+    let published = plan.tables.iter().filter(|table| has(table.oid));
+    Ok(published.map(|table| (table.oid, table.source.clone())).collect())
+}
+
+/// Lets every sink start, go on, or stop, as the verdict on it says. `start` is the slot's position.
+fn settle(
+    sinks: &mut OpenSinks,
+    judgement: &Judgement,
+    identity: &SourceIdentity,
+    start: Lsn,
+    start_at_slot: &BTreeSet<String>,
+) {
+    for (sink, verdict) in &judgement.sinks {
+        match verdict.error(sink, identity) {
+            None if *verdict == SinkVerdict::Fresh => {
+                if judgement.slot != SlotVerdict::Create {
+                    tracing::warn!(sink, lsn = %start, "new replica of an old slot: what it has fed is missing");
+                }
+                sinks.start_at(sink, start);
+            }
+            None => {}
+            Some(_) if *verdict == SinkVerdict::NoCheckpoint && start_at_slot.contains(sink) => {
+                tracing::warn!(sink, lsn = %start, "starts at the slot's position: older rows are missing");
+                sinks.start_at(sink, start);
+            }
+            Some(error) => sinks.stop(sink, &error),
+        }
+    }
+}
+
+async fn create_slot(source: &Source, client: &Client, version: ServerVersion) -> Result<Lsn> {
+    let name = &source.config.slot;
+    let mut replication = source.connect_replication().await?;
+    let created =
+        slot::create(&mut replication, client, name, true, version, source.config.slot_create_timeout).await;
+    replication.close().await;
+    let start = created?.consistent_point;
+    tracing::info!(slot = name, lsn = %start, "slot created");
+    Ok(start)
+}
+
+/// What was committed before the slot existed is not in the stream.
+fn warn_of_existing_rows(plan: &Plan) {
+    for table in plan.tables.iter().filter(|table| table.estimated_rows > 0) {
+        tracing::warn!(
+            table = %table.source.plain(),
+            rows = table.estimated_rows,
+            "rows from before the slot are not copied; an update brings a row whole, unless it has unchanged TOAST"
+        );
+    }
+}
