@@ -258,9 +258,19 @@ fn cut(stream: &[u8], reads: &[usize]) -> Vec<FrameRun> {
 /// The runs that the river delivers for reads of these sizes, up to where it halts. An idle position must not come in
 /// front of a transaction that lies before it, nor inside one: a sink would take it for its checkpoint at once.
 fn delivered(stream: &[u8], plan: &Arc<Plan>, reads: &[usize], part_bytes_max: usize) -> Vec<Arc<Run>> {
+    delivered_from(Lsn::ZERO, stream, plan, reads, part_bytes_max)
+}
+
+fn delivered_from(
+    needed_from: Lsn,
+    stream: &[u8],
+    plan: &Arc<Plan>,
+    reads: &[usize],
+    part_bytes_max: usize,
+) -> Vec<Arc<Run>> {
     let (sender, receiver) = queue::bounded(usize::MAX);
     let outlets = Outlets::new(vec![sender]);
-    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from: Lsn::ZERO };
+    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from };
     let mut river = River::new(plan.clone(), &outlets, options);
     for run in cut(stream, reads) {
         if river.flow(&run).is_err() {
@@ -343,6 +353,19 @@ proptest! {
         let runs = delivered(stream, plan, &reads, part_bytes_max);
         prop_assert!(!expected.is_empty());
         prop_assert_eq!(rejoined(&runs, plan), expected);
+    }
+
+    #[test]
+    fn what_every_sink_has_is_left_out_and_nothing_else(
+        transactions in transactions(), needed_from in 900..1800u64, part_bytes_max in 1..600usize,
+    ) {
+        let (source, needed_from) = (Source::new(&transactions, false), Lsn(needed_from));
+        let plan = Arc::new(source.plan());
+        let mut expected = rejoined(&delivered(&source.stream, &plan, &[usize::MAX], usize::MAX / 4), &plan);
+        // The source's commit records are 8 bytes long.
+        expected.retain(|(_, end_lsn, _)| Lsn(end_lsn.0 - 8) >= needed_from);
+        let runs = delivered_from(needed_from, &source.stream, &plan, &[83], part_bytes_max);
+        prop_assert_eq!(rejoined(&runs, &plan), expected);
     }
 }
 
