@@ -1,0 +1,72 @@
+//! Any bytes from the socket → frames → decoder → mapper → rendered and folded rows, without a panic.
+
+#![no_main]
+
+#[path = "../support/golden.rs"]
+mod golden;
+
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use walcast::capture::frame::{Frame, FrameRun, complete_prefix};
+use walcast::decode::{Decoder, message};
+use walcast::encode::fold::fold;
+use walcast::encode::mapper::Mapper;
+use walcast::encode::plan::Plan;
+use walcast::encode::run::Run;
+
+/// The tables of all recordings, so that every one of them is a seed.
+static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| {
+    let recordings = golden::Recording::all();
+    Arc::new(Plan { tables: recordings.iter().flat_map(|one| one.plan.tables.clone()).collect() })
+});
+
+/// Small, so that transactions come in parts.
+const PART_BYTES_MAX: usize = 300;
+
+fuzz_target!(|data: &[u8]| {
+    // As one message, whatever it is.
+    let _ = message::parse(data);
+    // As a stream.
+    let complete = complete_prefix(data).complete;
+    let frames = FrameRun::new(Bytes::copy_from_slice(&data[..complete]));
+    flow(frames.iter().map_while(Result::ok));
+    // As messages behind lengths, which survive a mutation more often.
+    flow(Messages(data));
+});
+
+fn flow<'a>(frames: impl Iterator<Item = Frame<'a>>) {
+    let (mut decoder, mut mapper) = (Decoder::new(), Mapper::new(PLAN.clone(), PART_BYTES_MAX));
+    for frame in frames {
+        let Ok(event) = decoder.decode(frame) else { break };
+        let Some(event) = event else { continue };
+        if mapper.map(event).is_err() {
+            break;
+        }
+        mapper.take_full().iter().for_each(read);
+    }
+    mapper.take_ended().iter().for_each(read);
+}
+
+/// Everything that a sink would read.
+fn read(run: &Run) {
+    let rows = run.json(&PLAN);
+    (0..run.all_changes().len())
+        .for_each(|index| assert!(rows.get(index).is_empty() || rows.get(index).starts_with('[')));
+    run.spans().iter().for_each(|span| assert!(run.changes(span).len() == span.changes.len()));
+    fold(run.all_changes().iter().map(|&change| (run, change)), &PLAN);
+}
+
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Frame<'a>;
+
+    fn next(&mut self) -> Option<Frame<'a>> {
+        let (&length, rest) = self.0.split_first()?;
+        let (data, rest) = rest.split_at_checked(length.into())?;
+        self.0 = rest;
+        Some(Frame::XLogData { wal_start: walcast::Lsn(1), data })
+    }
+}
