@@ -218,6 +218,12 @@ impl Pipeline {
         }
     }
 
+    /// Asserts that the log contains one of these texts.
+    pub fn assert_log_any(&self, texts: &[&str]) {
+        let log = self.log();
+        assert!(texts.iter().any(|text| log.contains(text)), "the log has none of {texts:?}");
+    }
+
     fn log_path(&self) -> PathBuf {
         self.path("engine.log")
     }

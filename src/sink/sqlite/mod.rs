@@ -124,10 +124,14 @@ impl Sink for SqliteSink {
             execute(&open.connection, "ROLLBACK")?;
         }
         open.is_in_transaction = false;
-        state::read(&open.connection)?.ok_or_else(|| {
+        let checkpoint = state::read(&open.connection)?.ok_or_else(|| {
             Error::new(Kind::NeedsBackfill, format!("{} lost its checkpoint", path.display()))
                 .hint("walcast status shows slot and checkpoints")
-        })
+        })?;
+        if checkpoint.epoch != open.epoch {
+            return Err(state::taken_over());
+        }
+        Ok(checkpoint)
     }
 }
 

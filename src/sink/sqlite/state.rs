@@ -202,8 +202,13 @@ pub(super) fn advance(
     if moved == 1 {
         return Ok(());
     }
-    Err(Error::new(Kind::Halt, "another walcast engine has taken this replica over")
-        .hint("only one engine may run for a slot; walcast status shows which one is active"))
+    Err(taken_over())
+}
+
+/// The fencing token is another engine's.
+pub(super) fn taken_over() -> Error {
+    Error::halt("another walcast engine has taken this replica over")
+        .hint("only one engine may run for a slot; walcast status shows which one is active")
 }
 
 /// Whether the file exists and holds something that walcast did not make.
