@@ -1,11 +1,37 @@
 //! Plain descriptions of source tables, as the catalog states them. No behaviour beyond look-ups: `decode` and
 //! `encode` share these types, so nothing here may touch a socket.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// An object identifier of the source server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Oid(pub u32);
+
+/// A map by OID, for the look-ups that every change needs. The server gives OIDs out, so nobody chooses them to
+/// collide, and the default hasher's protection against that costs more than the look-up.
+pub type OidMap<V> = HashMap<Oid, V, BuildHasherDefault<OidHasher>>;
+
+/// Hashes one OID with one multiplication.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct OidHasher(u64);
+
+impl Hasher for OidHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u32(u32::from(byte)));
+    }
+
+    #[inline]
+    fn write_u32(&mut self, value: u32) {
+        // 2^64 divided by the golden ratio: near numbers end up far apart, in the high bits as well as in the low.
+        self.0 = (self.0 ^ u64::from(value)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
 
 /// A table's schema and name at the source. `Display` quotes both parts as SQL identifiers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,7 +4,6 @@
 //! A row without a valid form becomes a [`ChangeKind::Reject`] with its reason; a table that no longer fits the plan
 //! halts.
 
-use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use super::cell::Cell;
 use super::plan::{Plan, PlannedTable};
 use super::run::{Change, ChangeKind, RejectedRow, Run, Span};
 use super::value::Conversion;
-use crate::capture::table::Oid;
+use crate::capture::table::{Oid, OidMap};
 use crate::decode::message::{Begin, Old, Relation, Tuple, Value};
 use crate::decode::{self, Event};
 use crate::error::{Error, Result};
@@ -21,7 +20,7 @@ use crate::error::{Error, Result};
 pub struct Mapper {
     plan: Arc<Plan>,
     /// By relation: its mapping, or `None` where `schema.json` does not have it.
-    relations: HashMap<Oid, Option<TableMap>>,
+    relations: OidMap<Option<TableMap>>,
     run: Run,
     /// A run at least this large is handed on, also inside a transaction.
     part_bytes_max: usize,
@@ -40,7 +39,7 @@ struct TableMap {
 impl Mapper {
     /// A mapper for a new session. Runs are cut at `part_bytes_max`, preferably where a transaction ends.
     pub fn new(plan: Arc<Plan>, part_bytes_max: usize) -> Self {
-        Mapper { plan, relations: HashMap::new(), run: Run::default(), part_bytes_max, is_open: false }
+        Mapper { plan, relations: OidMap::default(), run: Run::default(), part_bytes_max, is_open: false }
     }
 
     /// Maps one event.
