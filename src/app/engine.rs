@@ -19,7 +19,7 @@ use super::source::{Source, Survey, read_schema, start_replication};
 use crate::Lsn;
 use crate::capture::publication::{self, PublicationChange};
 use crate::capture::slot::{self, SinkVerdict, SlotVerdict};
-use crate::capture::stream::{Stream, StreamOptions};
+use crate::capture::stream::{self, Stream, StreamOptions};
 use crate::config::Config;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
@@ -269,6 +269,10 @@ impl Engine {
             },
             keepalive_interval: self.idle_interval(),
             message_bytes_max: config.max_message_bytes,
+            nap_max: match socket {
+                Socket::Unix(_) => stream::NAP_MAX_UNIX,
+                Socket::Tcp(_) | Socket::Tls(_) => stream::NAP_MAX_TCP,
+            },
         };
         let progress = self.fanout.progress.clone();
         Ok(Stream::new(socket, buffer, options, move || progress.confirmable()))
