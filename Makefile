@@ -20,9 +20,9 @@ test: prepare ## Run every test: unit, integration against a real Postgres, docu
 	@echo 'make test: running every test; those that need a Postgres start their own'
 	$(CARGO) test --locked $(ARGS)
 
-bench: prepare ## Measure throughput and latency against a throwaway Postgres
-	@echo 'make bench: running the benchmarks; results depend on this machine'
-	$(CARGO) bench --locked $(ARGS)
+bench: prepare ## Measure throughput and latency beside pg_recvlogical, on a throwaway Postgres
+	@echo 'make bench: writing benches/results.md and .svg; shorter with ARGS="--scale 0.1 --rounds 1"'
+	$(CARGO) bench --locked --bench drain -- $(ARGS)
 
 lint: prepare ## Check format, lints and documentation; a warning is an error
 	@echo 'make lint: checking format, lints and documentation'

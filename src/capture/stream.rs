@@ -5,7 +5,7 @@
 //!
 //! **How it reads.** A walsender sends every message by itself. A reader that takes each at once makes the two wake
 //! each other a million times, at less than half of the server's rate and ten times the CPU. So while a backlog flows
-//! and reads come back short, the reader naps (up to 1 ms) and then takes more at a time; the first bytes after a
+//! and reads come back short, the reader naps (up to `nap_max`) and then takes more at a time; the first bytes after a
 //! silence are always handed on at once.
 //!
 //! **What it sends.** Standby status updates: when the confirmable position moved (at most once per interval), when
@@ -33,8 +33,11 @@ use crate::telemetry;
 const READ_BYTES: usize = 256 * 1024;
 /// A read of at least this much shows that the server is ahead: no need to wait for more.
 const LONG_READ_BYTES: usize = 64 * 1024;
-/// The longest nap.
-const NAP_MAX: Duration = Duration::from_millis(1);
+/// The longest nap over TCP.
+pub const NAP_MAX_TCP: Duration = Duration::from_millis(1);
+/// The longest nap over a unix socket. It holds a few hundred messages, which the server has sent in half a
+/// millisecond: after a longer nap it is found waiting.
+pub const NAP_MAX_UNIX: Duration = Duration::from_micros(200);
 /// The shortest nap that is worth a system call.
 const NAP_MIN: Duration = Duration::from_micros(50);
 /// Reads further apart than this are no backlog.
@@ -51,6 +54,8 @@ pub struct StreamOptions {
     pub keepalive_interval: Duration,
     /// A longer message ends the stream with an error.
     pub message_bytes_max: usize,
+    /// The longest nap while a backlog flows: [`NAP_MAX_TCP`] or [`NAP_MAX_UNIX`].
+    pub nap_max: Duration,
 }
 
 /// A running stream.
@@ -211,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         self.last_read = now;
         self.nap = match (is_backlog, read_bytes >= LONG_READ_BYTES) {
             (false, _) => Duration::ZERO,
-            (true, false) => (self.nap * 2).clamp(NAP_MIN, NAP_MAX),
+            (true, false) => (self.nap * 2).clamp(NAP_MIN, self.options.nap_max),
             (true, true) => self.nap * 3 / 4,
         };
     }

@@ -1,11 +1,15 @@
 //! Plain descriptions of source tables, as the catalog states them. No behaviour beyond look-ups: `decode` and
 //! `encode` share these types, so nothing here may touch a socket.
 
+use std::collections::HashMap;
 use std::fmt;
 
 /// An object identifier of the source server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Oid(pub u32);
+
+/// A map by OID, for the look-ups that every change needs: the default hasher costs more than the look-up.
+pub type OidMap<V> = HashMap<Oid, V, foldhash::fast::RandomState>;
 
 /// A table's schema and name at the source. `Display` quotes both parts as SQL identifiers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

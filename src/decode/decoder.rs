@@ -4,13 +4,12 @@
 //! Enters: the frames of one session, in order. Leaves: one [`Event`] for each frame that means something. It never
 //! guesses: a change outside a transaction or of an undescribed relation ends the session with an error.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::message::{self, Begin, Malformed, Message, Old, Relation, Tuple};
 use crate::Lsn;
 use crate::capture::frame::Frame;
-use crate::capture::table::Oid;
+use crate::capture::table::{Oid, OidMap};
 use crate::error::{Error, Kind, Result};
 
 /// What a frame means to the stages behind.
@@ -55,7 +54,7 @@ pub enum Change<'a> {
 /// Turns the frames of one session into events.
 #[derive(Default)]
 pub struct Decoder {
-    relations: HashMap<Oid, Arc<Relation>>,
+    relations: OidMap<Arc<Relation>>,
     open: Option<Begin>,
     /// The last position seen, for messages.
     lsn: Lsn,

@@ -4,7 +4,6 @@
 //! A row without a valid form becomes a [`ChangeKind::Reject`] with its reason; a table that no longer fits the plan
 //! halts.
 
-use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use super::plan::{Plan, PlannedTable};
 use super::run::{Change, ChangeKind, RejectedRow, Run, Span};
 use super::value::Conversion;
 use crate::Lsn;
-use crate::capture::table::Oid;
+use crate::capture::table::{Oid, OidMap};
 use crate::decode::message::{Begin, Old, Relation, Tuple, Value};
 use crate::decode::{self, Event};
 use crate::error::{Error, Result};
@@ -22,7 +21,7 @@ use crate::error::{Error, Result};
 /// Maps the events of one session.
 pub struct Mapper {
     plan: Arc<Plan>,
-    relations: HashMap<Oid, Mapping>,
+    relations: OidMap<Mapping>,
     run: Run,
     /// A run at least this large is handed on, also inside a transaction.
     part_bytes_max: usize,
@@ -59,7 +58,7 @@ impl Mapper {
     pub fn new(plan: Arc<Plan>, part_bytes_max: usize, needed_from: Lsn) -> Self {
         Mapper {
             plan,
-            relations: HashMap::new(),
+            relations: OidMap::default(),
             run: Run::default(),
             part_bytes_max,
             needed_from,

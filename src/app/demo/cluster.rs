@@ -160,6 +160,11 @@ impl Cluster {
         self.postmaster.as_ref().map(Child::id)
     }
 
+    /// The path of a program that came with the server, such as `psql`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.binaries.path(name)
+    }
+
     /// The end of the server's log.
     pub fn log(&self) -> String {
         self.log_from(0)

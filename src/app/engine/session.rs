@@ -15,7 +15,7 @@ use crate::app::source::start_replication;
 use crate::capture::frame::FrameRun;
 use crate::capture::publication;
 use crate::capture::slot;
-use crate::capture::stream::{Stream, StreamOptions};
+use crate::capture::stream::{self, Stream, StreamOptions};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::socket::Socket;
 use crate::telemetry;
@@ -171,6 +171,10 @@ impl Engine {
             },
             keepalive_interval: self.idle_interval(),
             message_bytes_max: config.max_message_bytes,
+            nap_max: match socket {
+                Socket::Unix(_) => stream::NAP_MAX_UNIX,
+                Socket::Tcp(_) | Socket::Tls(_) => stream::NAP_MAX_TCP,
+            },
         };
         let progress = self.fanout.progress.clone();
         Ok(Stream::new(socket, buffer, options, move || progress.confirmable()))

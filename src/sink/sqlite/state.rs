@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transac
 use super::{failure, unreadable};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
 
 /// Marks the file as ours in its header (`PRAGMA application_id`): "WALC".
