@@ -1,11 +1,12 @@
 //! Postgres → frames.
 //!
 //! Before the stream: [`catalog`] reads what the source is, [`publication`] and [`slot`] make and check what the
-//! stream needs. Then [`mod@stream`] reads the socket and hands on [`frame`]s. [`table`] describes tables for all
+//! stream needs. Then [`mod@stream`] reads the socket, at its [`pace`], and hands on [`frame`]s. [`table`] describes tables for all
 //! stages and touches no socket.
 
 pub mod catalog;
 pub mod frame;
+pub mod pace;
 pub mod publication;
 pub(crate) mod query;
 pub mod slot;

@@ -3,10 +3,7 @@
 //! Enters: a session after `START_REPLICATION`. Leaves: [`FrameRun`]s, over a bounded channel. It never interprets
 //! WAL data and never confirms anything but what it is given.
 //!
-//! **How it reads.** A walsender sends every message by itself. A reader that takes each at once makes the two wake
-//! each other a million times, at less than half of the server's rate and ten times the CPU. So while a backlog flows
-//! and reads come back short, the reader naps (up to `nap_max`) and then takes more at a time; the first bytes after a
-//! silence are always handed on at once.
+//! **How it reads.** At a [`Pace`](super::pace): not as soon as there is something, but when there is enough.
 //!
 //! **What it sends.** Standby status updates: when the confirmable position moved (at most once per interval), when
 //! the server asks, and regularly although nothing moved, because `wal_sender_timeout` ends a silent session. That
@@ -25,23 +22,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::frame::{FrameRun, complete_prefix};
+use super::pace::{Pace, PaceOptions};
 use crate::Lsn;
 use crate::error::{Error, Result};
 use crate::telemetry;
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 256 * 1024;
-/// A read of at least this much shows that the server is ahead: no need to wait for more.
-const LONG_READ_BYTES: usize = 64 * 1024;
-/// The longest nap over TCP.
-pub const NAP_MAX_TCP: Duration = Duration::from_millis(1);
-/// The longest nap over a unix socket. It holds a few hundred messages, which the server has sent in half a
-/// millisecond: after a longer nap it is found waiting.
-pub const NAP_MAX_UNIX: Duration = Duration::from_micros(200);
-/// The shortest nap that is worth a system call.
-const NAP_MIN: Duration = Duration::from_micros(50);
-/// Reads further apart than this are no backlog.
-const BACKLOG_GAP: Duration = Duration::from_millis(2);
 /// How long a status update may take to leave.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -54,8 +41,8 @@ pub struct StreamOptions {
     pub keepalive_interval: Duration,
     /// A longer message ends the stream with an error.
     pub message_bytes_max: usize,
-    /// The longest nap while a backlog flows: [`NAP_MAX_TCP`] or [`NAP_MAX_UNIX`].
-    pub nap_max: Duration,
+    /// How the socket is read.
+    pub pace: PaceOptions,
 }
 
 /// A running stream.
@@ -68,7 +55,7 @@ pub struct Stream<S> {
     sent: Lsn,
     next_status: Instant,
     next_keepalive: Instant,
-    nap: Duration,
+    pace: Pace,
     last_read: Instant,
 }
 
@@ -89,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             sent: Lsn::ZERO,
             next_status: now,
             next_keepalive: now,
-            nap: Duration::ZERO,
+            pace: Pace::new(options.pace),
             last_read: now,
         }
     }
@@ -170,15 +157,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         if self.buffer.capacity() - self.buffer.len() < READ_BYTES / 4 {
             self.buffer.reserve(READ_BYTES);
         }
-        if self.nap >= NAP_MIN {
+        if let Some(nap) = self.pace.nap() {
             // tokio's timer is too coarse for this, and nothing else on this thread is that urgent.
-            std::thread::sleep(self.nap);
+            std::thread::sleep(nap);
         }
         let mut read_bytes = self.read_once().await?;
-        while let Some(more) = ready_now(self.read_once()).await {
-            read_bytes += more?;
+        if self.options.pace.is_drained {
+            while let Some(more) = ready_now(self.read_once()).await {
+                read_bytes += more?;
+            }
         }
-        self.adapt_nap(read_bytes);
+        let now = Instant::now();
+        self.pace.adapt(read_bytes, now - self.last_read);
+        self.last_read = now;
 
         let prefix = complete_prefix(&self.buffer);
         if prefix.pending > self.options.message_bytes_max {
@@ -207,18 +198,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             Ok(read_bytes) => Ok(read_bytes),
             Err(error) => Err(lost("reading the replication stream", error)),
         }
-    }
-
-    /// Longer naps while short reads follow each other closely, none after a silence.
-    fn adapt_nap(&mut self, read_bytes: usize) {
-        let now = Instant::now();
-        let is_backlog = now - self.last_read < self.nap + BACKLOG_GAP;
-        self.last_read = now;
-        self.nap = match (is_backlog, read_bytes >= LONG_READ_BYTES) {
-            (false, _) => Duration::ZERO,
-            (true, false) => (self.nap * 2).clamp(NAP_MIN, self.options.nap_max),
-            (true, true) => self.nap * 3 / 4,
-        };
     }
 
     async fn status_if_due(&mut self) -> Result<()> {

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::slice;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
@@ -173,8 +174,9 @@ impl Attempt<'_> {
         match &self.address {
             Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await.map_err(failed)?)),
             Address::Tcp(address) => {
+                let start = Instant::now();
                 let stream = TcpStream::connect(address).await.map_err(failed)?;
-                tune(&stream, &self.info.keepalive).map_err(failed)?;
+                tune(&stream, &self.info.keepalive, start.elapsed()).map_err(failed)?;
                 self.encrypt(stream).await
             }
         }
@@ -212,9 +214,18 @@ impl Attempt<'_> {
     }
 }
 
-fn tune(stream: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
+/// A server that answers sooner than this is near.
+const NEAR: Duration = Duration::from_millis(1);
+/// The receive buffer for a near server. The kernel would let it grow to megabytes, of which most holds the overhead of
+/// a walsender's small pieces; a small one makes the pieces join while they wait. A far server needs the window.
+const NEAR_RECEIVE_BYTES: usize = 128 * 1024;
+
+fn tune(stream: &TcpStream, keepalive: &Keepalive, round_trip: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
+    if round_trip < NEAR {
+        socket.set_recv_buffer_size(NEAR_RECEIVE_BYTES)?;
+    }
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(keepalive.user_timeout)?;
     if !keepalive.is_enabled {

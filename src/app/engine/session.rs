@@ -13,9 +13,10 @@ use crate::app::notify;
 use crate::app::river::{self, RiverOptions};
 use crate::app::source::start_replication;
 use crate::capture::frame::FrameRun;
+use crate::capture::pace::PaceOptions;
 use crate::capture::publication;
 use crate::capture::slot;
-use crate::capture::stream::{self, Stream, StreamOptions};
+use crate::capture::stream::{Stream, StreamOptions};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::socket::Socket;
 use crate::telemetry;
@@ -171,9 +172,10 @@ impl Engine {
             },
             keepalive_interval: self.idle_interval(),
             message_bytes_max: config.max_message_bytes,
-            nap_max: match socket {
-                Socket::Unix(_) => stream::NAP_MAX_UNIX,
-                Socket::Tcp(_) | Socket::Tls(_) => stream::NAP_MAX_TCP,
+            pace: match socket {
+                Socket::Unix(_) => PaceOptions::UNIX,
+                Socket::Tcp(_) => PaceOptions::TCP,
+                Socket::Tls(_) => PaceOptions::TLS,
             },
         };
         let progress = self.fanout.progress.clone();

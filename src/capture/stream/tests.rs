@@ -12,7 +12,7 @@ const OPTIONS: StreamOptions = StreamOptions {
     status_interval: Duration::from_millis(20),
     keepalive_interval: Duration::from_secs(3600),
     message_bytes_max: 1000,
-    nap_max: NAP_MAX_TCP,
+    pace: PaceOptions::TCP,
 };
 
 fn xlog(data: &[u8]) -> Vec<u8> {
