@@ -1,4 +1,5 @@
 //! Adapters: one folder or file per kind of target. Each implements [`Sink`](crate::fanout::sink::Sink).
 
+pub mod d1;
 pub mod null;
 pub mod sqlite;

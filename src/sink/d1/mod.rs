@@ -1,0 +1,4 @@
+//! A regional replica in a Cloudflare D1 database, through its REST API or through the Worker that walcast ships.
+
+pub mod transport;
+pub mod verdict;

@@ -1,0 +1,46 @@
+//! How statements reach a D1 database: what the sink asks of a transport, and what comes back.
+//!
+//! A call is one transaction at the database: all of its statements take effect, or none. One call is in flight at a
+//! time; it may block, for at most the transport's timeout.
+
+use std::sync::Arc;
+
+use super::verdict::Verdict;
+
+/// One SQL statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Its text, one statement without a semicolon.
+    pub sql: Arc<str>,
+    /// Its parameters, `?1` first. Strings only: D1 turns every bound JSON number into a REAL.
+    pub params: Vec<String>,
+}
+
+/// What one statement answered.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answer {
+    /// The rows by column name. An integer above 2^53 is only exact where the statement casts it to TEXT.
+    pub rows: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// What the call is billed for: rows written, index entries included.
+    pub rows_written: u64,
+    /// The database's size in bytes after the call.
+    pub size_after: Option<u64>,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What to do about it.
+    pub verdict: Verdict,
+    /// What the other side said, without secrets or row values.
+    pub message: String,
+}
+
+/// A way to one database.
+pub trait Transport: Send {
+    /// Executes the statements as one transaction and returns one answer for each.
+    ///
+    /// # Errors
+    /// A [`Failure`]; its verdict says whether something may have been applied.
+    fn execute(&mut self, statements: &[Statement]) -> Result<Vec<Answer>, Failure>;
+}
