@@ -5,6 +5,7 @@
 //! `[section]`, `WALCAST_SINK__0__PATH` for `path` in the first `[[sink]]`. An empty variable counts as not set.
 //! Relative paths, also those from the environment, start at the file's directory.
 
+mod admin;
 mod check;
 mod environment;
 mod scalar;
@@ -24,6 +25,7 @@ use serde_with::DeserializeFromStr;
 use crate::document::Document;
 use crate::document::problems::Problems;
 use crate::error::{Error, Result};
+pub use admin::{Admin, SECRET_MIN_CHARS};
 use check::Checker;
 pub use environment::Environment;
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// `[log]`: what is logged, and how.
     pub log: Log,
+    /// `[admin]`: the HTTP API.
+    pub admin: Admin,
 }
 
 /// The Postgres server and what is read from it.
@@ -287,6 +291,7 @@ struct Written {
     retry: Retry,
     shutdown: Shutdown,
     log: Log,
+    admin: Admin,
 }
 
 #[derive(Deserialize, Default)]
