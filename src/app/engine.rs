@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use self::session::Ending;
 use super::sinks::Fanout;
 use super::source::Source;
+use super::view::{EngineView, Phase};
 use crate::Lsn;
 use crate::capture::stream::Stream;
 use crate::capture::table::{Oid, TableName};
@@ -43,6 +44,8 @@ pub struct RunOptions {
     pub ends: Option<Instant>,
     /// Sinks without a checkpoint that may start at the slot's position although others are ahead of them.
     pub start_at_slot: BTreeSet<String>,
+    /// Where the engine shows what it is about.
+    pub view: Arc<EngineView>,
 }
 
 /// A prepared engine: sinks open and running, slot and publication there, no session yet.
@@ -97,6 +100,7 @@ impl Engine {
             }
             attempt = if started.elapsed() >= GOOD_SESSION { 0 } else { attempt + 1 };
             let wait = full_jitter(attempt, backoff, &mut rng);
+            self.options.view.set_waiting(&error);
             tracing::warn!(
                 wait_ms = wait.as_millis() as u64,
                 hint = error.hint_text(),
@@ -127,6 +131,7 @@ impl Engine {
     /// Lets the workers apply what is queued, confirms it, and ends the session.
     async fn finish(&mut self, stream: Option<Stream<Socket>>) {
         super::notify::stopping();
+        self.options.view.set_phase(Phase::Stopping);
         let deadline = self.start_deadline();
         self.fanout.outlets = Arc::default();
         let done = &mut self.fanout.done;

@@ -1,6 +1,7 @@
 //! The top of the crate: what an operator starts. It wires the stages below it and owns processes, signals and
 //! shutdown order; nothing else in the crate may import it.
 
+pub mod admin;
 pub mod check;
 pub mod cli;
 pub mod commands;
@@ -10,3 +11,4 @@ pub mod notify;
 pub mod river;
 pub mod sinks;
 pub mod source;
+pub mod view;

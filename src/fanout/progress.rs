@@ -3,8 +3,11 @@
 //! Workers write, the capture stage and the command line read. Positions are single atomics: a worker stores its
 //! position after the sink committed, so whoever reads it can rely on the commit.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
 
 use crate::Lsn;
 use crate::error::{Error, Kind};
@@ -80,6 +83,21 @@ impl State {
     }
 }
 
+/// Why a sink's last attempt failed; its worker tries again.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// When the first attempt in a row failed.
+    pub since: SystemTime,
+    /// How many failed in a row.
+    pub attempts: u32,
+    /// The last error's kind.
+    pub kind: Kind,
+    /// The last error with its causes.
+    pub problem: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
 /// One sink's progress.
 #[derive(Debug)]
 pub struct SinkProgress {
@@ -93,6 +111,9 @@ pub struct SinkProgress {
     retries: AtomicU64,
     replays_requested: AtomicU64,
     state: Mutex<State>,
+    failure: Mutex<Option<Failure>>,
+    is_paused: AtomicBool,
+    moved: Notify,
 }
 
 impl SinkProgress {
@@ -108,6 +129,9 @@ impl SinkProgress {
             retries: AtomicU64::new(0),
             replays_requested: AtomicU64::new(0),
             state: Mutex::new(State::Attached),
+            failure: Mutex::new(None),
+            is_paused: AtomicBool::new(false),
+            moved: Notify::new(),
         })
     }
 
@@ -146,9 +170,42 @@ impl SinkProgress {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Why its last attempt failed, until one succeeds.
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether its worker leaves what has queued where it is.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed)
+    }
+
+    /// Pauses or resumes the sink. While it is paused, it is applied nothing, and so holds the slot back. A batch that
+    /// is being applied is finished. Lasts as long as the process.
+    pub fn set_paused(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::Relaxed);
+    }
+
+    /// Waits until the sink's checkpoint is at `target`, or it is taken out of action; returns whether it is there.
+    pub async fn reach(&self, target: Lsn) -> bool {
+        loop {
+            // Enabled before the look, so that nothing that comes after it is missed.
+            let mut moved = std::pin::pin!(self.moved.notified());
+            moved.as_mut().enable();
+            if self.durable_lsn() >= target {
+                return true;
+            }
+            if matches!(self.state(), State::Stopped(_) | State::Detached(_)) {
+                return false;
+            }
+            moved.await;
+        }
+    }
+
     /// Says that the sink's checkpoint is `lsn` now. Never goes back.
     pub fn set_durable(&self, lsn: Lsn) {
         self.durable_lsn.fetch_max(lsn.0, Ordering::Release);
+        self.moved.notify_waiters();
     }
 
     pub(super) fn count(&self, applied: super::sink::Applied, commit_time_micros: Option<i64>) {
@@ -160,8 +217,22 @@ impl SinkProgress {
         }
     }
 
-    pub(super) fn count_retry(&self) {
+    pub(super) fn count_retry(&self, error: &Error) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, attempts) =
+            failure.as_ref().map_or((SystemTime::now(), 0), |before| (before.since, before.attempts));
+        *failure = Some(Failure {
+            since,
+            attempts: attempts.saturating_add(1),
+            kind: error.kind(),
+            problem: error.chain(),
+            hint: error.hint_text().map(str::to_owned),
+        });
+    }
+
+    pub(super) fn recover(&self) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(super) fn request_replay(&self) {
@@ -181,6 +252,7 @@ impl SinkProgress {
             | Kind::Config
             | Kind::Bug => State::Stopped(reason),
         };
+        self.moved.notify_waiters();
     }
 }
 
@@ -203,6 +275,42 @@ mod tests {
         assert!(progress.has_reached(Lsn(20)));
         na.stop(&Error::new(Kind::NeedsBackfill, "the slot is past it"));
         assert_eq!(progress.confirmable(), Lsn(20));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_position_learns_that_it_was_reached_or_never_will_be() {
+        let eu = SinkProgress::new("eu");
+        assert!(eu.reach(Lsn::ZERO).await);
+        let waiting = tokio::spawn({
+            let eu = eu.clone();
+            async move { eu.reach(Lsn(10)).await }
+        });
+        eu.set_durable(Lsn(9));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        eu.set_durable(Lsn(10));
+        assert!(waiting.await.unwrap());
+        let waiting = tokio::spawn({
+            let eu = eu.clone();
+            async move { eu.reach(Lsn(11)).await }
+        });
+        tokio::task::yield_now().await;
+        eu.stop(&Error::halt("wrong file"));
+        assert!(!waiting.await.unwrap());
+    }
+
+    #[test]
+    fn a_failure_is_kept_until_an_attempt_succeeds() {
+        let eu = SinkProgress::new("eu");
+        assert!(eu.failure().is_none());
+        eu.count_retry(&Error::transient("away"));
+        eu.count_retry(&Error::transient("still away").hint("look there"));
+        let failure = eu.failure().unwrap();
+        assert_eq!((failure.attempts, failure.problem.as_str()), (2, "still away"));
+        assert_eq!(failure.hint.as_deref(), Some("look there"));
+        eu.recover();
+        assert!(eu.failure().is_none());
+        assert_eq!(eu.retries(), 2);
     }
 
     #[test]

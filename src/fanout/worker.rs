@@ -15,6 +15,9 @@ use crate::encode::run::Run;
 use crate::error::{Error, Kind, Result};
 use crate::telemetry::{self, BatchApplied};
 
+/// How often a paused sink's worker looks whether it may go on.
+const PAUSE_NAP: Duration = Duration::from_millis(20);
+
 /// What the river sends to a sink.
 #[derive(Debug, Clone)]
 pub enum Delivery {
@@ -135,6 +138,8 @@ impl<S: Sink> Worker<S> {
                     self.progress.stop(&error);
                     return;
                 }
+                // What it holds is sent again at the next start.
+                Step::Wait(_) if self.progress.is_paused() && deadline().is_some() => return,
                 Step::Wait(wait) => {
                     if !sleep_until(Instant::now() + wait, &deadline) {
                         return;
@@ -149,8 +154,14 @@ impl<S: Sink> Worker<S> {
         if self.taken.is_empty() && !self.take(may_wait) {
             return Step::Closed;
         }
+        if self.progress.is_paused() {
+            return Step::Wait(PAUSE_NAP);
+        }
         match self.attempt() {
             Ok(()) => {
+                if self.attempt > 0 {
+                    self.progress.recover();
+                }
                 self.attempt = 0;
                 let taken = std::mem::take(&mut self.taken);
                 drop(taken.runs);
@@ -227,7 +238,7 @@ impl<S: Sink> Worker<S> {
             decision => decision,
         };
         self.attempt += 1;
-        self.progress.count_retry();
+        self.progress.count_retry(&error);
         telemetry::retried(&self.progress.name, error.kind());
         tracing::warn!(
             sink = self.progress.name,

@@ -64,6 +64,7 @@ impl Engine {
         let deadline = Arc::new(OnceLock::new());
         let when = deadline.clone();
         let fanout = sinks.spawn(config, move || when.get().copied())?;
+        options.view.set_prepared(fanout.progress.clone(), plan.clone());
         Ok(Engine { source, config: config.clone(), plan, fanout, options, target, deadline, published })
     }
 }

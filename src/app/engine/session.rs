@@ -12,6 +12,7 @@ use crate::Lsn;
 use crate::app::notify;
 use crate::app::river::{self, RiverOptions};
 use crate::app::source::start_replication;
+use crate::app::view::Phase;
 use crate::capture::frame::FrameRun;
 use crate::capture::pace::PaceOptions;
 use crate::capture::publication;
@@ -66,6 +67,7 @@ impl Engine {
         telemetry::session_started();
         tracing::info!(slot = self.source.config.slot, "streaming");
         notify::ready();
+        self.options.view.set_phase(Phase::Streaming);
 
         let RiverThread { runs, done } = self.start_river()?;
         let why = Cell::new(Ending::River);

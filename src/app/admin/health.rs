@@ -1,0 +1,189 @@
+//! `/livez`, `/readyz` and `/`: whether a restart would help, whether the regions are right, and both for a person.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::problem::Problem;
+use super::secret::Shown;
+use crate::app::view::Phase;
+use crate::fanout::progress::{SinkProgress, State as SinkState};
+
+/// Whether the engine moves.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Liveness {
+    /// False when something has stood still for `[admin] stall_timeout` although there is something to do.
+    is_live: bool,
+    /// What stands still.
+    problems: Vec<Finding>,
+}
+
+/// Whether every region is right.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Readiness {
+    /// True when the engine streams and every sink is attached.
+    is_ready: bool,
+    /// `preparing`, `streaming`, `waiting` or `stopping`.
+    phase: &'static str,
+    /// Why not.
+    problems: Vec<Finding>,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Finding {
+    /// What it is about: `engine`, `slot`, `sink eu`.
+    subject: String,
+    /// One sentence.
+    message: String,
+    /// The next step.
+    hint: Option<String>,
+}
+
+impl Finding {
+    fn new(subject: impl Into<String>, message: impl Into<String>, hint: Option<String>) -> Self {
+        Finding { subject: subject.into(), message: message.into(), hint }
+    }
+}
+
+impl Liveness {
+    fn of(shared: &Shared) -> Self {
+        let stalled = shared.observer.stalled().into_iter();
+        let hint = "restarting walcast is safe: it goes on from the slot and the sinks' checkpoints";
+        let problems: Vec<Finding> =
+            stalled.map(|(subject, message)| Finding::new(subject, message, Some(hint.to_owned()))).collect();
+        Liveness { is_live: problems.is_empty(), problems }
+    }
+}
+
+impl Readiness {
+    fn of(shared: &Shared) -> Self {
+        let phase = shared.view.phase();
+        let mut problems = Vec::new();
+        match &phase {
+            Phase::Streaming => {}
+            Phase::Preparing => problems.push(Finding::new("engine", "has not started to stream yet", None)),
+            Phase::Waiting { problem, hint } => {
+                problems.push(Finding::new("engine", problem, hint.clone()));
+            }
+            Phase::Stopping => problems.push(Finding::new("engine", "is stopping", None)),
+        }
+        let sinks = shared.view.prepared().into_iter().flat_map(|prepared| prepared.progress.sinks());
+        problems.extend(sinks.filter_map(|sink| problem_of(sink)));
+        Readiness { is_ready: problems.is_empty(), phase: phase.as_str(), problems }
+    }
+}
+
+/// Why a sink is not right.
+fn problem_of(sink: &SinkProgress) -> Option<Finding> {
+    let subject = format!("sink {}", sink.name);
+    let status = Some("walcast status shows all sinks".to_owned());
+    match (sink.state(), sink.failure()) {
+        (SinkState::Stopped(reason), _) => Some(Finding::new(subject, format!("stopped: {reason}"), status)),
+        (SinkState::Detached(reason), _) => {
+            Some(Finding::new(subject, format!("detached: {reason}"), status))
+        }
+        (SinkState::Attached, _) if sink.is_paused() => {
+            let hint = format!("POST /sinks/{}/resume", sink.name);
+            Some(Finding::new(subject, "is paused", Some(hint)))
+        }
+        (SinkState::Attached, Some(failure)) => {
+            let message =
+                format!("fails, and is tried again ({} times so far): {}", failure.attempts, failure.problem);
+            Some(Finding::new(subject, message, failure.hint))
+        }
+        (SinkState::Attached, None) => None,
+    }
+}
+
+/// Whether the caller may see more than yes or no. Probes show no secret.
+fn sees_all(shared: &Shared, peer: SocketAddr, headers: &HeaderMap) -> Result<bool, Problem> {
+    Ok(shared.gate.look(peer.ip(), headers)? == Shown::Secret || !shared.config.admin.protect_reads)
+}
+
+fn status(is_well: bool) -> StatusCode {
+    if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// Whether the engine moves
+///
+/// 503 when the slot or a sink has not moved for `[admin] stall_timeout` although there is something to do: a restart
+/// may help. A region that fails by itself is not meant; that is `/readyz`.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "health",
+    responses((status = 200, body = Liveness), (status = 503, body = Liveness))
+)]
+pub(super) async fn livez(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Result<(StatusCode, Json<Liveness>), Problem> {
+    let mut liveness = Liveness::of(&shared);
+    if !sees_all(&shared, peer, &headers)? {
+        liveness.problems.clear();
+    }
+    Ok((status(liveness.is_live), Json(liveness)))
+}
+
+/// Whether every region is right
+///
+/// 200 when the engine streams and every sink is attached, neither failing nor paused; the body says why not.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    responses((status = 200, body = Readiness), (status = 503, body = Readiness))
+)]
+pub(super) async fn readyz(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Result<(StatusCode, Json<Readiness>), Problem> {
+    let mut readiness = Readiness::of(&shared);
+    if !sees_all(&shared, peer, &headers)? {
+        readiness.problems.clear();
+    }
+    Ok((status(readiness.is_ready), Json(readiness)))
+}
+
+/// The health in a few lines of text
+#[utoipa::path(get, path = "/", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
+pub(super) async fn root(State(shared): State<Arc<Shared>>) -> String {
+    let (liveness, readiness) = (Liveness::of(&shared), Readiness::of(&shared));
+    let word = match (liveness.is_live, readiness.is_ready) {
+        (true, true) => "ready",
+        (true, false) => "not ready",
+        (false, _) => "stalled",
+    };
+    let mut text = format!("walcast {}: {}, {word}\n", env!("CARGO_PKG_VERSION"), readiness.phase);
+    for sink in shared.view.prepared().into_iter().flat_map(|prepared| prepared.progress.sinks()) {
+        let lsn = sink.durable_lsn();
+        let behind = shared.observer.behind(lsn);
+        let lag = behind.map_or_else(String::new, |behind| format!(", {} s behind", behind.as_secs()));
+        text.push_str(&format!("  {}: {} at {lsn}{lag}\n", sink.name, sink_word(sink)));
+    }
+    for Finding { subject, message, hint } in liveness.problems.into_iter().chain(readiness.problems) {
+        text.push_str(&format!("{subject} {message}\n"));
+        if let Some(hint) = hint {
+            text.push_str(&format!(" hint: {hint}\n"));
+        }
+    }
+    text
+}
+
+/// A sink's state in the engine, with what is no state of its own: `paused` and `failing`.
+pub(super) fn sink_word(sink: &SinkProgress) -> &'static str {
+    match sink.state() {
+        SinkState::Attached if sink.is_paused() => "paused",
+        SinkState::Attached if sink.failure().is_some() => "failing",
+        state => state.as_str(),
+    }
+}
