@@ -8,6 +8,7 @@ mod pipeline;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 
 use http::Api;
 use pipeline::Pipeline;
@@ -218,5 +219,225 @@ fn a_source_that_is_away_makes_the_engine_unready_and_not_dead() {
     let body = await_status(&pipeline, &api, "/readyz", 503);
     assert_eq!(body["is_ready"], false);
     assert_eq!(api.get("/livez").status, 200);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+/// The samples of a metric: labels and value.
+fn samples(api: &Api, metric: &str) -> Vec<(String, f64)> {
+    let answer = api.get("/metrics");
+    assert_eq!(
+        (answer.status, answer.headers["content-type"].to_str().unwrap()),
+        (200, "text/plain; version=0.0.4; charset=utf-8")
+    );
+    let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
+    let of_metric = lines.filter_map(|line| {
+        let rest = line.strip_prefix(metric)?;
+        let (labels, value) = rest.rsplit_once(' ')?;
+        (labels.is_empty() || labels.starts_with('{')).then(|| (labels.to_owned(), value.parse().unwrap()))
+    });
+    of_metric.collect()
+}
+
+fn sample(api: &Api, metric: &str, labels: &str) -> Option<f64> {
+    samples(api, metric).into_iter().find(|(found, _)| found == labels).map(|(_, value)| value)
+}
+
+#[test]
+fn the_metrics_say_what_was_applied_how_far_it_is_and_how_the_slot_is() {
+    let (mut pipeline, api) = started("");
+    pipeline.exec(&insert("1, 10"));
+    pipeline.exec("UPDATE t SET n = -n WHERE id <= 4; DELETE FROM t WHERE id = 1");
+    pipeline.catch_up();
+    let changes = |operation: &str| {
+        sample(&api, "walcast_changes_total", &format!("{{table=\"t\",operation=\"{operation}\"}}"))
+    };
+    // An update that carries the whole row is written over the old one.
+    assert_eq!((changes("upsert"), changes("delete")), (Some(14.0), Some(1.0)));
+    for sink in ["eu", "na"] {
+        let of_sink = |metric: &str| sample(&api, metric, &format!("{{sink=\"{sink}\"}}"));
+        pipeline.eventually("the batch to be recorded", || {
+            (of_sink("walcast_sink_changes_total") == Some(15.0)).then_some(())
+        });
+        assert!(of_sink("walcast_sink_flush_duration_seconds_count").unwrap() >= 1.0);
+        assert!(of_sink("walcast_batch_rows_sum").unwrap() >= 15.0);
+        assert!(of_sink("walcast_batch_bytes_sum").unwrap() > 0.0);
+        pipeline.eventually("no lag", || {
+            let lag = (of_sink("walcast_sink_lag_bytes"), of_sink("walcast_sink_lag_seconds"));
+            matches!(lag, (Some(bytes), Some(0.0)) if bytes <= 256.0).then_some(())
+        });
+        let state = |state: &str| {
+            sample(&api, "walcast_sink_state", &format!("{{sink=\"{sink}\",state=\"{state}\"}}"))
+        };
+        assert_eq!((state("attached"), state("stopped")), (Some(1.0), Some(0.0)));
+    }
+    let healths = samples(&api, "walcast_slot_health");
+    assert_eq!(healths.len(), 5);
+    assert_eq!(healths.iter().map(|(_, value)| value).sum::<f64>(), 1.0);
+    assert!(healths.contains(&("{state=\"ok\"}".to_owned(), 1.0)), "{healths:?}");
+    assert!(sample(&api, "walcast_slot_retained_wal_bytes", "").unwrap() >= 0.0);
+    assert_eq!(sample(&api, "walcast_slot_safe_wal_bytes", ""), Some(f64::INFINITY));
+    assert!(sample(&api, "walcast_replication_lag_bytes", "").is_some());
+    assert_eq!(sample(&api, "walcast_stalled", ""), Some(0.0));
+    let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(sample(&api, "walcast_build_info", &version), Some(1.0));
+
+    let held = lock(&pipeline, "na");
+    pipeline.exec(&insert("11, 20"));
+    pipeline.eventually("the retry to be recorded", || {
+        sample(&api, "walcast_retries_total", "{sink=\"na\",reason=\"transient\"}")
+    });
+    pipeline.eventually("the state and the lag to show it", || {
+        let state = sample(&api, "walcast_sink_state", "{sink=\"na\",state=\"failing\"}");
+        let lag = sample(&api, "walcast_replication_lag_seconds", "").unwrap();
+        (state == Some(1.0) && lag >= 1.0).then_some(())
+    });
+    drop(held);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+/// A JSON value's shape: the keys of its objects.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), shape(value))).collect(),
+        Value::Array(items) => items.iter().map(shape).collect(),
+        _ => Value::Null,
+    }
+}
+
+#[test]
+fn status_is_what_the_command_prints_with_what_only_the_engine_knows() {
+    let (mut pipeline, api) = started("");
+    pipeline.exec(&insert("1, 10"));
+    pipeline.catch_up();
+    let command = Command::new(env!("CARGO_BIN_EXE_walcast"))
+        .args(["status", "--json"])
+        .env_clear()
+        .current_dir(pipeline.path(""))
+        .output()
+        .unwrap();
+    let mut printed: Value = serde_json::from_slice(&command.stdout).unwrap();
+    assert_eq!(printed["engine"], Value::Null);
+    let mut answered = api.get("/status").json();
+    assert_eq!((&answered["is_ok"], &answered["engine"]["phase"]), (&json!(true), &json!("streaming")));
+    for sink in answered["sinks"].as_array().unwrap() {
+        assert_eq!((&sink["state"], &sink["lag_seconds"]), (&json!("attached"), &json!(0)));
+        assert_eq!((&sink["engine"]["changes"], &sink["engine"]["failed_attempts"]), (&json!(10), &json!(0)));
+    }
+    for status in [&mut printed, &mut answered] {
+        status["engine"] = Value::Null;
+        status["sinks"].as_array_mut().unwrap().iter_mut().for_each(|sink| sink["engine"] = Value::Null);
+    }
+    assert_eq!(shape(&printed), shape(&answered));
+    for part in ["source", "slot"] {
+        for field in ["address", "version", "name", "state", "limit_bytes"] {
+            assert_eq!(printed[part][field], answered[part][field]);
+        }
+    }
+
+    let held = lock(&pipeline, "na");
+    pipeline.exec(&insert("11, 20"));
+    let na = pipeline.eventually("the failing sink", || {
+        let na = api.get("/status").json()["sinks"][1].clone();
+        (na["state"] == "failing").then_some(na)
+    });
+    assert!(na["problem"].as_str().unwrap().contains("database is locked"));
+    assert!(
+        na["engine"]["failing_since"].is_string() && na["engine"]["failed_attempts"].as_u64().unwrap() > 0
+    );
+    drop(held);
+    pipeline.cluster.stop().unwrap();
+    let status = pipeline.eventually("the source to be away", || {
+        let status = api.get("/status").json();
+        (status["engine"]["phase"] == "waiting").then_some(status)
+    });
+    assert_eq!((&status["source"]["is_reachable"], &status["slot"]), (&json!(false), &Value::Null));
+    assert_eq!(status["sinks"][0]["engine"]["transactions"], 2);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn who_waits_for_its_own_write_is_never_answered_before_it_can_be_read() {
+    let (mut pipeline, api) = started("");
+    let replicas = [pipeline.replica("eu").open(), pipeline.replica("na").open()];
+    for id in 1..=1000 {
+        pipeline.exec(&format!("INSERT INTO t VALUES ({id}, {id})"));
+        let lsn = pipeline.wal_lsn();
+        let sink = ["sink=eu&", "sink=na&", ""][id % 3];
+        let answer = api.get(&format!("/wait?{sink}lsn={lsn}&timeout=60s"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let read: &[usize] = [&[0][..], &[1][..], &[0, 1][..]][id % 3];
+        for &replica in read {
+            let rows = pipeline::rows(&replicas[replica], &format!("SELECT n FROM t WHERE id = {id}"));
+            assert_eq!(rows.unwrap(), [id.to_string()]);
+        }
+        assert_eq!(answer.json()["sinks"].as_array().unwrap().len(), read.len());
+    }
+    drop(replicas);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn a_wait_that_cannot_come_true_says_why() {
+    let (mut pipeline, api) = started("");
+    for query in ["", "?lsn=x", "?lsn=0/1&timeout=1h", "?lsn=0/1&timeout=soon", "?lsn=0/1&region=eu"] {
+        api.get(&format!("/wait{query}")).assert_problem(400, "bad-request");
+    }
+    api.get("/wait?lsn=0/1&sink=asia").assert_problem(404, "not-found");
+    let answer = api.get("/wait?lsn=7FFFFFFF/0&sink=eu&timeout=10ms");
+    answer.assert_problem(504, "timeout");
+    assert!(answer.json()["message"].as_str().unwrap().contains("sink eu is at "), "{answer:?}");
+    // Who waits when the engine ends is told so.
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| api.get("/wait?lsn=7FFFFFFF/0&timeout=60s"));
+        let mut stream = TcpStream::connect(&api.address).unwrap();
+        // Its own request is not answered before that of the other was begun.
+        write!(stream, "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert_eq!(pipeline.stop(), Some(0));
+        waiting.join().unwrap().assert_problem(503, "unavailable");
+    });
+}
+
+#[test]
+fn a_paused_sink_is_applied_nothing_and_holds_the_slot_until_it_is_resumed() {
+    let (mut pipeline, api) = started("stall_timeout = \"1s\"");
+    api.send("POST", "/sinks/na/pause", &[], "").assert_problem(401, "unauthorized");
+    api.post_with("wrong", "/sinks/na/pause").assert_problem(401, "unauthorized");
+    api.post_with(SECRET, "/sinks/asia/pause").assert_problem(404, "not-found");
+    api.get_with(SECRET, "/sinks/na/pause").assert_problem(405, "method-not-allowed");
+    let cross_origin = [("x-webhook-signature", SECRET), ("sec-fetch-site", "cross-site")];
+    api.send("POST", "/sinks/na/pause", &cross_origin, "").assert_problem(403, "forbidden");
+    assert_eq!(api.get("/readyz").status, 200);
+
+    let paused = api.post_with(SECRET, "/sinks/na/pause");
+    assert_eq!((paused.status, &paused.json()["state"]), (200, &json!("paused")));
+    let before = pipeline.replica("na").checkpoint().unwrap();
+    pipeline.exec(&insert("1, 10"));
+    pipeline.catch_up_one("eu");
+    let body = api.get("/readyz");
+    assert_eq!((body.status, &body.json()["problems"][0]["subject"]), (503, &json!("sink na")));
+    assert_eq!(body.json()["problems"][0]["hint"], "POST /sinks/na/resume");
+    assert_eq!(pipeline.replica("na").ask("SELECT count(*) FROM t"), "0");
+    assert!(pipeline.confirmed_flush_lsn().unwrap() <= pipeline.replica("na").checkpoint().unwrap().lsn);
+    let status = api.get("/status").json();
+    assert_eq!((&status["is_ok"], &status["sinks"][1]["state"]), (&json!(false), &json!("paused")));
+    assert_eq!(status["sinks"][0]["state"], "attached");
+
+    // A shutdown does not wait for it, and the next start knows nothing of it.
+    assert_eq!(pipeline.stop(), Some(0));
+    assert!(!pipeline.log().contains("shutdown.timeout is over"));
+    assert_eq!(pipeline.replica("na").checkpoint().unwrap().transactions, before.transactions);
+    pipeline.clear_log();
+    pipeline.start();
+    pipeline.catch_up();
+    let api = Api::of(&pipeline);
+    assert_eq!(api.post_with(SECRET, "/sinks/eu/pause").json()["state"], "paused");
+    pipeline.exec(&insert("11, 20"));
+    pipeline.catch_up_one("na");
+    assert_eq!(pipeline.replica("eu").ask("SELECT count(*) FROM t"), "10");
+    assert_eq!(api.post_with(SECRET, "/sinks/eu/resume").json()["state"], "attached");
+    pipeline.catch_up();
+    pipeline.assert_equal("SELECT * FROM t ORDER BY id", "SELECT * FROM t ORDER BY id");
     assert_eq!(pipeline.stop(), Some(0));
 }

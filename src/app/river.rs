@@ -13,9 +13,15 @@ use crate::capture::frame::FrameRun;
 use crate::decode::{Decoder, Event};
 use crate::encode::mapper::Mapper;
 use crate::encode::plan::Plan;
+use crate::encode::run::{ChangeKind, Run};
 use crate::error::{Error, Result};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::worker::Delivery;
+use crate::telemetry::ChangeCounters;
+
+/// The kinds of change as the metrics name them, in the order of [`ChangeKind`].
+const OPERATIONS: [&str; 6] = ["upsert", "update", "delete", "move", "truncate", "reject"];
+const _: () = assert!(ChangeKind::Reject as usize + 1 == OPERATIONS.len());
 
 /// How the river cuts and forwards.
 #[derive(Debug, Clone, Copy)]
@@ -53,12 +59,15 @@ pub struct River<'a> {
     outlets: &'a Outlets,
     options: RiverOptions,
     idle_sent: Option<(Lsn, Instant)>,
+    counters: ChangeCounters<{ OPERATIONS.len() }>,
 }
 
 impl<'a> River<'a> {
     /// A river for a new session.
     pub fn new(plan: Arc<Plan>, outlets: &'a Outlets, options: RiverOptions) -> Self {
+        let tables = plan.tables.iter().map(|table| table.source.plain());
         River {
+            counters: ChangeCounters::new(tables, OPERATIONS),
             decoder: Decoder::new(),
             mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from),
             outlets,
@@ -77,13 +86,13 @@ impl<'a> River<'a> {
             Ok(idle) => idle,
             Err(error) => {
                 if let Some(run) = self.mapper.take_ended() {
-                    self.send(Delivery::Run(Arc::new(run)))?;
+                    self.send_run(run)?;
                 }
                 return Err(error);
             }
         };
         if let Some(run) = self.mapper.take_whole() {
-            self.send(Delivery::Run(Arc::new(run)))?;
+            self.send_run(run)?;
         }
         match idle {
             Some(wal_end) => self.idle(wal_end),
@@ -102,7 +111,7 @@ impl<'a> River<'a> {
                     idle = None;
                     self.mapper.map(event)?;
                     if let Some(run) = self.mapper.take_full() {
-                        self.send(Delivery::Run(Arc::new(run)))?;
+                        self.send_run(run)?;
                     }
                 }
             }
@@ -121,6 +130,14 @@ impl<'a> River<'a> {
             self.send(Delivery::Idle(wal_end))?;
         }
         Ok(())
+    }
+
+    fn send_run(&mut self, run: Run) -> Result<()> {
+        for change in run.all_changes() {
+            self.counters.add(change.table as usize, change.kind as usize);
+        }
+        self.counters.record();
+        self.send(Delivery::Run(Arc::new(run)))
     }
 
     fn send(&self, delivery: Delivery) -> Result<()> {

@@ -8,6 +8,7 @@
 //! Every request, connection and answer has a limit. Secrets enter neither answers nor logs; row values enter only the
 //! answers of the routes that need the secret.
 
+mod extract;
 mod guard;
 mod health;
 mod lag;
@@ -17,20 +18,27 @@ mod routes;
 mod secret;
 mod server;
 mod stall;
+mod status;
+mod steer;
+mod wait;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::sync::watch;
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, watch};
 
 use self::guard::Guard;
 use self::observer::Observer;
 use self::secret::Gate;
+use self::status::StatusCache;
+use super::commands::status::Gatherer;
 use super::source::Source;
 use super::view::EngineView;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::telemetry::{self, Exposition};
 
 /// Threads for what blocks, such as reading a replica's file.
 const BLOCKING_THREADS_MAX: usize = 4;
@@ -49,6 +57,11 @@ struct Shared {
     gate: Gate,
     guard: Guard,
     observer: Observer,
+    status: StatusCache,
+    exposition: Exposition,
+    /// Permits to wait for a position.
+    waiting: Semaphore,
+    started: Timestamp,
     /// Turns true when the API ends.
     stopping: watch::Receiver<bool>,
 }
@@ -80,6 +93,10 @@ impl AdminServer {
             gate: Gate::new(&config.admin),
             guard: Guard::new(&config.admin),
             observer: Observer::new(Source::new(&config.source)?, config.admin.stall_timeout),
+            status: StatusCache::new(Gatherer::new(config)?),
+            exposition: telemetry::install()?,
+            waiting: Semaphore::new(wait::WAITING_MAX),
+            started: Timestamp::now(),
             stopping,
         });
         let thread = std::thread::Builder::new()

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
+use super::health::sink_word;
 use super::lag::LagClock;
 use super::stall::{Sight, SinkSight, StallClock};
 use crate::Lsn;
@@ -14,6 +15,7 @@ use crate::app::source::Source;
 use crate::app::view::EngineView;
 use crate::capture::slot::{self, Slot};
 use crate::error::Result;
+use crate::telemetry::{self, SlotSeen};
 
 /// The pause between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,6 +33,8 @@ pub(super) struct Observer {
 struct Seen {
     stall: StallClock,
     lag: LagClock,
+    /// The server's position at the last look.
+    wal: Option<Lsn>,
 }
 
 impl Observer {
@@ -64,8 +68,10 @@ impl Observer {
                     }
                     client = None;
                     self.seen().stall.reset();
+                    telemetry::slot_seen(&SlotSeen { health: "unknown", ..SlotSeen::default() });
                 }
             }
+            self.record_engine(view);
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
@@ -82,7 +88,17 @@ impl Observer {
 
     fn take_in(&self, view: &EngineView, slot: Option<&Slot>) {
         let (now, mut seen) = (Instant::now(), self.seen());
-        let Some(slot) = slot else { return seen.stall.reset() };
+        let Some(slot) = slot else {
+            seen.stall.reset();
+            return telemetry::slot_seen(&SlotSeen { health: "missing", ..SlotSeen::default() });
+        };
+        telemetry::slot_seen(&SlotSeen {
+            health: health(slot),
+            lag_bytes: slot.lag_bytes(),
+            retained_bytes: slot.retained_bytes,
+            safe_bytes: Some(slot.safe_wal_size.map_or(f64::INFINITY, |safe| safe as f64)),
+        });
+        seen.wal = Some(slot.current_wal_lsn);
         seen.lag.look(now, slot.current_wal_lsn);
         let Some(prepared) = view.prepared() else { return };
         seen.stall.look(
@@ -94,5 +110,28 @@ impl Observer {
                 sinks: prepared.progress.sinks().iter().map(|sink| SinkSight::of(sink)).collect(),
             },
         );
+    }
+
+    /// Records what the engine shows, whether or not the source could be looked at.
+    fn record_engine(&self, view: &EngineView) {
+        let wal = self.seen().wal.unwrap_or(Lsn::ZERO);
+        let mut most = None;
+        for sink in view.prepared().into_iter().flat_map(|prepared| prepared.progress.sinks()) {
+            let durable = sink.durable_lsn();
+            let behind = self.behind(durable);
+            most = most.max(behind);
+            telemetry::sink_seen(&sink.name, sink_word(sink), wal.0.saturating_sub(durable.0), behind);
+        }
+        telemetry::engine_seen(most, !self.stalled().is_empty());
+    }
+}
+
+/// The slot's health, as the metrics name it.
+fn health(slot: &Slot) -> &'static str {
+    match (slot.invalidation(), slot.wal_status.as_deref()) {
+        (Some(_), _) => "lost",
+        (None, Some("reserved" | "extended")) => "ok",
+        (None, Some("unreserved")) => "unreserved",
+        (None, _) => "unknown",
     }
 }

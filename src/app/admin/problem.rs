@@ -46,6 +46,10 @@ impl Problem {
         Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+
     pub(super) fn timeout(message: impl Into<String>) -> Self {
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
     }

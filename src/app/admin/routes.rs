@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::Problem;
-use super::{Shared, guard, health};
+use super::{Shared, guard, health, status, steer, wait};
 use crate::error::{Error, Kind};
 
 /// The longest body of a request.
@@ -26,17 +26,35 @@ fn open() -> Routes {
 
 /// Closed by `protect_reads`.
 fn readable() -> Routes {
-    OpenApiRouter::new().routes(routes!(health::root))
+    OpenApiRouter::new()
+        .routes(routes!(health::root))
+        .routes(routes!(status::status))
+        .routes(routes!(status::metrics))
+}
+
+/// As [`readable`], and has a time limit of its own.
+fn patient() -> Routes {
+    OpenApiRouter::new().routes(routes!(wait::wait))
+}
+
+/// Needs the secret.
+fn closed() -> Routes {
+    OpenApiRouter::new().routes(routes!(steer::pause)).routes(routes!(steer::resume))
 }
 
 /// The API.
 pub(super) fn router(shared: &Arc<Shared>) -> Router {
     let with = |routes: Routes| -> Router<Arc<Shared>> { routes.into() };
     let in_time = || middleware::from_fn(guard::in_time);
-    let readable = with(readable()).route_layer(in_time());
+    let readable = with(readable()).route_layer(in_time()).merge(with(patient()));
     Router::new()
         .merge(with(open()).route_layer(in_time()))
         .merge(readable.route_layer(middleware::from_fn_with_state(shared.clone(), guard::readable)))
+        .merge(
+            with(closed())
+                .route_layer(in_time())
+                .route_layer(middleware::from_fn_with_state(shared.clone(), guard::closed)),
+        )
         .fallback(|| async { Problem::not_found("there is no such route") })
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

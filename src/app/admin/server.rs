@@ -28,6 +28,8 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long what is being answered may take when the API ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the metrics are folded, so that they stay small where nobody reads them.
+const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause after a connection could not be taken, for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -44,11 +46,19 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Arc<Shared>) {
     tokio::select! {
         () = take_connections(&listener, &router, &permits, &connections) => {}
         () = shared.observer.run(&shared.view) => {}
+        () = fold_metrics(&shared) => {}
         _ = stopping.wait_for(|stop| *stop) => {}
     }
     drop(listener);
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.shutdown()).await.is_err() {
         tracing::debug!("the HTTP API left connections behind");
+    }
+}
+
+async fn fold_metrics(shared: &Shared) {
+    loop {
+        tokio::time::sleep(FOLD_INTERVAL).await;
+        shared.exposition.fold();
     }
 }
 

@@ -13,7 +13,9 @@ use crate::app::cli::Global;
 use crate::error::Result;
 
 pub use gather::Gatherer;
-pub use report::{SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status};
+pub use report::{
+    EngineStatus, SinkInEngine, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,8 +60,6 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         if !arguments.watch || !is_read {
             return Ok(if status.is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        if !status.source.is_reachable {
-            tokio::time::sleep(gather::SAMPLE).await;
-        }
+        tokio::time::sleep(gather::SAMPLE).await;
     }
 }

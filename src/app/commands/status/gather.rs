@@ -1,5 +1,6 @@
 //! Reads the status: first the sinks, then the source, which so is never behind them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::Client;
@@ -14,17 +15,23 @@ use crate::config::{self, Config, SinkTarget};
 use crate::error::{Error, Kind, Result};
 use crate::fanout::sink::Checkpoint;
 
-/// How long the rate at which WAL is written is watched.
+/// For how long, at least, the rate at which WAL is written is watched.
 pub(super) const SAMPLE: Duration = Duration::from_secs(1);
+/// An older look says nothing about the rate now.
+const SAMPLE_AGE_MAX: Duration = Duration::from_secs(30);
+/// How long the source may take to answer everything.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A sink this close to the WAL's end is at it: an idle server writes some small records of its own, and a sink's
 /// checkpoint follows them only now and then. Hardly a transaction is as small.
 const AT_END_BYTES: u64 = 256;
 
 /// Reads the status again and again over one session.
-pub struct Gatherer<'a> {
-    config: &'a Config,
+pub struct Gatherer {
+    config: Arc<Config>,
     source: Source,
     client: Option<Client>,
+    /// Where the WAL was at the last look.
+    sample: Option<(Instant, Lsn)>,
 }
 
 /// What the source answered.
@@ -41,19 +48,24 @@ struct Found {
     checkpoint: Option<Checkpoint>,
 }
 
-impl<'a> Gatherer<'a> {
+impl Gatherer {
     /// Connects to nothing yet.
     ///
     /// # Errors
     /// A URL that libpq would not accept either.
-    pub fn new(config: &'a Config) -> Result<Self> {
-        Ok(Gatherer { config, source: Source::new(&config.source)?, client: None })
+    pub fn new(config: &Config) -> Result<Self> {
+        let source = Source::new(&config.source)?;
+        Ok(Gatherer { config: Arc::new(config.clone()), source, client: None, sample: None })
     }
 
-    /// The status now. Takes about a second, over which the WAL's rate is taken. What cannot be read is part of it.
+    /// The status now. Takes about a second, over which the WAL's rate is taken, unless it was read not long ago. What
+    /// cannot be read is part of it.
     pub async fn gather(&mut self) -> Status {
         let address = self.source.info.to_string();
-        match self.ask().await {
+        let answered = tokio::time::timeout(SOURCE_TIMEOUT, self.ask()).await.unwrap_or_else(|_| {
+            Err(Error::transient(format!("no answer within {} s", SOURCE_TIMEOUT.as_secs())))
+        });
+        match answered {
             Ok((found, answer)) => self.judged(address, found, answer),
             Err(error) => {
                 self.client = None;
@@ -63,14 +75,18 @@ impl<'a> Gatherer<'a> {
                     hint: error.hint_text().map(str::to_owned),
                     ..SourceStatus::default()
                 };
-                let sinks = self.look_at_sinks().into_iter().map(|found| found.status).collect();
-                Status { is_ok: false, source, slot: None, sinks }
+                let found = self.look_at_sinks().await.unwrap_or_default();
+                let sinks = found.into_iter().map(|found| found.status).collect();
+                Status { is_ok: false, engine: None, source, slot: None, sinks }
             }
         }
     }
 
-    fn look_at_sinks(&self) -> Vec<Found> {
-        self.config.sinks.iter().map(look).collect()
+    async fn look_at_sinks(&self) -> Result<Vec<Found>> {
+        let config = self.config.clone();
+        tokio::task::spawn_blocking(move || config.sinks.iter().map(look).collect())
+            .await
+            .map_err(|error| Error::bug("looking at the sinks").because(error))
     }
 
     async fn ask(&mut self) -> Result<(Vec<Found>, Answer)> {
@@ -78,13 +94,20 @@ impl<'a> Gatherer<'a> {
             Some(client) if !client.is_closed() => client,
             Some(_) | None => self.source.connect().await?,
         };
-        let before = read_server(&client).await?;
-        let started = Instant::now();
-        tokio::time::sleep(SAMPLE).await;
+        let is_of_use = |(at, _): &(Instant, Lsn)| (SAMPLE..=SAMPLE_AGE_MAX).contains(&at.elapsed());
+        let (started, before) = match self.sample.take().filter(is_of_use) {
+            Some(sample) => sample,
+            None => {
+                let sample = (Instant::now(), read_server(&client).await?.current_wal_lsn);
+                tokio::time::sleep(SAMPLE).await;
+                sample
+            }
+        };
 
-        let mut found = self.look_at_sinks();
+        let mut found = self.look_at_sinks().await?;
         let server = read_server(&client).await?;
         let elapsed = started.elapsed();
+        self.sample = Some((Instant::now(), server.current_wal_lsn));
         let identity = self.source.identity(&server);
         let mut held = Vec::new();
         for (sink, found) in self.config.sinks.iter().zip(&mut found) {
@@ -99,7 +122,7 @@ impl<'a> Gatherer<'a> {
         }
         let (slot, judgement) = self.source.judge(&client, &server, &held).await?;
         self.client = Some(client);
-        let written = server.current_wal_lsn.0.saturating_sub(before.current_wal_lsn.0);
+        let written = server.current_wal_lsn.0.saturating_sub(before.0);
         let wal_bytes_per_second = (written as f64 / elapsed.as_secs_f64()) as u64;
         Ok((found, Answer { server, wal_bytes_per_second, slot, judgement }))
     }
@@ -134,6 +157,7 @@ impl<'a> Gatherer<'a> {
         let slot = slot_status(&identity, &server, slot, wal_bytes_per_second, &judgement.slot);
         Status {
             is_ok: slot.state != SlotState::Lost && !sinks.iter().any(|sink| sink.state.needs_operator()),
+            engine: None,
             source: SourceStatus {
                 address,
                 is_reachable: true,
@@ -194,6 +218,7 @@ fn look(sink: &config::Sink) -> Found {
         dead_letters: None,
         problem: None,
         hint: None,
+        engine: None,
     };
     if sink.target == SinkTarget::Null {
         status.state = SinkState::Discards;

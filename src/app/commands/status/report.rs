@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::commands::output;
 
 /// The JSON of `walcast status --json`. The field names are stable; LSNs are written as Postgres writes them.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Status {
     /// Whether nothing needs an operator.
     pub is_ok: bool,
+    /// The engine that answers; null where `walcast status` looks from outside.
+    pub engine: Option<EngineStatus>,
     /// The server.
     pub source: SourceStatus,
     /// The slot; null where the source cannot be reached.
@@ -19,8 +22,19 @@ pub struct Status {
     pub sinks: Vec<SinkStatus>,
 }
 
+/// The engine that answers.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct EngineStatus {
+    /// `preparing`, `streaming`, `waiting` or `stopping`.
+    pub phase: &'static str,
+    /// When the process began, in RFC 3339.
+    pub started: String,
+    /// Why it waits, and what stands still.
+    pub problems: Vec<String>,
+}
+
 /// The server.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct SourceStatus {
     /// `user@host:port/database`.
     pub address: String,
@@ -41,7 +55,7 @@ pub struct SourceStatus {
 }
 
 /// The slot.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct SlotStatus {
     /// Its name.
     pub name: String,
@@ -70,7 +84,7 @@ pub struct SlotStatus {
 }
 
 /// What the slot is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SlotState {
     /// It can be streamed from.
@@ -82,7 +96,7 @@ pub enum SlotState {
 }
 
 /// One sink.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct SinkStatus {
     /// Its name.
     pub name: String,
@@ -103,14 +117,40 @@ pub struct SinkStatus {
     pub problem: Option<String>,
     /// What to do about that.
     pub hint: Option<String>,
+    /// What the engine that answers knows of it.
+    pub engine: Option<SinkInEngine>,
 }
 
-/// A sink's relation to the stream, as far as it can be told from its checkpoint and the slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What the engine that answers has done for a sink since it started.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct SinkInEngine {
+    /// Row changes written.
+    pub changes: u64,
+    /// Transactions applied.
+    pub transactions: u64,
+    /// Rows set aside with a reason.
+    pub dead_letters: u64,
+    /// Failed attempts.
+    pub retries: u64,
+    /// Failed attempts in a row; 0 after one that succeeded.
+    pub failed_attempts: u32,
+    /// When the first of these failed, in RFC 3339.
+    pub failing_since: Option<String>,
+}
+
+/// A sink's relation to the stream, as far as it can be told from its checkpoint and the slot, or
+/// as the engine knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SinkState {
     /// The slot holds everything that it lacks: it goes on from its checkpoint while an engine runs.
     Attached,
+    /// The engine's last attempt failed, and is made again.
+    Failing,
+    /// An operator paused it in the engine.
+    Paused,
+    /// The engine has taken it out of action.
+    Stopped,
     /// It was never fed; `walcast run` creates it.
     NotCreated,
     /// It lacks changes that the slot does not hold any more.
@@ -132,6 +172,9 @@ impl SinkState {
     pub fn as_str(self) -> &'static str {
         match self {
             SinkState::Attached => "attached",
+            SinkState::Failing => "failing",
+            SinkState::Paused => "paused",
+            SinkState::Stopped => "stopped",
             SinkState::NotCreated => "not-created",
             SinkState::NeedsBackfill => "needs-backfill",
             SinkState::Halted => "halted",
@@ -145,8 +188,17 @@ impl SinkState {
     /// Whether it stays as it is until an operator does something.
     pub fn needs_operator(self) -> bool {
         match self {
-            SinkState::NeedsBackfill | SinkState::Halted | SinkState::Foreign | SinkState::Unreadable => true,
-            SinkState::Attached | SinkState::NotCreated | SinkState::Unknown | SinkState::Discards => false,
+            SinkState::Paused
+            | SinkState::Stopped
+            | SinkState::NeedsBackfill
+            | SinkState::Halted
+            | SinkState::Foreign
+            | SinkState::Unreadable => true,
+            SinkState::Attached
+            | SinkState::Failing
+            | SinkState::NotCreated
+            | SinkState::Unknown
+            | SinkState::Discards => false,
         }
     }
 }

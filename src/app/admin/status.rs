@@ -1,0 +1,122 @@
+//! `GET /status`: what `walcast status --json` prints, with what only the engine knows over it. The source and the sinks
+//! are looked at for the first who asks; who asks within a second is answered from the same look.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+
+use super::Shared;
+use crate::app::commands::status::{EngineStatus, Gatherer, SinkInEngine, SinkState, SinkStatus, Status};
+use crate::app::view::Phase;
+use crate::fanout::progress::{SinkProgress, State as Relation};
+
+/// How old a look may be.
+const AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Looks once for all who ask together.
+pub(super) struct StatusCache(Mutex<Looks>);
+
+struct Looks {
+    gatherer: Gatherer,
+    last: Option<(Instant, Status)>,
+}
+
+impl StatusCache {
+    pub(super) fn new(gatherer: Gatherer) -> Self {
+        StatusCache(Mutex::new(Looks { gatherer, last: None }))
+    }
+
+    async fn get(&self) -> Status {
+        let mut looks = self.0.lock().await;
+        match &looks.last {
+            Some((at, status)) if at.elapsed() < AGE_MAX => status.clone(),
+            _ => {
+                let status = looks.gatherer.gather().await;
+                looks.last = Some((Instant::now(), status.clone()));
+                status
+            }
+        }
+    }
+}
+
+/// Where the slot and every region are
+///
+/// The JSON of `walcast status --json`, with what the engine knows: its phase, and what it does with each sink.
+#[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, body = Status)))]
+pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
+    let mut status = shared.status.get().await;
+    let phase = shared.view.phase();
+    let mut problems: Vec<String> = shared
+        .observer
+        .stalled()
+        .into_iter()
+        .map(|(subject, sentence)| format!("{subject} {sentence}"))
+        .collect();
+    if let Phase::Waiting { problem, .. } = &phase {
+        problems.push(problem.clone());
+    }
+    status.engine =
+        Some(EngineStatus { phase: phase.as_str(), started: shared.started.to_string(), problems });
+    if let Some(prepared) = shared.view.prepared() {
+        for sink in &mut status.sinks {
+            let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
+            if let Some(live) = live {
+                overlay(sink, live, shared.observer.behind(live.durable_lsn()));
+            }
+        }
+    }
+    status.is_ok &= !status.sinks.iter().any(|sink| sink.state.needs_operator());
+    Json(status)
+}
+
+/// Puts what the engine knows of a sink over what its target and the slot showed.
+fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>) {
+    if let Some(behind) = behind {
+        sink.lag_seconds = Some(behind.as_secs());
+    }
+    let failure = live.failure();
+    match live.state() {
+        Relation::Stopped(reason) | Relation::Detached(reason) => {
+            if !sink.state.needs_operator() {
+                sink.state = SinkState::Stopped;
+            }
+            sink.problem = Some(reason);
+        }
+        Relation::Attached if live.is_paused() => sink.state = SinkState::Paused,
+        Relation::Attached => {
+            if let Some(failure) = &failure {
+                sink.state = SinkState::Failing;
+                sink.problem = Some(failure.problem.clone());
+                sink.hint = failure.hint.clone();
+            }
+        }
+    }
+    sink.engine = Some(SinkInEngine {
+        changes: live.changes(),
+        transactions: live.transactions(),
+        dead_letters: live.dead_letters(),
+        retries: live.retries(),
+        failed_attempts: failure.as_ref().map_or(0, |failure| failure.attempts),
+        failing_since: failure
+            .and_then(|failure| Timestamp::try_from(failure.since).ok())
+            .map(|since| since.to_string()),
+    });
+}
+
+/// The metrics, in Prometheus' text format
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "status",
+    responses((status = 200, body = String, content_type = "text/plain; version=0.0.4"))
+)]
+pub(super) async fn metrics(
+    State(shared): State<Arc<Shared>>,
+) -> ([(axum::http::HeaderName, &'static str); 1], String) {
+    let content_type = (axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    ([content_type], shared.exposition.render())
+}

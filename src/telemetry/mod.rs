@@ -1,0 +1,167 @@
+//! Names of metrics and the places that record them. Recorded once per batch, session or look, never per row.
+//!
+//! The `metrics` facade keeps nothing by itself. The HTTP API installs a recorder ([`prometheus`]); whoever embeds
+//! walcast may install another.
+
+mod prometheus;
+
+use std::time::Duration;
+
+use metrics::{Counter, counter, gauge, histogram};
+
+pub use prometheus::{Exposition, install};
+
+use crate::error::Kind;
+
+/// Row changes applied, by sink.
+pub const SINK_CHANGES_TOTAL: &str = "walcast_sink_changes_total";
+/// Source transactions applied, by sink.
+pub const SINK_TRANSACTIONS_TOTAL: &str = "walcast_sink_transactions_total";
+/// Rows set aside with a reason, by sink.
+pub const SINK_DEAD_LETTERS_TOTAL: &str = "walcast_sink_dead_letters_total";
+/// How long an apply took, by sink.
+pub const SINK_FLUSH_DURATION_SECONDS: &str = "walcast_sink_flush_duration_seconds";
+/// Bytes in an applied batch, by sink.
+pub const BATCH_BYTES: &str = "walcast_batch_bytes";
+/// Row changes in an applied batch, by sink.
+pub const BATCH_ROWS: &str = "walcast_batch_rows";
+/// Row changes that the stream brought, by source table and operation; what is sent again counts again.
+pub const CHANGES_TOTAL: &str = "walcast_changes_total";
+/// Failed attempts, by sink and reason.
+pub const RETRIES_TOTAL: &str = "walcast_retries_total";
+/// Times that the replication stream was started.
+pub const SESSIONS_TOTAL: &str = "walcast_sessions_total";
+/// The confirmed position as a number of bytes.
+pub const CONFIRMED_LSN_BYTES: &str = "walcast_confirmed_lsn_bytes";
+/// From the confirmed position to the server's.
+pub const REPLICATION_LAG_BYTES: &str = "walcast_replication_lag_bytes";
+/// How long ago the server was where the sink furthest behind is.
+pub const REPLICATION_LAG_SECONDS: &str = "walcast_replication_lag_seconds";
+/// The WAL that the slot holds back.
+pub const SLOT_RETAINED_WAL_BYTES: &str = "walcast_slot_retained_wal_bytes";
+/// How much more WAL may be written before the server gives the slot up; infinite without a limit.
+pub const SLOT_SAFE_WAL_BYTES: &str = "walcast_slot_safe_wal_bytes";
+/// 1 for the slot's health, 0 for every other: see [`SLOT_HEALTHS`].
+pub const SLOT_HEALTH: &str = "walcast_slot_health";
+/// From a sink's checkpoint to the server's position, by sink.
+pub const SINK_LAG_BYTES: &str = "walcast_sink_lag_bytes";
+/// How long ago the server was where the sink is, by sink.
+pub const SINK_LAG_SECONDS: &str = "walcast_sink_lag_seconds";
+/// 1 for a sink's state, 0 for every other: see [`SINK_STATES`].
+pub const SINK_STATE: &str = "walcast_sink_state";
+/// 1 while the slot or a sink stands still although there is something to do.
+pub const STALLED: &str = "walcast_stalled";
+/// Always 1; its labels say what runs.
+pub const BUILD_INFO: &str = "walcast_build_info";
+
+/// What a slot's health can be.
+pub const SLOT_HEALTHS: [&str; 5] = ["ok", "unreserved", "lost", "missing", "unknown"];
+/// What a sink's state can be.
+pub const SINK_STATES: [&str; 5] = ["attached", "failing", "paused", "stopped", "detached"];
+
+/// What one `apply` did.
+pub(crate) struct BatchApplied {
+    pub(crate) changes: u64,
+    pub(crate) transactions: u64,
+    pub(crate) dead_letters: u64,
+    pub(crate) bytes: usize,
+    pub(crate) took: Duration,
+}
+
+pub(crate) fn batch_applied(sink: &str, batch: &BatchApplied) {
+    let sink = [("sink", sink.to_owned())];
+    counter!(SINK_CHANGES_TOTAL, &sink).increment(batch.changes);
+    counter!(SINK_TRANSACTIONS_TOTAL, &sink).increment(batch.transactions);
+    counter!(SINK_DEAD_LETTERS_TOTAL, &sink).increment(batch.dead_letters);
+    histogram!(SINK_FLUSH_DURATION_SECONDS, &sink).record(batch.took);
+    histogram!(BATCH_BYTES, &sink).record(batch.bytes as f64);
+    histogram!(BATCH_ROWS, &sink).record(batch.changes as f64);
+}
+
+/// Counts the changes that the stream brings: added up in plain numbers, and recorded a run at a time.
+pub(crate) struct ChangeCounters<const OPERATIONS: usize>(Vec<[(Counter, u64); OPERATIONS]>);
+
+impl<const OPERATIONS: usize> ChangeCounters<OPERATIONS> {
+    /// Counters of these tables, by their position, and of these operations.
+    pub(crate) fn new(tables: impl Iterator<Item = String>, operations: [&'static str; OPERATIONS]) -> Self {
+        let of_table = |table: String| {
+            operations.map(|operation| {
+                (counter!(CHANGES_TOTAL, "table" => table.clone(), "operation" => operation), 0)
+            })
+        };
+        ChangeCounters(tables.map(of_table).collect())
+    }
+
+    /// Adds one change.
+    #[inline]
+    pub(crate) fn add(&mut self, table: usize, operation: usize) {
+        if let Some((_, count)) = self.0.get_mut(table).and_then(|counters| counters.get_mut(operation)) {
+            *count += 1;
+        }
+    }
+
+    /// Records what was added.
+    pub(crate) fn record(&mut self) {
+        for (counter, count) in self.0.iter_mut().flatten().filter(|(_, count)| *count > 0) {
+            counter.increment(std::mem::take(count));
+        }
+    }
+}
+
+/// The slot at one look.
+#[derive(Default)]
+pub(crate) struct SlotSeen {
+    /// One of [`SLOT_HEALTHS`].
+    pub(crate) health: &'static str,
+    pub(crate) lag_bytes: Option<u64>,
+    pub(crate) retained_bytes: Option<i64>,
+    /// Infinite without a limit; `None` where there is no slot to ask.
+    pub(crate) safe_bytes: Option<f64>,
+}
+
+pub(crate) fn slot_seen(slot: &SlotSeen) {
+    for health in SLOT_HEALTHS {
+        gauge!(SLOT_HEALTH, "state" => health).set(f64::from(u8::from(health == slot.health)));
+    }
+    if let Some(lag) = slot.lag_bytes {
+        gauge!(REPLICATION_LAG_BYTES).set(lag as f64);
+    }
+    if let Some(retained) = slot.retained_bytes {
+        gauge!(SLOT_RETAINED_WAL_BYTES).set(retained as f64);
+    }
+    if let Some(safe) = slot.safe_bytes {
+        gauge!(SLOT_SAFE_WAL_BYTES).set(safe);
+    }
+}
+
+/// A sink at one look. `state` is one of [`SINK_STATES`].
+pub(crate) fn sink_seen(sink: &str, state: &str, lag_bytes: u64, lag: Option<Duration>) {
+    for other in SINK_STATES {
+        gauge!(SINK_STATE, "sink" => sink.to_owned(), "state" => other)
+            .set(f64::from(u8::from(other == state)));
+    }
+    gauge!(SINK_LAG_BYTES, "sink" => sink.to_owned()).set(lag_bytes as f64);
+    if let Some(lag) = lag {
+        gauge!(SINK_LAG_SECONDS, "sink" => sink.to_owned()).set(lag);
+    }
+}
+
+/// The lag of the sink that is furthest behind, and whether something stands still.
+pub(crate) fn engine_seen(lag: Option<Duration>, is_stalled: bool) {
+    if let Some(lag) = lag {
+        gauge!(REPLICATION_LAG_SECONDS).set(lag);
+    }
+    gauge!(STALLED).set(f64::from(u8::from(is_stalled)));
+}
+
+pub(crate) fn retried(sink: &str, reason: Kind) {
+    counter!(RETRIES_TOTAL, "sink" => sink.to_owned(), "reason" => reason.as_str()).increment(1);
+}
+
+pub(crate) fn session_started() {
+    counter!(SESSIONS_TOTAL).increment(1);
+}
+
+pub(crate) fn confirmed(lsn: crate::Lsn) {
+    gauge!(CONFIRMED_LSN_BYTES).set(lsn.0 as f64);
+}
