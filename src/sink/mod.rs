@@ -2,4 +2,5 @@
 
 pub mod d1;
 pub mod null;
+pub mod reading;
 pub mod sqlite;

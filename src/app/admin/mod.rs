@@ -9,12 +9,14 @@
 //! answers of the routes that need the secret.
 
 mod extract;
+mod failed;
 mod guard;
 mod health;
 mod lag;
 mod observer;
 mod problem;
 mod routes;
+mod row;
 mod secret;
 mod server;
 mod stall;
@@ -53,7 +55,7 @@ pub struct AdminServer {
 /// What the routes answer from.
 struct Shared {
     view: Arc<EngineView>,
-    config: Config,
+    config: Arc<Config>,
     gate: Gate,
     guard: Guard,
     observer: Observer,
@@ -89,7 +91,7 @@ impl AdminServer {
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared {
             view: view.clone(),
-            config: config.clone(),
+            config: Arc::new(config.clone()),
             gate: Gate::new(&config.admin),
             guard: Guard::new(&config.admin),
             observer: Observer::new(Source::new(&config.source)?, config.admin.stall_timeout),

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::Problem;
-use super::{Shared, guard, health, status, steer, wait};
+use super::{Shared, failed, guard, health, row, status, steer, wait};
 use crate::error::{Error, Kind};
 
 /// The longest body of a request.
@@ -37,9 +37,13 @@ fn patient() -> Routes {
     OpenApiRouter::new().routes(routes!(wait::wait))
 }
 
-/// Needs the secret.
+/// Needs the secret: it shows rows, or changes something.
 fn closed() -> Routes {
-    OpenApiRouter::new().routes(routes!(steer::pause)).routes(routes!(steer::resume))
+    OpenApiRouter::new()
+        .routes(routes!(failed::failed))
+        .routes(routes!(row::row))
+        .routes(routes!(steer::pause))
+        .routes(routes!(steer::resume))
 }
 
 /// The API.
