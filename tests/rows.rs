@@ -32,7 +32,9 @@ fn schema() -> Value {
 
 fn started() -> (Pipeline, Api) {
     let mut pipeline = Pipeline::builder()
-        .sections(&format!("[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n"))
+        .sections(&format!(
+            "[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\nmax_dead_letters = 3\n"
+        ))
         .build(CREATE, &schema());
     pipeline.start();
     pipeline.catch_up();
@@ -206,6 +208,15 @@ fn a_rejected_row_is_listed_traced_and_forgotten_when_told_so() {
     }
     api.get_with(SECRET, "/failed?sink=asia").assert_problem(404, "not-found");
 
+    // They count for readiness, as far as they are there.
+    let ready = |status: u16| {
+        pipeline.eventually("readiness", || {
+            let answer = api.get("/readyz");
+            (answer.status == status).then(|| answer.json()["problems"].clone())
+        })
+    };
+    assert_eq!(ready(503)[0]["message"], "holds 5 dead letters, more than 3");
+
     let (code, listed, _) = run(&pipeline, &["failed", "list", "--sink", "eu"]);
     assert_eq!((code, listed.lines().count()), (0, 6), "{listed}");
     let (code, shown, _) = run(&pipeline, &["failed", "show", "eu", "2"]);
@@ -221,6 +232,7 @@ fn a_rejected_row_is_listed_traced_and_forgotten_when_told_so() {
     pipeline.catch_up();
     assert_eq!(run(&pipeline, &["failed", "drop", "na", "--all"]).1, "5 dead letters dropped\n");
     assert_eq!(run(&pipeline, &["failed", "show", "eu", "2"]).0, 1);
+    assert_eq!(ready(200), json!([]));
     let ids: Vec<Value> = api.get_with(SECRET, "/failed").json()["letters"]
         .as_array()
         .unwrap()

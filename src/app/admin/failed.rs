@@ -44,9 +44,9 @@ pub(super) struct Failed {
     params(Failed),
     security(("signature" = []), ("bearer" = [])),
     responses(
-        (status = 200, body = Page),
-        (status = 400, body = Problem),
-        (status = 401, body = Problem),
+        (status = 200, description = "A page", body = Page),
+        (status = 400, description = "A parameter is wrong", body = Problem),
+        (status = 401, description = "The secret is missing or wrong", body = Problem),
         (status = 404, body = Problem, description = "There is no such sink"),
     )
 )]

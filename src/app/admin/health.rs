@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
@@ -14,6 +15,9 @@ use super::problem::Problem;
 use super::secret::Shown;
 use crate::app::view::Phase;
 use crate::fanout::progress::{SinkProgress, State as SinkState};
+
+/// How old a count of dead letters may be.
+const COUNT_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Whether the engine moves.
 #[derive(Debug, Serialize, ToSchema)]
@@ -63,7 +67,7 @@ impl Liveness {
 }
 
 impl Readiness {
-    fn of(shared: &Shared) -> Self {
+    async fn of(shared: &Shared) -> Self {
         let phase = shared.view.phase();
         let mut problems = Vec::new();
         match &phase {
@@ -76,8 +80,27 @@ impl Readiness {
         }
         let sinks = shared.view.prepared().into_iter().flat_map(|prepared| prepared.progress.sinks());
         problems.extend(sinks.filter_map(|sink| problem_of(sink)));
+        if let Some(max) = shared.config.admin.max_dead_letters {
+            problems.extend(too_many_dead_letters(shared, max as u64).await);
+        }
         Readiness { is_ready: problems.is_empty(), phase: phase.as_str(), problems }
     }
+}
+
+/// The sinks that hold more dead letters than `max`. They are counted at the sinks, where an operator drops them.
+async fn too_many_dead_letters(shared: &Shared, max: u64) -> Vec<Finding> {
+    let status = shared.status.get(COUNT_AGE_MAX).await;
+    let counts = status.sinks.into_iter().filter_map(|sink| Some((sink.name, sink.dead_letters?)));
+    let too_many = counts.filter(|(_, letters)| *letters > max);
+    let finding = |(sink, letters): (String, u64)| {
+        let hint = format!("walcast failed list --sink {sink}");
+        Finding::new(
+            format!("sink {sink}"),
+            format!("holds {letters} dead letters, more than {max}"),
+            Some(hint),
+        )
+    };
+    too_many.map(finding).collect()
 }
 
 /// Why a sink is not right.
@@ -119,7 +142,7 @@ fn status(is_well: bool) -> StatusCode {
     get,
     path = "/livez",
     tag = "health",
-    responses((status = 200, body = Liveness), (status = 503, body = Liveness))
+    responses((status = 200, description = "It moves, or has nothing to do", body = Liveness), (status = 503, description = "Something stands still", body = Liveness))
 )]
 pub(super) async fn livez(
     State(shared): State<Arc<Shared>>,
@@ -140,14 +163,14 @@ pub(super) async fn livez(
     get,
     path = "/readyz",
     tag = "health",
-    responses((status = 200, body = Readiness), (status = 503, body = Readiness))
+    responses((status = 200, description = "Every region is right", body = Readiness), (status = 503, description = "Something is not right", body = Readiness))
 )]
 pub(super) async fn readyz(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<(StatusCode, Json<Readiness>), Problem> {
-    let mut readiness = Readiness::of(&shared);
+    let mut readiness = Readiness::of(&shared).await;
     if !sees_all(&shared, peer, &headers)? {
         readiness.problems.clear();
     }
@@ -155,9 +178,9 @@ pub(super) async fn readyz(
 }
 
 /// The health in a few lines of text
-#[utoipa::path(get, path = "/", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
+#[utoipa::path(get, path = "/", tag = "health", responses((status = 200, description = "The text", body = String, content_type = "text/plain")))]
 pub(super) async fn root(State(shared): State<Arc<Shared>>) -> String {
-    let (liveness, readiness) = (Liveness::of(&shared), Readiness::of(&shared));
+    let (liveness, readiness) = (Liveness::of(&shared), Readiness::of(&shared).await);
     let word = match (liveness.is_live, readiness.is_ready) {
         (true, true) => "ready",
         (true, false) => "not ready",

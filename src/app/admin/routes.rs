@@ -7,9 +7,11 @@ use axum::http::Method;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::description::{self, Frame};
 use super::problem::Problem;
 use super::{Shared, failed, guard, health, row, status, steer, wait};
 use crate::error::{Error, Kind};
@@ -30,6 +32,7 @@ fn readable() -> Routes {
         .routes(routes!(health::root))
         .routes(routes!(status::status))
         .routes(routes!(status::metrics))
+        .routes(routes!(description::openapi))
 }
 
 /// As [`readable`], and has a time limit of its own.
@@ -44,6 +47,12 @@ fn closed() -> Routes {
         .routes(routes!(row::row))
         .routes(routes!(steer::pause))
         .routes(routes!(steer::resume))
+}
+
+/// What all routes say of themselves.
+pub(super) fn description() -> utoipa::openapi::OpenApi {
+    let all = OpenApiRouter::with_openapi(Frame::openapi());
+    all.merge(open()).merge(readable()).merge(patient()).merge(closed()).into_openapi()
 }
 
 /// The API.

@@ -26,9 +26,9 @@ use crate::error::Kind;
     ),
     security(("signature" = []), ("bearer" = [])),
     responses(
-        (status = 200, body = Trace),
+        (status = 200, description = "Where it is", body = Trace),
         (status = 400, body = Problem, description = "The key has another form"),
-        (status = 401, body = Problem),
+        (status = 401, description = "The secret is missing or wrong", body = Problem),
         (status = 404, body = Problem, description = "There is no such table"),
         (status = 503, body = Problem, description = "The source cannot be reached"),
     )

@@ -14,7 +14,7 @@ use crate::app::commands::status::{EngineStatus, Gatherer, SinkInEngine, SinkSta
 use crate::app::view::Phase;
 use crate::fanout::progress::{SinkProgress, State as Relation};
 
-/// How old a look may be.
+/// How old the look may be that `/status` answers from.
 const AGE_MAX: Duration = Duration::from_secs(1);
 
 /// Looks once for all who ask together.
@@ -30,10 +30,11 @@ impl StatusCache {
         StatusCache(Mutex::new(Looks { gatherer, last: None }))
     }
 
-    async fn get(&self) -> Status {
+    /// The status as it was at most `age_max` ago.
+    pub(super) async fn get(&self, age_max: Duration) -> Status {
         let mut looks = self.0.lock().await;
         match &looks.last {
-            Some((at, status)) if at.elapsed() < AGE_MAX => status.clone(),
+            Some((at, status)) if at.elapsed() < age_max => status.clone(),
             _ => {
                 let status = looks.gatherer.gather().await;
                 looks.last = Some((Instant::now(), status.clone()));
@@ -46,9 +47,9 @@ impl StatusCache {
 /// Where the slot and every region are
 ///
 /// The JSON of `walcast status --json`, with what the engine knows: its phase, and what it does with each sink.
-#[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, body = Status)))]
+#[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, description = "The status", body = Status)))]
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
-    let mut status = shared.status.get().await;
+    let mut status = shared.status.get(AGE_MAX).await;
     let phase = shared.view.phase();
     let mut problems: Vec<String> = shared
         .observer
@@ -112,7 +113,7 @@ fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>)
     get,
     path = "/metrics",
     tag = "status",
-    responses((status = 200, body = String, content_type = "text/plain; version=0.0.4"))
+    responses((status = 200, description = "The text", body = String, content_type = "text/plain; version=0.0.4"))
 )]
 pub(super) async fn metrics(
     State(shared): State<Arc<Shared>>,

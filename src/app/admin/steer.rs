@@ -34,7 +34,7 @@ pub(super) struct Steered {
     tag = "steering",
     params(("name" = String, Path, description = "The sink")),
     security(("signature" = []), ("bearer" = [])),
-    responses((status = 200, body = Steered), (status = 401, body = Problem), (status = 404, body = Problem))
+    responses((status = 200, description = "It is done", body = Steered), (status = 401, description = "The secret is missing or wrong", body = Problem), (status = 404, description = "There is no such sink", body = Problem))
 )]
 pub(super) async fn pause(
     State(shared): State<Arc<Shared>>,
@@ -50,7 +50,7 @@ pub(super) async fn pause(
     tag = "steering",
     params(("name" = String, Path, description = "The sink")),
     security(("signature" = []), ("bearer" = [])),
-    responses((status = 200, body = Steered), (status = 401, body = Problem), (status = 404, body = Problem))
+    responses((status = 200, description = "It is done", body = Steered), (status = 401, description = "The secret is missing or wrong", body = Problem), (status = 404, description = "There is no such sink", body = Problem))
 )]
 pub(super) async fn resume(
     State(shared): State<Arc<Shared>>,

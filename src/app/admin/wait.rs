@@ -61,7 +61,7 @@ pub(super) struct Position {
     tag = "status",
     params(Wait),
     responses(
-        (status = 200, body = Reached),
+        (status = 200, description = "They hold it", body = Reached),
         (status = 400, body = Problem, description = "The LSN or the timeout is none"),
         (status = 404, body = Problem, description = "There is no such sink"),
         (status = 503, body = Problem, description = "The sink is out of action, or the engine does not run"),
