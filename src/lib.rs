@@ -21,10 +21,11 @@
 //! | [`encode`] | transactions → runs: `schema.json`, plan, mapping, rendering, folding. Pure |
 //! | [`fanout`] | the [`Sink`](fanout::sink::Sink) contract, queues, workers, retries, progress |
 //! | [`sink`] | adapters: SQLite, null |
-//! | [`app`] | the top: engine, commands, demo |
+//! | [`app`] | the top: engine, HTTP API, commands, demo |
 //!
 //! Three kinds of thread run. The main thread is a tokio runtime with the replication socket, timers and signals. One
-//! plain thread, the river, decodes and maps. Each sink has a thread of its own. Between them: frame runs over a small
+//! plain thread, the river, decodes and maps. Each sink has a thread of its own. (The HTTP API, where it is on, has one
+//! more, which only looks on.) Between them: frame runs over a small
 //! channel, runs behind an `Arc` over queues bounded by bytes, and positions in atomics on the way back. Blocking on a
 //! full queue is the back-pressure.
 //!
