@@ -441,3 +441,50 @@ fn a_paused_sink_is_applied_nothing_and_holds_the_slot_until_it_is_resumed() {
     pipeline.assert_equal("SELECT * FROM t ORDER BY id", "SELECT * FROM t ORDER BY id");
     assert_eq!(pipeline.stop(), Some(0));
 }
+
+#[test]
+fn the_sync_log_says_what_each_region_took_and_what_failed() {
+    let (pipeline, api) = started("");
+    api.get("/logs").assert_problem(404, "not-found");
+    drop(pipeline);
+
+    let (mut pipeline, api) = started("[log]\nsync_file = \"sync.db\"");
+    for round in 0..5 {
+        pipeline.exec(&insert(&format!("{round} * 10 + 1, {round} * 10 + 10")));
+    }
+    pipeline.catch_up();
+    let sum = |path: &str, field: &str| -> i64 {
+        let page = api.get(path).json();
+        page["entries"].as_array().unwrap().iter().map(|entry| entry[field].as_i64().unwrap()).sum()
+    };
+    for sink in ["eu", "na"] {
+        let path = format!("/logs?sink={sink}&outcome=applied&limit=1000");
+        pipeline.eventually("the entries", || (sum(&path, "changes") == 50).then_some(()));
+        assert_eq!(sum(&path, "transactions"), 5);
+        assert!(sum(&path, "batches") >= 1 && sum(&path, "took_micros") > 0 && sum(&path, "bytes") > 0);
+    }
+    let held = lock(&pipeline, "na");
+    pipeline.exec(&insert("51, 60"));
+    let failed = pipeline.eventually("the failure", || {
+        let page = api.get("/logs?sink=na&outcome=failed").json();
+        page["entries"].as_array().unwrap().first().cloned()
+    });
+    assert!(failed["problem"].as_str().unwrap().contains("database is locked"), "{failed}");
+    drop(held);
+    pipeline.catch_up();
+    // Page by page it is the same as at once.
+    assert_eq!(pipeline.stop(), Some(0));
+    pipeline.clear_log();
+    pipeline.start();
+    let api = Api::of(&pipeline);
+    let until = "until=2999-01-01T00:00:00Z";
+    let all = api.get(&format!("/logs?limit=3&{until}")).json();
+    let (first, second) = (&all["entries"][0], &all["entries"][1]);
+    let page = api.get(&format!("/logs?limit=1&{until}&before={}", first["id"])).json();
+    assert_eq!((&page["entries"][0], &page["next"]), (second, &second["id"]));
+    assert_eq!(api.get("/logs?since=2999-01-01T00:00:00Z").json()["entries"], json!([]));
+    for query in ["outcome=good", "since=yesterday", "limit=0", "before=x", "table=t"] {
+        api.get(&format!("/logs?{query}")).assert_problem(400, "bad-request");
+    }
+    assert_eq!(pipeline.stop(), Some(0));
+}

@@ -113,7 +113,7 @@ impl Global {
             Some(Format::Json) => LogFormat::Json,
             Some(Format::Text) | None => LogFormat::Text,
         };
-        start_log(&Log { level, format })
+        start_log(&Log { level, format, ..Log::default() })
     }
 }
 

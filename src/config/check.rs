@@ -35,8 +35,18 @@ impl Checker<'_> {
     /// Checks everything and builds the configuration, which is of use only if nothing was noted. Relative paths start
     /// at `base`.
     pub(super) fn check(&mut self, written: Written, base: &Path) -> Config {
-        let Written { schema, mut source, sink, batch, queue, transaction, retry, shutdown, log, mut admin } =
-            written;
+        let Written {
+            schema,
+            mut source,
+            sink,
+            batch,
+            queue,
+            transaction,
+            retry,
+            shutdown,
+            mut log,
+            mut admin,
+        } = written;
         self.source(&mut source, base);
         let sinks = self.sinks(sink, base);
         self.between(steps!["batch", "max_rows"], batch.max_rows, 1..=1_000_000);
@@ -55,7 +65,7 @@ impl Checker<'_> {
             self.note(steps!["retry", "initial"], format!("must not be more than retry.max, which is {max}"));
         }
         self.duration(steps!["shutdown", "timeout"], shutdown.timeout, "100ms", "1h");
-        self.log(&log);
+        self.log(&mut log, base);
         self.admin(&mut admin, source.idle_checkpoint_interval, base);
         let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
         Config { schema, source, sinks, batch, queue, transaction, retry, shutdown, log, admin }
@@ -182,7 +192,10 @@ impl Checker<'_> {
         sinks
     }
 
-    fn log(&mut self, log: &Log) {
+    fn log(&mut self, log: &mut Log, base: &Path) {
+        log.sync_file = log.sync_file.take().map(|path| base.join(path));
+        self.duration(steps!["log", "retention"], log.retention, "1min", "10years");
+        self.between(steps!["log", "max_entries"], log.max_entries, 1_000..=100_000_000);
         // A lone unknown word would be a directive for a module of that name, so a misspelt level would hide.
         let is_directives = log.level.contains(['=', ',', '[']);
         let is_level = log.level.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();

@@ -259,11 +259,25 @@ pub struct Log {
     pub level: String,
     /// The form of a line. `LOG_FORMAT` stands in for it. Default text.
     pub format: LogFormat,
+    /// The SQLite file that keeps what each sink took when, and what failed. Default none: not kept.
+    pub sync_file: Option<PathBuf>,
+    /// Older entries of that file are removed. Default 7 days; 1 min to 10 years.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub retention: Duration,
+    /// More entries are not kept. Default 200 000; 1000 to 100 000 000.
+    #[serde(deserialize_with = "scalar::count")]
+    pub max_entries: usize,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: "info".to_owned(), format: LogFormat::Text }
+        Log {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+            sync_file: None,
+            retention: Duration::from_secs(7 * 86_400),
+            max_entries: 200_000,
+        }
     }
 }
 

@@ -42,6 +42,9 @@ timeout = "3s"
 [log]
 level = "info,walcast=debug"
 format = "json"
+sync_file = "sync.db"
+retention = "30days"
+max_entries = 5000
 [admin]
 listen = "127.0.0.1:8080"
 secret = "correct-horse-battery-staple"
@@ -101,6 +104,8 @@ fn every_key_is_read_and_paths_start_at_the_file() {
     assert_eq!((config.retry.initial, config.retry.max), (Duration::from_millis(10), Duration::from_secs(5)));
     assert_eq!(config.shutdown.timeout, Duration::from_secs(3));
     assert_eq!((config.log.level.as_str(), config.log.format), ("info,walcast=debug", LogFormat::Json));
+    assert_eq!(config.log.sync_file.as_deref(), Some(Path::new("etc/sync.db")));
+    assert_eq!((config.log.retention, config.log.max_entries), (Duration::from_secs(30 * 86_400), 5000));
     let admin = &config.admin;
     assert_eq!(admin.listen, Some("127.0.0.1:8080".parse().unwrap()));
     assert_eq!(secret(&config), Some("correct-horse-battery-staple"));

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::Lsn;
 use crate::error::{Error, Kind};
+use crate::telemetry;
 
 /// All sinks of one slot.
 #[derive(Debug, Clone, Default)]
@@ -241,6 +242,7 @@ impl SinkProgress {
 
     /// Takes the sink out of action because of `error`, whose kind says whether the slot can still help it.
     pub fn stop(&self, error: &Error) {
+        telemetry::sink_stopped(&self.name, error);
         let reason = error.chain();
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = match error.kind() {
             Kind::NeedsBackfill => State::Detached(reason),

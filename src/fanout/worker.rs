@@ -219,9 +219,11 @@ impl<S: Sink> Worker<S> {
         let applied = self.sink.apply(&batch)?;
         let Applied { changes, transactions, dead_letters } = applied;
         let (bytes, took) = (self.taken.bytes, started.elapsed());
-        let batch_applied = BatchApplied { changes, transactions, dead_letters, bytes, took };
+        let (failed_attempts, end_lsn) = (self.attempt, batch.end_lsn());
+        let batch_applied =
+            BatchApplied { changes, transactions, dead_letters, bytes, took, failed_attempts, end_lsn };
         telemetry::batch_applied(&self.progress.name, &batch_applied);
-        if let Some(end_lsn) = batch.end_lsn() {
+        if let Some(end_lsn) = end_lsn {
             self.position = end_lsn;
             self.progress.count(applied, Some(last).filter(|&micros| micros != 0));
             self.progress.set_durable(end_lsn);
@@ -239,7 +241,7 @@ impl<S: Sink> Worker<S> {
         };
         self.attempt += 1;
         self.progress.count_retry(&error);
-        telemetry::retried(&self.progress.name, error.kind());
+        telemetry::retried(&self.progress.name, &error, self.attempt);
         tracing::warn!(
             sink = self.progress.name,
             kind = error.kind().as_str(),

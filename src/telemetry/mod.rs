@@ -4,6 +4,7 @@
 //! walcast may install another.
 
 mod prometheus;
+pub mod sync_log;
 
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use metrics::{Counter, counter, gauge, histogram};
 
 pub use prometheus::{Exposition, install};
 
-use crate::error::Kind;
+use self::sync_log::{Applied, Event, Outcome};
+use crate::Lsn;
+use crate::error::Error;
 
 /// Row changes applied, by sink.
 pub const SINK_CHANGES_TOTAL: &str = "walcast_sink_changes_total";
@@ -51,6 +54,8 @@ pub const SINK_LAG_SECONDS: &str = "walcast_sink_lag_seconds";
 pub const SINK_STATE: &str = "walcast_sink_state";
 /// 1 while the slot or a sink stands still although there is something to do.
 pub const STALLED: &str = "walcast_stalled";
+/// Events that the sync log did not keep up with.
+pub const SYNC_LOG_DROPPED_TOTAL: &str = "walcast_sync_log_dropped_total";
 /// Always 1; its labels say what runs.
 pub const BUILD_INFO: &str = "walcast_build_info";
 
@@ -66,9 +71,29 @@ pub(crate) struct BatchApplied {
     pub(crate) dead_letters: u64,
     pub(crate) bytes: usize,
     pub(crate) took: Duration,
+    /// The attempts before that failed.
+    pub(crate) failed_attempts: u32,
+    /// The sink's position after it, unless it ends inside a transaction.
+    pub(crate) end_lsn: Option<Lsn>,
 }
 
 pub(crate) fn batch_applied(sink: &str, batch: &BatchApplied) {
+    // A position alone, as an idle stream brings it, is not worth an entry.
+    if batch.transactions + batch.changes + batch.dead_letters > 0 {
+        sync_log::record(|| Event::Applied {
+            sink: sink.to_owned(),
+            entry: Applied {
+                batches: 1,
+                transactions: batch.transactions,
+                changes: batch.changes,
+                dead_letters: batch.dead_letters,
+                bytes: batch.bytes as u64,
+                took: batch.took,
+                attempts: batch.failed_attempts + 1,
+                lsn: batch.end_lsn,
+            },
+        });
+    }
     let sink = [("sink", sink.to_owned())];
     counter!(SINK_CHANGES_TOTAL, &sink).increment(batch.changes);
     counter!(SINK_TRANSACTIONS_TOTAL, &sink).increment(batch.transactions);
@@ -154,14 +179,25 @@ pub(crate) fn engine_seen(lag: Option<Duration>, is_stalled: bool) {
     gauge!(STALLED).set(f64::from(u8::from(is_stalled)));
 }
 
-pub(crate) fn retried(sink: &str, reason: Kind) {
-    counter!(RETRIES_TOTAL, "sink" => sink.to_owned(), "reason" => reason.as_str()).increment(1);
+/// An attempt failed; `attempts` failed in a row.
+pub(crate) fn retried(sink: &str, error: &Error, attempts: u32) {
+    counter!(RETRIES_TOTAL, "sink" => sink.to_owned(), "reason" => error.kind().as_str()).increment(1);
+    sync_log::record(|| failed(sink, Outcome::Failed, attempts, error));
+}
+
+/// A sink was taken out of action.
+pub(crate) fn sink_stopped(sink: &str, error: &Error) {
+    sync_log::record(|| failed(sink, Outcome::Stopped, 0, error));
+}
+
+fn failed(sink: &str, outcome: Outcome, attempts: u32, error: &Error) -> Event {
+    Event::Failed { sink: sink.to_owned(), outcome, attempts, problem: error.chain() }
 }
 
 pub(crate) fn session_started() {
     counter!(SESSIONS_TOTAL).increment(1);
 }
 
-pub(crate) fn confirmed(lsn: crate::Lsn) {
+pub(crate) fn confirmed(lsn: Lsn) {
     gauge!(CONFIRMED_LSN_BYTES).set(lsn.0 as f64);
 }

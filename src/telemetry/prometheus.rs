@@ -7,7 +7,7 @@ use super::{
     BATCH_BYTES, BATCH_ROWS, BUILD_INFO, CHANGES_TOTAL, CONFIRMED_LSN_BYTES, REPLICATION_LAG_BYTES,
     REPLICATION_LAG_SECONDS, RETRIES_TOTAL, SESSIONS_TOTAL, SINK_CHANGES_TOTAL, SINK_DEAD_LETTERS_TOTAL,
     SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES, SINK_LAG_SECONDS, SINK_STATE, SINK_TRANSACTIONS_TOTAL,
-    SLOT_HEALTH, SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED,
+    SLOT_HEALTH, SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED, SYNC_LOG_DROPPED_TOTAL,
 };
 use crate::error::{Error, Result};
 
@@ -61,6 +61,7 @@ fn describe() {
     describe_counter!(SINK_TRANSACTIONS_TOTAL, "Source transactions applied, by sink");
     describe_counter!(SINK_DEAD_LETTERS_TOTAL, "Rows set aside with a reason, by sink");
     describe_counter!(RETRIES_TOTAL, "Failed attempts, by sink and reason");
+    describe_counter!(SYNC_LOG_DROPPED_TOTAL, "Events that the sync log did not keep up with");
     describe_counter!(SESSIONS_TOTAL, "Times that the replication stream was started");
     describe_histogram!(
         SINK_FLUSH_DURATION_SECONDS,

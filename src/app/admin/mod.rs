@@ -14,6 +14,7 @@ mod failed;
 mod guard;
 mod health;
 mod lag;
+mod logs;
 mod observer;
 mod problem;
 mod routes;

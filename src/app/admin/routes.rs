@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::description::{self, Frame};
 use super::problem::Problem;
-use super::{Shared, failed, guard, health, row, status, steer, wait};
+use super::{Shared, failed, guard, health, logs, row, status, steer, wait};
 use crate::error::{Error, Kind};
 
 /// The longest body of a request.
@@ -32,6 +32,7 @@ fn readable() -> Routes {
         .routes(routes!(health::root))
         .routes(routes!(status::status))
         .routes(routes!(status::metrics))
+        .routes(routes!(logs::logs))
         .routes(routes!(description::openapi))
 }
 

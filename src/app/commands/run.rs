@@ -17,6 +17,7 @@ use crate::app::view::EngineView;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::retry::{Backoff, full_jitter};
+use crate::telemetry::sync_log::{Bounds, SyncLog};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,6 +59,8 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
             return Err(Error::config(format!("--start-at-slot {name}: there is no such sink")));
         }
     }
+    let bounds = Bounds { retention: config.log.retention, entries_max: config.log.max_entries };
+    let _log = config.log.sync_file.as_ref().map(|path| SyncLog::start(path, bounds)).transpose()?;
     let view = Arc::new(EngineView::default());
     // Before the source is asked for anything: what keeps an engine from starting can be seen there too.
     let _admin = AdminServer::start(&config, &view)?;
