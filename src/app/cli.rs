@@ -167,7 +167,9 @@ pub fn start_log(log: &Log) -> Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal())
+        // Otherwise it panics where it cannot write, and takes the thread with it that had something to say.
+        .log_internal_errors(false);
     match log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
