@@ -1,6 +1,6 @@
 //! Names of metrics and the places that record them. Recorded once per batch, session or look, never per row.
 //!
-//! The `metrics` facade keeps nothing by itself. The HTTP API installs a recorder ([`prometheus`]); whoever embeds
+//! The `metrics` facade keeps nothing by itself. The HTTP API installs a recorder ([`install`]); whoever embeds
 //! walcast may install another.
 
 mod prometheus;
