@@ -6,9 +6,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params_from_iter};
 use serde_json::{Map, Value};
+use walcast::sink::d1::limits;
 use walcast::sink::d1::transport::{Answer, Failure, Statement, Transport};
 use walcast::sink::d1::verdict::Verdict;
 
@@ -49,8 +51,17 @@ pub struct Seen {
 
 impl LocalD1 {
     pub fn new(seed: u64) -> Self {
+        let connection = Connection::open_in_memory().unwrap();
+        for (limit, value) in [
+            (Limit::SQLITE_LIMIT_LENGTH, limits::VALUE_BYTES_MAX),
+            (Limit::SQLITE_LIMIT_SQL_LENGTH, limits::SQL_BYTES_MAX),
+            (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, limits::PARAMS_MAX),
+            (Limit::SQLITE_LIMIT_COLUMN, limits::COLUMNS_MAX),
+        ] {
+            connection.set_limit(limit, value as i32).unwrap();
+        }
         let inner = Inner {
-            connection: Connection::open_in_memory().unwrap(),
+            connection,
             faults: Faults::default(),
             rng: fastrand::Rng::with_seed(seed),
             seen: Seen::default(),
