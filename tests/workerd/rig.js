@@ -1,0 +1,19 @@
+// The rig's way in: D1's REST API below /client/v4, and what tests order and read below /__.
+
+import { Database } from "./database.js";
+import { Databases } from "./databases.js";
+import { Registry } from "./registry.js";
+import { control } from "./control.js";
+import { rest } from "./rest.js";
+
+export { Database, Registry };
+
+export default {
+  async fetch(request, env, ctx) {
+    const url = new URL(request.url);
+    const databases = new Databases(env);
+    return url.pathname.startsWith("/__")
+      ? control(request, url, databases)
+      : rest(request, url, { databases, env, ctx });
+  },
+};
