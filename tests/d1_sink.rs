@@ -2,10 +2,13 @@
 //! what the source held at its checkpoint.
 
 #[path = "support/changes.rs"]
+#[allow(dead_code, reason = "every test file uses its own part")]
 mod changes;
 #[path = "support/local_d1.rs"]
+#[allow(dead_code, reason = "every test file uses its own part")]
 mod local_d1;
 #[path = "support/wire.rs"]
+#[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
 
 use std::sync::Arc;
