@@ -31,6 +31,13 @@ export class Databases {
     return created;
   }
 
+  // The database behind a binding of the Worker, made where there is none; undefined for a binding that it has not.
+  async bound(binding) {
+    if (!Object.hasOwn(this.env.BINDINGS, binding)) return undefined;
+    const name = this.env.BINDINGS[binding];
+    return (await this.find(name)) ?? (await this.create(name)) ?? (await this.find(name));
+  }
+
   async remove({ id }) {
     await this.registry.remove(id);
     await this.object(id).clear();

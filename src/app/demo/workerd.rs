@@ -1,5 +1,5 @@
-//! A throwaway Cloudflare: one workerd, the runtime that D1 is made of, with D1's REST API in front of databases that
-//! are files in a temporary directory. It goes away with its [`Workerd`], and with this process however that ends.
+//! A throwaway Cloudflare: one workerd, the runtime that D1 is made of, with D1's REST API and the companion Worker in
+//! front of databases that are files in a temporary directory. It goes away with its [`Workerd`], and with this process however that ends.
 //!
 //! What it serves is JavaScript in `tests/workerd`, which is part of this crate; the binary comes from npm. It keeps
 //! D1's documented limits, counts requests that break them, and gives every fault that is ordered from it.
@@ -27,7 +27,7 @@ const BINARIES: [&str; 2] = [
     "tests/workerd/node_modules/@cloudflare/workerd-linux-arm64/bin/workerd",
 ];
 /// What workerd loads, and how the configuration names it.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 13] = [
     ("rig.capnp", include_str!("../../../tests/workerd/rig.capnp")),
     ("rig.js", include_str!("../../../tests/workerd/rig.js")),
     ("rest.js", include_str!("../../../tests/workerd/rest.js")),
@@ -37,8 +37,13 @@ const FILES: [(&str, &str); 10] = [
     ("registry.js", include_str!("../../../tests/workerd/registry.js")),
     ("limits.js", include_str!("../../../tests/workerd/limits.js")),
     ("faults.js", include_str!("../../../tests/workerd/faults.js")),
+    ("gate.js", include_str!("../../../tests/workerd/gate.js")),
+    ("binding.js", include_str!("../../../tests/workerd/binding.js")),
+    ("worker.js", include_str!("../../../worker/src/worker.js")),
     ("ledger.js", include_str!("../../../tests/workerd/ledger.js")),
 ];
+/// How many sockets the configuration has.
+const SOCKETS: usize = 2;
 /// How long it may take until it accepts connections.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a killed process may take to be gone.
@@ -59,6 +64,9 @@ pub struct Workerd {
     /// The running process; `None` while it is killed.
     process: Option<Child>,
     rest_port: u16,
+    worker_port: u16,
+    /// What the Worker has as `WALCAST_KEY` and `WALCAST_KEY_PREVIOUS`.
+    keys: [String; 2],
     binary: PathBuf,
     agent: ureq::Agent,
     /// Held locked for its life, so that nobody takes the directory for a dead process's.
@@ -79,11 +87,32 @@ impl Workerd {
     /// A token that may do everything. So is any other that begins like this; each has its own numbers and limit.
     pub const TOKEN: &str = "test-token";
 
-    /// Starts one without databases, on a free port; returns when it accepts connections.
+    /// The key that the companion Worker accepts.
+    pub const KEY: &str = "0123456789abcdef0123456789abcdef";
+    /// The bindings of the companion Worker, and the databases behind them, which are made when they are first used.
+    pub const BINDINGS: [(&str, &str); 6] = [
+        ("DB_NA", "walcast-na"),
+        ("DB_EU", "walcast-eu"),
+        ("DB_ASIA", "walcast-asia"),
+        ("DB_SA", "walcast-sa"),
+        ("DB_OC", "walcast-oc"),
+        ("DB_AF", "walcast-af"),
+    ];
+
+    /// Starts one without databases, on free ports; returns when it accepts connections.
     ///
     /// # Errors
     /// Where there is no binary, or where it does not start; the message then holds what it said.
     pub fn start() -> Result<Self> {
+        Self::start_with_keys([Self::KEY, ""])
+    }
+
+    /// The same with other keys for the companion Worker: the one in use and the one before it. An empty one is not
+    /// set.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with_keys(keys: [&str; 2]) -> Result<Self> {
         let binary = find_binary()?;
         host::remove_stale_directories();
         let (directory, lock) = host::make_directory("d1", None)?;
@@ -94,12 +123,16 @@ impl Workerd {
         }
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            .proxy(None)
             .timeout_global(Some(CONTROL_TIMEOUT))
             .build()
             .into();
-        let mut workerd = Workerd { process: None, rest_port: 0, binary, agent, _lock: lock, directory };
+        let keys = keys.map(str::to_owned);
+        let (rest_port, worker_port) = (0, 0);
+        let mut workerd =
+            Workerd { process: None, rest_port, worker_port, keys, binary, agent, _lock: lock, directory };
         for _ in 0..PORT_ATTEMPTS_MAX {
-            workerd.rest_port = host::free_port()?;
+            (workerd.rest_port, workerd.worker_port) = (host::free_port()?, host::free_port()?);
             if let Launch::Ready = workerd.launch()? {
                 return Ok(workerd);
             }
@@ -110,6 +143,11 @@ impl Workerd {
     /// What to configure as `base_url` in place of Cloudflare's API.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/client/v4", self.rest_port)
+    }
+
+    /// Where the companion Worker is.
+    pub fn worker_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.worker_port)
     }
 
     /// The process id, while it runs.
@@ -143,7 +181,7 @@ impl Workerd {
         Err(self.failure("outlives SIGKILL"))
     }
 
-    /// Starts it again after [`kill`](Self::kill), on the same port and the same data. Faults, numbers and bookmarks
+    /// Starts it again after [`kill`](Self::kill), on the same ports and the same data. Faults, numbers and bookmarks
     /// are gone, violations are kept. Nothing happens where it runs.
     ///
     /// # Errors
@@ -176,8 +214,8 @@ impl Workerd {
 
     /// Orders a fault: `{"db": name or id, "kind": …}` and, as wanted, `times` (a number or `"until cleared"`),
     /// `after` (how many requests go well before), `share` (of requests, with `seed`), `delay_ms`, `retry_after`
-    /// (seconds), and `applied`: the request takes effect, only its answer is lost. `tests/workerd/faults.js` has
-    /// the kinds.
+    /// (seconds), `applied` (the request takes effect, only its answer is lost), and `at`: `"front"`, before the API
+    /// or the Worker, or `"binding"`, behind the Worker. `tests/workerd/faults.js` has the kinds.
     ///
     /// # Errors
     /// Where there is no such fault.
@@ -266,6 +304,9 @@ impl Workerd {
         command.current_dir(self.directory.path()).process_group(0).env_clear();
         command.args(["serve", "rig.capnp", "--control-fd=1", "--directory-path=disk=data"]);
         command.arg(format!("--socket-addr=rest=127.0.0.1:{}", self.rest_port));
+        command.arg(format!("--socket-addr=worker=127.0.0.1:{}", self.worker_port));
+        let names = ["WALCAST_KEY", "WALCAST_KEY_PREVIOUS"];
+        command.envs(names.into_iter().zip(&self.keys).filter(|(_, key)| !key.is_empty()));
         command.stdin(Stdio::null()).stdout(announced).stderr(log);
         self.process = Some(spawn::spawn(command).map_err(cannot)?);
 
@@ -280,7 +321,7 @@ impl Workerd {
                 return Err(self.failure(&format!("ended with {status}")));
             }
             // A line for each socket, once it listens.
-            if self.said("announced").lines().filter(|line| line.contains("\"listen\"")).count() == 1 {
+            if self.said("announced").lines().filter(|line| line.contains("\"listen\"")).count() == SOCKETS {
                 return Ok(Launch::Ready);
             }
             std::thread::sleep(POLL_INTERVAL);

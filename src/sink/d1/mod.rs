@@ -6,21 +6,27 @@
 //!
 //! In reading order: `request` cuts batches, `compose` and `tables` write the statements, `limits` says how large they
 //! may be, `state` is the checkpoint and its fence, `open` prepares a database, `send` sends and learns from failures,
-//! `isolate` finds a row that the database refuses, `dead_letters` and `cost` keep account.
+//! `isolate` finds a row that the database refuses, `dead_letters` and `cost` keep account. Underneath, `rest` and
+//! `worker` are the two transports, on `http`, with one `budget` of requests for a token, and `verdict` says what a
+//! failure means.
 
+pub mod budget;
 mod compose;
 pub mod cost;
 mod dead_letters;
+pub mod http;
 mod inspect;
 mod isolate;
 pub mod limits;
 mod open;
 mod request;
+pub mod rest;
 mod send;
 mod state;
 mod tables;
 pub mod transport;
 pub mod verdict;
+pub mod worker;
 
 use std::sync::Arc;
 

@@ -136,7 +136,7 @@ pub fn verdict(response: &Response) -> Verdict {
     if status == 429 || is_one_of(&THROTTLED_CODES) {
         return Verdict::Throttled { retry_after: response.retry_after.unwrap_or(THROTTLED_WAIT) };
     }
-    if matches!(status, 401 | 403 | 404 | 405) || is_one_of(&REFUSED_CODES) {
+    if matches!(status, 300..=399 | 401 | 403 | 404 | 405) || is_one_of(&REFUSED_CODES) {
         return Verdict::Refused;
     }
     if status == 413 {

@@ -191,7 +191,7 @@ fn the_free_tiers_end_is_the_daily_limit() {
 
 #[test]
 fn what_only_an_operator_can_put_right_is_refused() {
-    for status in [401, 403, 404, 405] {
+    for status in [301, 307, 401, 403, 404, 405] {
         assert_eq!(bare(status), Verdict::Refused, "{status}");
         assert_eq!(said(status, "Network connection lost."), Verdict::Refused, "{status}");
     }
