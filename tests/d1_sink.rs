@@ -24,8 +24,10 @@ use walcast::capture::slot::SourceIdentity;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::Run;
 use walcast::error::{Error, Kind};
+use walcast::fanout::chain::chain;
 use walcast::fanout::outlets::Outlets;
-use walcast::fanout::queue;
+use walcast::fanout::progress::SinkProgress;
+use walcast::fanout::queue::Received;
 use walcast::fanout::sink::{Batch, Checkpoint, Sink};
 use walcast::fanout::worker::Delivery;
 use walcast::sink::d1::limits::RequestLimits;
@@ -46,12 +48,19 @@ fn options(rows_max: usize) -> Options {
 
 /// The runs that a stream becomes.
 fn runs(stream: &[u8], plan: &Arc<Plan>, part_bytes_max: usize) -> Vec<Arc<Run>> {
-    let (sender, receiver) = queue::bounded(usize::MAX);
-    let outlets = Outlets::new(vec![sender]);
+    let (outlets, _) = Outlets::new(Duration::MAX);
+    let (outlet, inlet) = outlets.queue(&SinkProgress::new("eu"), usize::MAX);
+    outlets.attach(outlet);
+    let (inlets, mut chain) = chain();
+    inlets.send(inlet).unwrap();
     let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from: Lsn::ZERO };
-    let mut river = River::new(plan.clone(), &outlets, options);
+    let mut river = River::new(plan.clone(), Arc::new(outlets), options);
     river.flow(&FrameRun::new(stream.to_vec().into())).unwrap();
-    std::iter::from_fn(|| receiver.try_receive())
+    let next = || match chain.try_receive() {
+        Received::Item(delivery) => Some(delivery),
+        Received::Empty | Received::Closed => None,
+    };
+    std::iter::from_fn(next)
         .filter_map(|delivery| match delivery {
             Delivery::Run(run) => Some(run),
             Delivery::Idle(_) | Delivery::Restart => None,
