@@ -49,6 +49,7 @@ pub struct Builder {
     databases: Vec<(String, String)>,
     source: String,
     sections: String,
+    has_no_replicas: bool,
 }
 
 impl Builder {
@@ -82,9 +83,14 @@ impl Builder {
         self
     }
 
+    /// Adds sections that have the sinks, and no SQLite sink.
+    pub fn only(self, text: &str) -> Self {
+        Builder { has_no_replicas: true, ..self.sections(text) }
+    }
+
     /// Starts the server, runs `sql` and writes the configuration. The engine is not started.
     pub fn build(mut self, sql: &str, schema: &Value) -> Pipeline {
-        if self.sinks.is_empty() && self.databases.is_empty() {
+        if self.sinks.is_empty() && self.databases.is_empty() && !self.has_no_replicas {
             self = self.sink("eu", "").sink("na", "");
         }
         let mut cluster = Cluster::builder();

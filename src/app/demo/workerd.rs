@@ -86,6 +86,8 @@ impl Workerd {
     pub const ACCOUNT: &str = "0123456789abcdef0123456789abcdef";
     /// A token that may do everything. So is any other that begins like this; each has its own numbers and limit.
     pub const TOKEN: &str = "test-token";
+    /// The token of an application that only reads: its requests are not counted, and get no fault.
+    pub const READER_TOKEN: &str = "test-token-reader";
 
     /// The key that the companion Worker accepts.
     pub const KEY: &str = "0123456789abcdef0123456789abcdef";
