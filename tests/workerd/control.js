@@ -3,6 +3,7 @@
 
 import * as faults from "./faults.js";
 import * as ledger from "./ledger.js";
+import { allowStatements } from "./limits.js";
 
 const refused = (message, status = 400) => Response.json({ error: message }, { status });
 
@@ -19,7 +20,8 @@ export async function control(request, url, databases) {
       faults.clear(url.searchParams.get("db") ?? undefined);
       return Response.json({});
     case "POST /__limit":
-      ledger.setLimit(body.requests, body.window_s);
+      if (body.statements) allowStatements(body.statements);
+      else ledger.setLimit(body.requests, body.window_s);
       return Response.json({});
   }
   const database = await databases.find(body.db);

@@ -4,7 +4,12 @@
 export const VALUE_BYTES_MAX = 2_000_000; // also a whole row
 export const SQL_BYTES_MAX = 100_000;
 export const PARAMS_MAX = 100;
-export const STATEMENTS_MAX = 100;
+let statementsMax = 100;
+
+// Lets a request have more statements, for clients that do not keep the limit.
+export function allowStatements(count) {
+  statementsMax = count;
+}
 
 const encoder = new TextEncoder();
 
@@ -31,7 +36,7 @@ function rowsOf(sql, params) {
 
 // The first limit that the request breaks, as { rule, message }; undefined where it breaks none.
 export function brokenLimit(statements) {
-  if (statements.length > STATEMENTS_MAX) {
+  if (statements.length > statementsMax) {
     return { rule: "statements", message: `too many SQL statements in one request: ${statements.length}` };
   }
   for (const { sql, params } of statements) {

@@ -241,6 +241,14 @@ impl Workerd {
         self.post("__limit", &json!({ "requests": requests, "window_s": window_seconds })).map(|_| ())
     }
 
+    /// Lets every request have so many statements instead of D1's 100, until it is started again.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn allow_statements(&self, count: u32) -> Result<()> {
+        self.post("__limit", &json!({ "statements": count })).map(|_| ())
+    }
+
     /// Copies the database's content for [`restore`](Self::restore) and returns the copy's name.
     ///
     /// # Errors
