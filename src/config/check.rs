@@ -70,7 +70,7 @@ impl Checker<'_> {
         }
         self.duration(steps!["shutdown", "timeout"], shutdown.timeout, "100ms", "1h");
         let requests = steps!["d1", "requests_per_5_minutes"];
-        self.between(requests, d1.requests_per_5_minutes, 10..=1200);
+        self.between(requests, d1.requests_per_5_minutes, 10..=1_000_000);
         self.log(&log);
         let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
         Config { schema, source, sinks, batch, queue, catch_up, transaction, retry, shutdown, d1, log }
