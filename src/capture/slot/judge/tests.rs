@@ -175,7 +175,7 @@ fn a_sink_that_the_slot_has_left_behind_catches_up_on_its_copy_if_that_still_has
     }
     let alone = verdicts(None, &[with_copy(at(500, 3), 450)]);
     assert_eq!(alone, (SlotVerdict::Missing, vec![SinkVerdict::SlotMissing]));
-    assert_eq!(SinkVerdict::CatchUp { confirmed: Lsn(450) }.error("eu", &source()).is_none(), true);
+    assert!(SinkVerdict::CatchUp { confirmed: Lsn(450) }.error("eu", &source()).is_none());
 }
 
 #[test]
