@@ -23,16 +23,15 @@ use tokio::sync::watch;
 use self::branches::Branches;
 use self::main_stream::MainStream;
 use self::session::Ending;
-use super::sinks::{self, Fanout, Lane};
+use super::sinks::{Fanout, Lane};
 use super::source::Source;
 use crate::Lsn;
-use crate::capture::slot;
 use crate::capture::stream::Stream;
 use crate::capture::table::{Oid, TableName};
 use crate::config::Config;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
-use crate::fanout::progress::{Progress, SinkProgress, State};
+use crate::fanout::progress::{Progress, State};
 use crate::fanout::retry::{Backoff, full_jitter};
 use crate::postgres::socket::Socket;
 
@@ -119,7 +118,9 @@ impl Engine {
                 }
                 Ok((Ending::Deserted, _)) => break Err(no_sink_left()),
                 Ok((Ending::Unpublished(index), _)) => main.unpublished(index),
-                Ok((Ending::River | Ending::Rejoined, _)) => Error::bug("the stream ended without a reason"),
+                Ok((Ending::River | Ending::Rejoined | Ending::Stalled, _)) => {
+                    Error::bug("the stream ended without a reason")
+                }
                 Err(error) => error,
             };
             if !is_passing(&error) {
@@ -156,25 +157,6 @@ impl Setup {
     /// From here on the time to finish runs.
     fn start_deadline(&self) -> Instant {
         *self.deadline.get_or_init(|| Instant::now() + self.config.shutdown.timeout)
-    }
-
-    /// Detaches a sink that is further behind the stream's position than it may be.
-    fn enforce_limit(&self, sink: &SinkProgress, position: Lsn) {
-        let Some(max) = self.config.catch_up.max_wal else { return };
-        let behind = position.0.saturating_sub(sink.durable_lsn().0);
-        if behind > max && sink.is_running() {
-            let size = bytesize::ByteSize;
-            let error = Error::new(
-                Kind::NeedsBackfill,
-                format!(
-                    "sink {} is {} behind, more than catch_up.max_wal ({}): it holds back no WAL any more",
-                    sink.name,
-                    size(behind),
-                    size(max)
-                ),
-            );
-            sinks::stop(sink, &error.hint(slot::ANEW));
-        }
     }
 }
 

@@ -3,12 +3,12 @@
 //!
 //! **Leaving.** While there is no room in a sink's queue, all wait. A sink that makes others wait that have nothing left
 //! to do gathers [`Blame`]; beyond the patience its queue is closed and the stream goes on. What is in the queue stays
-//! in it. So a sink alone never leaves, nor do sinks that are all slow, nor one that is merely slower.
+//! in it. So a sink for which nobody waits never leaves, nor do sinks that are all slow, nor one that is merely slower.
 //!
 //! **Joining.** A sink that has caught up is taken in between two transactions: everything behind that position goes to
 //! its new queue, everything up to it comes from its own stream. See [`SinkProgress::take_in`].
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,10 @@ pub struct Outlets {
     /// The highest position up to which everything was sent, or was in a sink before.
     position: AtomicU64,
     replays: Arc<AtomicU64>,
+    /// Nothing more is sent, and who waits for room need not.
+    is_closed: AtomicBool,
+    /// Since when the river waits for room.
+    blocked_since: Mutex<Option<Instant>>,
     patience: Duration,
     left: mpsc::UnboundedSender<Arc<SinkProgress>>,
 }
@@ -42,7 +46,6 @@ struct Flow {
     outlets: Vec<Outlet>,
     /// What was sent last ended a transaction.
     is_between: bool,
-    is_closed: bool,
 }
 
 /// The river's end of one sink's queue.
@@ -65,6 +68,8 @@ impl Outlets {
             joining: Mutex::default(),
             position: AtomicU64::new(0),
             replays: Arc::default(),
+            is_closed: AtomicBool::new(false),
+            blocked_since: Mutex::default(),
             patience,
             left,
         };
@@ -112,8 +117,10 @@ impl Outlets {
             waits |= outlet.waits;
             sent != Err(Refused::Closed)
         });
-        while waits {
-            waits = self.wait(&mut flow.outlets, delivery, bytes);
+        if waits {
+            *lock(&self.blocked_since) = Some(Instant::now());
+            while self.wait(&mut flow.outlets, delivery, bytes) {}
+            *lock(&self.blocked_since) = None;
         }
         let end_lsn = delivery.end_lsn();
         flow.is_between = end_lsn.is_some();
@@ -130,7 +137,12 @@ impl Outlets {
             full.queue.wait_for_room(bytes, WAIT.min(self.patience));
         }
         let now = Instant::now();
-        let starves = outlets.iter().any(|outlet| !outlet.waits && outlet.queue.used_bytes() == 0);
+        if self.is_closed.load(Ordering::Acquire) {
+            outlets.clear();
+        }
+        let is_idle = |outlet: &Outlet| !outlet.waits && outlet.queue.used_bytes() == 0;
+        // A sink that waits to be taken in has nothing to do either.
+        let starves = outlets.iter().any(is_idle) || !lock(&self.joining).is_empty();
         let mut waits = false;
         outlets.retain_mut(|outlet| {
             if !outlet.waits {
@@ -177,12 +189,13 @@ impl Outlets {
     }
 
     fn take_in(&self, flow: &mut Flow) {
-        if !flow.is_between || flow.is_closed {
+        if !flow.is_between || self.is_closed.load(Ordering::Acquire) {
             return;
         }
         for outlet in lock(&self.joining).drain(..) {
             let others = flow.outlets.iter().map(|other| other.sink.durable_lsn()).max();
             if outlet.sink.take_in(|| self.position().max(others.unwrap_or(Lsn::ZERO))) {
+                tracing::info!(sink = outlet.sink.name, lsn = %self.position(), "the sink takes the main stream again");
                 flow.outlets.push(outlet);
             }
         }
@@ -199,17 +212,21 @@ impl Outlets {
         self.replays.load(Ordering::Acquire)
     }
 
+    /// How long the river has been waiting for room.
+    pub fn blocked_for(&self) -> Duration {
+        lock(&self.blocked_since).map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Bytes queued and not applied yet, in the fullest queue; `None` while the river sends.
     pub fn used_bytes_max(&self) -> Option<usize> {
         let flow = self.flow.try_lock().ok()?;
         flow.outlets.iter().map(|outlet| outlet.queue.used_bytes()).max()
     }
 
-    /// Closes all queues; nothing can be sent or taken in afterwards. Waits while the river sends.
+    /// Closes all queues; nothing can be sent or taken in afterwards. A river that waits for room gives up.
     pub fn close(&self) {
-        let mut flow = self.flow();
-        flow.is_closed = true;
-        flow.outlets.clear();
+        self.is_closed.store(true, Ordering::Release);
+        self.flow().outlets.clear();
         lock(&self.joining).clear();
     }
 
@@ -220,4 +237,164 @@ impl Outlets {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::super::chain::{Chain, chain};
+    use super::super::progress::{Phase, State};
+    use super::super::queue::Received;
+    use super::*;
+    use crate::decode::Event;
+    use crate::decode::message::Begin;
+    use crate::encode::mapper::Mapper;
+    use crate::encode::plan::Plan;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// A transaction without changes.
+    fn run(commit: u64, is_whole: bool) -> Delivery {
+        let mut mapper = Mapper::new(Arc::new(Plan::default()), 1, Lsn::ZERO);
+        let begin = Begin { commit_lsn: Lsn(commit), commit_time_micros: 0, xid: 1 };
+        mapper.map(Event::Begin(begin)).unwrap();
+        if is_whole {
+            mapper.map(Event::Commit { end_lsn: Lsn(commit + 8) }).unwrap();
+        }
+        Delivery::Run(Arc::new(mapper.take_full().unwrap()))
+    }
+
+    struct Taker {
+        sink: Arc<SinkProgress>,
+        chain: Chain,
+        inlets: crossbeam_channel::Sender<Inlet>,
+    }
+
+    impl Taker {
+        fn new(name: &str, outlets: &Outlets, bytes_max: usize) -> Self {
+            let sink = SinkProgress::new(name);
+            let (inlets, chain) = chain();
+            let (outlet, inlet) = outlets.queue(&sink, bytes_max);
+            outlets.attach(outlet);
+            inlets.send(inlet).unwrap();
+            Taker { sink, chain, inlets }
+        }
+
+        /// Where the deliveries end that are there, and which are restarts.
+        fn take(&mut self) -> Vec<Option<u64>> {
+            std::iter::from_fn(|| self.take_one()).collect()
+        }
+
+        fn take_one(&mut self) -> Option<Option<u64>> {
+            let Received::Item(delivery) = self.chain.try_receive() else { return None };
+            self.chain.release(delivery.bytes());
+            Some(delivery.end_lsn().map(|lsn| lsn.0))
+        }
+    }
+
+    #[test]
+    fn a_stuck_sink_is_left_behind_once_another_has_nothing_to_do_and_keeps_what_is_queued() {
+        let (outlets, mut left) = Outlets::new(Duration::from_millis(1));
+        let (mut stuck, mut quick) = (Taker::new("stuck", &outlets, 1), Taker::new("quick", &outlets, 1000));
+        outlets.send(&run(100, true));
+        assert_eq!(quick.take(), [Some(108)]);
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| outlets.send(&run(200, true)));
+            // Nobody starves until the second one is taken too.
+            while quick.take() != [Some(208)] {
+                thread::yield_now();
+            }
+            sending.join().unwrap();
+        });
+        assert_eq!(stuck.sink.state(), State::CatchingUp(Phase::Left));
+        assert_eq!(left.try_recv().unwrap().name, "stuck");
+        outlets.send(&run(300, true));
+        // Behind what was queued for it, its worker forgets what has not ended and waits for another queue.
+        assert_eq!(stuck.take(), [Some(108), None]);
+        assert_eq!((quick.take(), quick.sink.state()), (vec![Some(308)], State::Attached));
+        assert_eq!(outlets.position(), Lsn(308));
+        // What it would ask for comes with that queue.
+        stuck.chain.request_replay();
+        assert_eq!(outlets.replays_requested(), 0);
+    }
+
+    #[test]
+    fn a_sink_for_which_nobody_waits_is_waited_for() {
+        let (outlets, _) = Outlets::new(Duration::ZERO);
+        let mut alone = Taker::new("alone", &outlets, 1);
+        outlets.send(&run(100, true));
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| outlets.send(&run(200, true)));
+            while outlets.blocked_for().is_zero() {
+                thread::yield_now();
+            }
+            assert_eq!(alone.take_one(), Some(Some(108)));
+            sending.join().unwrap();
+        });
+        assert_eq!((alone.take(), alone.sink.state()), (vec![Some(208)], State::Attached));
+    }
+
+    #[test]
+    fn sinks_that_are_both_full_wait_for_each_other() {
+        let (outlets, _) = Outlets::new(Duration::ZERO);
+        let (mut one, mut other) = (Taker::new("one", &outlets, 1), Taker::new("other", &outlets, 1));
+        outlets.send(&run(100, true));
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| outlets.send(&run(200, true)));
+            while outlets.blocked_for().is_zero() {
+                thread::yield_now();
+            }
+            assert_eq!(one.sink.state(), other.sink.state());
+            // As soon as one has room it gets what was sent, so it does not starve while it works on that.
+            assert_eq!(other.take_one(), Some(Some(108)));
+            assert_eq!(one.take_one(), Some(Some(108)));
+            sending.join().unwrap();
+        });
+        assert_eq!((one.sink.state(), other.sink.state()), (State::Attached, State::Attached));
+    }
+
+    #[test]
+    fn a_sink_is_taken_in_only_between_transactions_and_gets_all_from_there() {
+        let (outlets, _) = Outlets::new(LONG);
+        let (mut na, mut eu) = (Taker::new("na", &outlets, 1000), Taker::new("eu", &outlets, 1000));
+        outlets.leave(&eu.sink);
+        eu.sink.stand_apart();
+        let rejoin = |eu: &Taker| {
+            let (outlet, inlet) = outlets.queue(&eu.sink, 1000);
+            eu.inlets.send(inlet).unwrap();
+            outlets.join(outlet);
+        };
+        // Nothing has been sent yet, so nothing is known of where a session would start.
+        rejoin(&eu);
+        outlets.send(&Delivery::Restart);
+        outlets.send(&run(100, false));
+        assert_eq!(eu.sink.state(), State::CatchingUp(Phase::Apart));
+        outlets.send(&run(100, true));
+        assert_eq!(eu.sink.state(), State::CatchingUp(Phase::Joining(Lsn(108))));
+        outlets.send(&run(200, true));
+        assert_eq!(eu.take(), [None, Some(208)]);
+        assert_eq!(na.take(), [None, None, Some(108), Some(208)]);
+
+        // Left behind before it was back; taken in at once where the river rests.
+        outlets.leave(&eu.sink);
+        eu.sink.stand_apart();
+        rejoin(&eu);
+        assert_eq!(eu.sink.state(), State::CatchingUp(Phase::Joining(Lsn(208))));
+    }
+
+    #[test]
+    fn a_river_that_waits_gives_up_when_the_outlets_are_closed() {
+        let (outlets, _) = Outlets::new(LONG);
+        let _stuck = Taker::new("stuck", &outlets, 1);
+        outlets.send(&run(100, true));
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| outlets.send(&run(200, true)));
+            while outlets.blocked_for().is_zero() {
+                thread::yield_now();
+            }
+            outlets.close();
+            sending.join().unwrap();
+        });
+    }
 }

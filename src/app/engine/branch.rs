@@ -22,6 +22,8 @@ use crate::postgres::socket::Socket;
 
 /// How often a sink's own stream asks an idle server for its position: soon, because nobody else waits for it.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a sink may be stuck before its connection is given up until it goes on.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is said how far behind the sink is.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -43,7 +45,7 @@ enum End {
     /// It needs an operator.
     Deserted,
     /// The engine ends.
-    Shutdown(Option<Stream<Socket>>),
+    Shutdown(Option<Box<Stream<Socket>>>),
 }
 
 impl Branch {
@@ -77,6 +79,7 @@ impl Branch {
                 true => CATCH_UP_INTERVAL,
                 false => source.idle_checkpoint_interval.min(IDLE_INTERVAL),
             },
+            stall_limit: Some(STALL_LIMIT),
         };
         let detour = RefCell::new(detour);
         let end = self.stream(&route, &detour).await;
@@ -94,7 +97,7 @@ impl Branch {
                     self.drop_copy().await;
                 }
             }
-            End::Shutdown(stream) => self.finish(detour, stream).await,
+            End::Shutdown(stream) => self.finish(detour, stream.map(|stream| *stream)).await,
         }
     }
 
@@ -119,12 +122,8 @@ impl Branch {
                 error.chain()
             );
             self.sink().set_obstacle(Some(&error));
-            let ended = async {
-                tokio::time::sleep(wait).await;
-                self.setup.enforce_limit(&self.lane.sink, self.main.position());
-            };
             tokio::select! {
-                () = ended => {}
+                () = tokio::time::sleep(wait) => {}
                 () = stop.asked() => return false,
             }
             if !self.sink().is_running() {
@@ -156,11 +155,12 @@ impl Branch {
                     self.end(stream).await;
                     return End::Deserted;
                 }
-                Ok((Ending::Shutdown, stream)) => return End::Shutdown(stream),
+                Ok((Ending::Shutdown, stream)) => return End::Shutdown(stream.map(Box::new)),
                 Ok((Ending::Replay, _)) => {
                     tracing::info!(sink = self.sink().name, "the sink asked for its stream again");
                     continue;
                 }
+                Ok((Ending::Stalled, _)) => continue,
                 Ok((Ending::River | Ending::CaughtUp | Ending::Unpublished(_), _)) => {
                     Error::bug("the stream ended without a reason")
                 }
@@ -194,7 +194,6 @@ impl Branch {
                 Progressed::Back => return Ending::Rejoined,
                 Progressed::Over => return Ending::Deserted,
             }
-            self.setup.enforce_limit(self.sink(), self.main.position());
             if reported.elapsed() >= REPORT_INTERVAL {
                 reported = Instant::now();
                 self.report();

@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use bytesize::ByteSize;
+use tokio_postgres::Client;
+
 use super::session::{CATCH_UP_INTERVAL, Ending, POLL, Route, Session};
 use super::{Setup, Stop};
 use crate::Lsn;
-use crate::app::notify;
-use crate::capture::publication;
+use crate::app::{notify, sinks};
+use crate::capture::catalog::{self, Server};
 use crate::capture::stream::Stream;
 use crate::capture::table::{Oid, TableName};
-use crate::error::{Error, Result};
+use crate::capture::{publication, slot};
+use crate::error::{Error, Kind, Result};
 use crate::fanout::outlets::Outlets;
-use crate::fanout::progress::{Progress, State};
+use crate::fanout::progress::{Phase, Progress, State};
 use crate::postgres::socket::Socket;
 
 /// The stream of all sinks that keep up with each other.
@@ -42,6 +46,7 @@ impl MainStream {
                 true => CATCH_UP_INTERVAL,
                 false => source.idle_checkpoint_interval,
             },
+            stall_limit: None,
         };
         MainStream { setup, route, target, published }
     }
@@ -66,22 +71,19 @@ impl MainStream {
                 if progress.running().next().is_none() {
                     return Ending::Deserted;
                 }
-                let position = self.route.outlets.position();
-                for sink in progress.sinks().iter().filter(|sink| sink.state() == State::Attached) {
-                    self.setup.enforce_limit(sink, position);
-                }
                 tokio::time::sleep(POLL).await;
             }
         };
         tokio::select! {
             ending = noticed => ending,
-            index = self.leaves_publication() => Ending::Unpublished(index),
+            index = self.watch() => Ending::Unpublished(index),
         }
     }
 
-    /// Resolves when a table is no longer published. The stream does not say so, it only falls silent: after DROP
-    /// TABLE, ALTER PUBLICATION, or DROP COLUMN … CASCADE of a column that the publication names.
-    async fn leaves_publication(&self) -> usize {
+    /// Looks at the source now and then. Resolves when a table is no longer published: the stream does not say so, it only
+    /// falls silent, after DROP TABLE, ALTER PUBLICATION, or DROP COLUMN … CASCADE of a column that the publication names.
+    /// Meanwhile, sinks that cannot be helped are detached.
+    async fn watch(&self) -> usize {
         let source = &self.setup.source;
         let mut client = None;
         loop {
@@ -93,6 +95,9 @@ impl MainStream {
             }) else {
                 continue;
             };
+            if let Ok(server) = catalog::read_server(&connected).await {
+                self.detach_beyond_help(&connected, &server).await;
+            }
             // A publication that is gone as a whole ends the stream by itself.
             if let Ok(described) = publication::describe(&connected, &source.config.publication).await {
                 let gone = described.and_then(|now| {
@@ -104,6 +109,39 @@ impl MainStream {
                     return index;
                 }
                 client = Some(connected);
+            }
+        }
+    }
+
+    /// Takes the sinks out of action that hold back more WAL than they may, and those whose own slot the server has given
+    /// up, which their streams may not notice while they are stuck.
+    async fn detach_beyond_help(&self, client: &Client, server: &Server) {
+        let source = &self.setup.source;
+        let needs_backfill = |message| Error::new(Kind::NeedsBackfill, message).hint(slot::ANEW);
+        let running = || self.route.progress.running();
+        for sink in running() {
+            let behind = server.current_wal_lsn.0.saturating_sub(sink.durable_lsn().0);
+            if let Some(max) = self.setup.config.catch_up.max_wal.filter(|max| behind > *max) {
+                let message = format!(
+                    "sink {} is {} behind the server, more than catch_up.max_wal ({}): no slot is held for it any more",
+                    sink.name,
+                    ByteSize(behind),
+                    ByteSize(max)
+                );
+                sinks::stop(sink, &needs_backfill(message));
+            }
+        }
+        if !running().any(|sink| matches!(sink.state(), State::CatchingUp(_))) {
+            return;
+        }
+        let Ok(copies) = slot::read_copies(client, &source.config.slot, &server.database).await else {
+            return;
+        };
+        for sink in running().filter(|sink| sink.state() == State::CatchingUp(Phase::Apart)) {
+            let copy = source.copy_of(&sink.name, &copies);
+            if let Some((copy, reason)) = copy.and_then(|copy| Some((copy, copy.invalidation()?))) {
+                let message = format!("slot {} was invalidated by the server: {reason}", copy.name);
+                sinks::stop(sink, &needs_backfill(message));
             }
         }
     }

@@ -40,6 +40,8 @@ pub(super) enum Ending {
     Replay,
     /// A table left the publication; it is this one of `Engine::published`.
     Unpublished(usize),
+    /// Nothing could be handed on for the route's `stall_limit`. The connection is gone; another session may start.
+    Stalled,
     /// No sink of this stream runs any more.
     Deserted,
     /// The sink takes the main stream again, and has everything from before that.
@@ -60,6 +62,10 @@ pub(super) struct Route {
     pub progress: Progress,
     /// How often an idle position is asked for and handed on.
     pub idle_interval: Duration,
+    /// How long a session may not be read because there is no room for what comes. Such a session hurts the server: a
+    /// walsender that cannot write cannot be ended either, and a checkpoint that wants to invalidate its slot waits for
+    /// that for ever. No limit where the slot in use is what keeps a second engine waiting.
+    pub stall_limit: Option<Duration>,
 }
 
 /// What a session is made of.
@@ -100,11 +106,16 @@ impl Session<'_> {
             why.set(tokio::select! {
                 () = stop.asked() => Ending::Shutdown,
                 () = self.replay_requested(replays_before) => Ending::Replay,
+                () = self.stalled() => Ending::Stalled,
                 ending = ending => ending,
             });
         };
         let streamed = stream.run(&runs, ends).await;
         drop(runs);
+
+        if why.get() == Ending::Deserted {
+            self.route.outlets.close();
+        }
 
         // The river finishes what it has; the session stays alive meanwhile.
         let mut flowed = Ok(Ok(()));
@@ -113,14 +124,21 @@ impl Session<'_> {
             tokio::select! {
                 result = &mut done => flowed = result,
                 () = stop.asked() => {
-                    self.setup.start_deadline();
-                    flowed = done.await;
+                    let deadline = self.setup.start_deadline();
+                    tokio::select! {
+                        result = &mut done => flowed = result,
+                        () = tokio::time::sleep_until(deadline.into()) => {
+                            self.route.outlets.close();
+                            flowed = done.await;
+                        }
+                    }
                 }
             }
         };
-        let kept_alive = match streamed {
-            Ok(()) => stream.idle_until(finished).await,
-            Err(_) => {
+        let mut stream = Some(stream).filter(|_| streamed.is_ok() && why.get() != Ending::Stalled);
+        let kept_alive = match &mut stream {
+            Some(stream) => stream.idle_until(finished).await,
+            None => {
                 finished.await;
                 Ok(())
             }
@@ -128,7 +146,18 @@ impl Session<'_> {
         flowed.unwrap_or_else(|_| Err(Error::bug("the river's thread panicked")))?;
         streamed?;
         kept_alive?;
-        Ok((why.get(), Some(stream)))
+        Ok((why.get(), stream))
+    }
+
+    async fn stalled(&self) {
+        match self.route.stall_limit {
+            None => std::future::pending().await,
+            Some(limit) => {
+                while self.route.outlets.blocked_for() < limit {
+                    tokio::time::sleep(POLL).await;
+                }
+            }
+        }
     }
 
     async fn replay_requested(&self, before: u64) {
