@@ -86,6 +86,9 @@ SELECT
         WHERE i.indrelid = w.oid AND i.indisprimary AND part.position <= i.indnkeyatts
         ORDER BY part.position
     ) AS primary_key,
+    coalesce((
+        SELECT NOT i.indimmediate FROM pg_index i WHERE i.indrelid = w.oid AND i.indisprimary
+    ), false) AS is_key_deferrable,
     w.relreplident::text AS replica_identity,
     CASE w.relreplident
         WHEN 'f' THEN ARRAY(

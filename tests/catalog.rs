@@ -154,6 +154,9 @@ async fn tables_of_every_kind_are_read_as_they_are() {
         assert_eq!(table.replica_identity, identity, "{name}");
         assert_eq!(table.identity_columns, columns, "{name}");
     }
+    assert!(
+        source.table("put_off").await.is_key_deferrable && !source.table("two_keys").await.is_key_deferrable
+    );
     let root = source.table("root").await;
     assert!(root.is_partitioned && root.estimated_rows == 300, "{root:?}");
     assert!(source.table("secured").await.has_row_security);

@@ -328,6 +328,18 @@ fn diff_finds_what_the_replicas_were_not_made_for() {
 }
 
 #[test]
+fn a_key_that_rows_may_share_for_a_moment_is_refused() {
+    let pipeline = Pipeline::start().with_schema();
+    pipeline.sql(
+        "ALTER TABLE orders DROP CONSTRAINT orders_pkey, ADD PRIMARY KEY (id) DEFERRABLE;
+         ALTER TABLE orders REPLICA IDENTITY FULL",
+    );
+    assert!(pipeline.problems().contains("its primary key is deferrable"));
+    let (_, log) = texts(&pipeline.run(&["run", "--until-caught-up"]));
+    assert!(log.contains("orders: has a deferrable primary key"), "{log}");
+}
+
+#[test]
 fn a_running_engine_is_seen_and_not_disturbed() {
     let pipeline = Pipeline::start().fed();
     let mut engine = pipeline.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();

@@ -18,6 +18,7 @@ use crate::fanout::retry::Backoff;
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
 use crate::fanout::worker::{BatchLimits, Worker};
 use crate::sink::null::NullSink;
+use crate::sink::replica::{self, OnRejected};
 use crate::sink::sqlite::{self, SqliteSink};
 
 /// Any kind of sink.
@@ -34,8 +35,8 @@ impl AnySink {
         match &config.target {
             SinkTarget::Sqlite { path } => {
                 let on_rejected = match config.on_rejected {
-                    config::OnRejected::DeadLetter => sqlite::OnRejected::DeadLetter,
-                    config::OnRejected::Halt => sqlite::OnRejected::Halt,
+                    config::OnRejected::DeadLetter => OnRejected::DeadLetter,
+                    config::OnRejected::Halt => OnRejected::Halt,
                 };
                 AnySink::Sqlite(SqliteSink::new(path, on_rejected))
             }
@@ -88,7 +89,7 @@ pub fn is_foreign(config: &config::Sink) -> Result<bool> {
 /// Refuses a sink whose checkpoint belongs to another source or slot.
 pub fn check_source(config: &config::Sink, checkpoint: &Checkpoint, source: &SourceIdentity) -> Result<()> {
     match &config.target {
-        SinkTarget::Sqlite { path } => sqlite::check_source(checkpoint, source, path),
+        SinkTarget::Sqlite { path } => replica::check_source(checkpoint, source, &path.display()),
         SinkTarget::Null => Ok(()),
     }
 }

@@ -239,6 +239,7 @@ fn table(row: &Row) -> Result<Table> {
         name: TableName { schema: field(row, "schema")?, name: field(row, "name")? },
         columns: columns.into_iter().map(Column::from).collect(),
         primary_key: field(row, "primary_key")?,
+        is_key_deferrable: field(row, "is_key_deferrable")?,
         replica_identity: replica_identity(field(row, "replica_identity")?)?,
         identity_columns: field(row, "identity_columns")?,
         is_partitioned: field(row, "is_partitioned")?,

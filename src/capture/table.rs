@@ -88,6 +88,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// The primary key's columns in key order; empty without one.
     pub primary_key: Vec<String>,
+    /// The primary key is `DEFERRABLE`: two rows may share it until the transaction's end.
+    pub is_key_deferrable: bool,
     /// The replica identity in force.
     pub replica_identity: ReplicaIdentity,
     /// The columns that the replica identity carries, in table order; empty for `Nothing`.

@@ -189,6 +189,15 @@ fn draw_table(
         );
         report(Some(missing), message, alter("FULL"), true);
     }
+    if table.is_key_deferrable {
+        let message =
+            "has a deferrable primary key: rows that trade keys within a transaction would overwrite each \
+                       other in a replica"
+                .to_owned();
+        let key = table.primary_key.join(", ");
+        let remedy = format!("drop the constraint and ALTER TABLE {} ADD PRIMARY KEY ({key});", table.name);
+        report(None, message, Some(remedy), true);
+    }
 
     let position = |name: &String| columns.iter().position(|column| column.source == *name);
     let all_positions = |names: &[String]| names.iter().map(position).collect::<Option<Vec<_>>>();

@@ -107,6 +107,7 @@ fn tables_from_json(tables: &Value) -> Vec<Table> {
         name: TableName { schema: string(&table["schema"]), name: string(&table["name"]) },
         columns: table["columns"].as_array().unwrap().iter().map(column).collect(),
         primary_key: strings(&table["primary_key"]),
+        is_key_deferrable: false,
         replica_identity: match table["replica_identity"].as_str().unwrap() {
             "Default" => ReplicaIdentity::Default,
             "Nothing" => ReplicaIdentity::Nothing,

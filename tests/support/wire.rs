@@ -155,6 +155,7 @@ pub fn table(
             })
             .collect(),
         primary_key: names(key),
+        is_key_deferrable: false,
         replica_identity: identity,
         identity_columns: if identity == ReplicaIdentity::Full { names(&all) } else { names(key) },
         is_partitioned: false,

@@ -20,8 +20,12 @@ pub(super) fn evaluate(request: &Request, facts: &Facts, findings: &mut Vec<Find
             }
         };
         let before = findings.len();
-        findings.extend(identity(&subject, mapped, table));
-        findings.extend(key(&subject, mapped, table));
+        match table.is_key_deferrable {
+            true => findings.push(deferrable_key(&subject, table)),
+            false => findings.extend(
+                [identity(&subject, mapped, table), key(&subject, mapped, table)].into_iter().flatten(),
+            ),
+        }
         findings.extend(partitions(&subject, table, access));
         columns(&subject, mapped, table, facts.server.version, findings);
         findings.extend(width(&subject, mapped, request.columns_max));
@@ -40,7 +44,7 @@ fn identity(subject: &str, mapped: &MappedTable, table: &Table) -> Option<Findin
     if table.identity_columns.is_empty() {
         let why = match table.replica_identity {
             ReplicaIdentity::Default if table.primary_key.is_empty() => "it has no primary key",
-            ReplicaIdentity::Default => "its primary key is deferrable, which is no replica identity",
+            ReplicaIdentity::Default => "its primary key is no replica identity",
             ReplicaIdentity::Nothing => "its replica identity is NOTHING",
             ReplicaIdentity::Full => "it has no columns",
             ReplicaIdentity::Index => "the index of its replica identity is gone",
@@ -51,8 +55,6 @@ fn identity(subject: &str, mapped: &MappedTable, table: &Table) -> Option<Findin
                 "ALTER TABLE {0} ADD PRIMARY KEY ({key}); or ALTER TABLE {0} REPLICA IDENTITY FULL;",
                 table.name
             )
-        } else if table.replica_identity == ReplicaIdentity::Default {
-            format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.name)
         } else {
             format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", table.name)
         };
@@ -81,6 +83,14 @@ fn identity(subject: &str, mapped: &MappedTable, table: &Table) -> Option<Findin
         )
     };
     Some(Finding::problem(subject, message).remedy(remedy))
+}
+
+fn deferrable_key(subject: &str, table: &Table) -> Finding {
+    let message = "its primary key is deferrable: it is no replica identity, and rows that trade keys within a \
+                   transaction would overwrite each other in a replica";
+    let key = list(&table.primary_key);
+    let remedy = format!("drop the constraint and ALTER TABLE {} ADD PRIMARY KEY ({key});", table.name);
+    Finding::problem(subject, message).remedy(remedy)
 }
 
 /// Whether the key that `schema.json` asks for is known to be unique at the source.

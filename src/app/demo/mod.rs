@@ -25,7 +25,7 @@ mod watch;
 pub mod workerd;
 mod workload;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ use crate::Lsn;
 use crate::error::{Error, Result};
 use latency::Prober;
 use process::EngineProcess;
-use replica::Replica;
+use replica::Address;
 use screen::{Frame, Screen};
 use session::Session;
 use stage::Stage;
@@ -285,16 +285,16 @@ impl<'a> Show<'a> {
         }
         self.watch.end()?;
         self.screen.say("comparing every row of every region with Postgres");
-        let paths = self.stage.replicas();
-        let comparisons = compare::compare(&self.source, &store::TABLES, &paths)?;
+        let regions = self.stage.replicas();
+        let comparisons = compare::compare(&self.source, &store::TABLES, &regions)?;
         check(self.stop)?;
         let dead_letters =
-            |path: &PathBuf| Replica::open(path)?.count("SELECT count(*) FROM _walcast_dead_letters");
+            |region: &Address| region.open()?.count("SELECT count(*) FROM _walcast_dead_letters");
         let ledger_rows = self.text("SELECT count(*)::text FROM ledger")?;
         Ok(Verdict::new(Evidence {
             regions: self.stage.regions(),
             comparisons,
-            dead_letters: paths.iter().map(dead_letters).collect::<Result<_>>()?,
+            dead_letters: regions.iter().map(dead_letters).collect::<Result<_>>()?,
             watched: self.watch.watched(),
             latencies: self.prober.found(),
             workload,
@@ -315,13 +315,14 @@ impl<'a> Show<'a> {
 /// Waits until each replica has a checkpoint, so that nothing is written before the slot exists.
 fn await_first_checkpoints(stage: &Stage, engine: &mut EngineProcess, stop: &AtomicBool) -> Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
-    for path in stage.replicas() {
-        while !path.exists() || Replica::open(&path)?.position()?.is_none() {
+    for (name, region) in stage.regions().iter().zip(stage.replicas()) {
+        while !region.exists() || region.open()?.position()?.is_none() {
             check(stop)?;
             engine.check()?;
             if Instant::now() > deadline {
-                let name = path.display();
-                return Err(engine.failure(format!("{name} has no checkpoint after {START_TIMEOUT:?}")));
+                return Err(
+                    engine.failure(format!("region {name} has no checkpoint after {START_TIMEOUT:?}"))
+                );
             }
             thread::sleep(POLL);
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::cluster::Cluster;
+use super::replica::Address;
 use super::session::Session;
 use super::store;
 use crate::error::{Error, Result};
@@ -54,9 +55,9 @@ impl Stage {
         self.regions
     }
 
-    /// The regions' files, in the order of their names.
-    pub(super) fn replicas(&self) -> Vec<PathBuf> {
-        self.regions.iter().map(|region| self.path().join(format!("{region}.db"))).collect()
+    /// The regions' replicas, in the order of their names.
+    pub(super) fn replicas(&self) -> Vec<Address> {
+        self.regions.iter().map(|region| Address::File(self.path().join(format!("{region}.db")))).collect()
     }
 
     /// Leaves the directory where it is, and returns it. Postgres goes all the same.

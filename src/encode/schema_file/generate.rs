@@ -216,6 +216,7 @@ mod tests {
             name: TableName { schema: schema.into(), name: name.into() },
             columns,
             primary_key: key.clone(),
+            is_key_deferrable: false,
             replica_identity: ReplicaIdentity::Default,
             identity_columns: key,
             is_partitioned: false,

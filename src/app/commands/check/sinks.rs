@@ -15,6 +15,8 @@ use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
+use crate::sink::definition::Definition;
+use crate::sink::replica::StoredTable;
 use crate::sink::sqlite;
 
 /// Each sink: whose it is, what it was made for, and whether it can go on from the slot.
@@ -125,9 +127,9 @@ fn stale_tables(subject: &str, sink: &config::Sink, plan: &Plan) -> Vec<Finding>
         Ok(stored) => stored,
         Err(error) => return vec![problem(subject, &error)],
     };
-    let is_stale = |stored: &&sqlite::StoredTable| {
+    let is_stale = |stored: &&StoredTable| {
         let planned = plan.tables.iter().find(|table| table.target == stored.target);
-        planned.is_some_and(|table| sqlite::definition(table) != stored.definition)
+        planned.is_some_and(|table| Definition::of(table).text() != stored.definition)
     };
     let stale = stored.iter().filter(is_stale);
     stale
