@@ -9,7 +9,6 @@
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod changes;
 #[path = "support/local_d1.rs"]
-#[allow(dead_code, reason = "every test file uses its own part")]
 mod local_d1;
 #[path = "support/wire.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]

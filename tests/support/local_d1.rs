@@ -23,6 +23,8 @@ struct Inner {
     faults: Faults,
     rng: fastrand::Rng,
     seen: Seen,
+    /// What was sent since it was last taken.
+    sent: Vec<Vec<Statement>>,
 }
 
 /// Chances in a thousand, for each call.
@@ -65,12 +67,23 @@ impl LocalD1 {
             faults: Faults::default(),
             rng: fastrand::Rng::with_seed(seed),
             seen: Seen::default(),
+            sent: Vec::new(),
         };
         LocalD1(Arc::new(Mutex::new(inner)))
     }
 
     pub fn set_faults(&self, faults: Faults) {
         self.0.lock().unwrap().faults = faults;
+    }
+
+    /// The requests since this was last called.
+    pub fn take_sent(&self) -> Vec<Vec<Statement>> {
+        std::mem::take(&mut self.0.lock().unwrap().sent)
+    }
+
+    /// Looks into the database.
+    pub fn with<T>(&self, look: impl FnOnce(&Connection) -> T) -> T {
+        look(&self.0.lock().unwrap().connection)
     }
 
     pub fn seen(&self) -> Seen {
@@ -122,6 +135,7 @@ impl Transport for LocalD1 {
 impl Inner {
     fn call(&mut self, statements: &[Statement]) -> Result<Vec<Answer>, Failure> {
         self.seen.calls += 1;
+        self.sent.push(statements.to_vec());
         self.seen.most_statements = self.seen.most_statements.max(statements.len());
         let Faults { lost, lost_answer, throttled, overloaded, too_much, busy } = self.faults;
         let mut dice = self.rng.u32(..1000);
@@ -188,7 +202,7 @@ fn verdict(message: &str) -> Verdict {
 
 fn run(connection: &Connection, statement: &Statement) -> rusqlite::Result<Answer> {
     let mut prepared = connection.prepare_cached(&statement.sql)?;
-    let names: Vec<String> = prepared.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = prepared.column_names().map(str::to_owned).collect();
     let before = connection.total_changes();
     let mut found = prepared.query(params_from_iter(&statement.params))?;
     let mut rows = Vec::new();

@@ -4,7 +4,7 @@ use super::cost::Usage;
 use super::open::{Contents, ask};
 use super::state::Row;
 use super::transport::{Statement, Transport};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
 use crate::sink::replica::StoredTable;
 
@@ -26,9 +26,15 @@ pub struct Inspected {
 /// Reads a database; errors call it `place`.
 ///
 /// # Errors
-/// It cannot be reached, or is not ours.
-pub fn inspect(transport: &mut dyn Transport, place: &str) -> Result<Inspected> {
-    let Contents { state, stored, .. } = Contents::read(transport, place)?;
+/// It cannot be reached, or, with `true`, holds something that walcast did not make.
+pub fn inspect(transport: &mut dyn Transport, place: &str) -> Result<Inspected, (Error, bool)> {
+    let contents = Contents::read(transport).map_err(|error| (error, false))?;
+    contents.check_ours(place).map_err(|error| (error, true))?;
+    rest(transport, contents).map_err(|error| (error, false))
+}
+
+fn rest(transport: &mut dyn Transport, contents: Contents) -> Result<Inspected> {
+    let Contents { state, stored, .. } = contents;
     let (mut dead_letters, mut bytes) = (0, None);
     if state.is_some() {
         let sql = "SELECT CAST(count(*) AS TEXT) AS letters FROM _walcast_dead_letters";

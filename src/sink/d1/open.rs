@@ -39,7 +39,8 @@ pub(super) fn open(
             .hint("take some out of schema.json"));
         }
     }
-    let contents = Contents::read(transport, place)?;
+    let contents = Contents::read(transport)?;
+    contents.check_ours(place)?;
     if let Some(state) = &contents.state {
         check_source(&state.checkpoint, source, &place)?;
     }
@@ -69,18 +70,9 @@ pub(super) struct Contents {
 
 impl Contents {
     /// Reads it.
-    ///
-    /// # Errors
-    /// Halts when it holds something that walcast did not make.
-    pub(super) fn read(transport: &mut dyn Transport, place: &str) -> Result<Self> {
+    pub(super) fn read(transport: &mut dyn Transport) -> Result<Self> {
         let tables = tables(transport).map_err(|failure| error_of(&failure, 1))?;
         let mut contents = Contents { tables, state: None, stored: Vec::new() };
-        if contents.is_foreign() {
-            return Err(Error::halt(format!(
-                "{place} holds tables that walcast did not create; it will not be touched"
-            ))
-            .hint("give the sink a database of its own in walcast.toml"));
-        }
         if contents.is_prepared() {
             let sql = "SELECT target, source, definition FROM _walcast_tables ORDER BY target";
             let answers = ask(transport, &[state::read(), statement(sql, Vec::new())])?;
@@ -93,9 +85,16 @@ impl Contents {
         Ok(contents)
     }
 
-    /// Whether there is something in it that walcast did not make.
-    fn is_foreign(&self) -> bool {
-        !self.is_prepared() && !self.tables.is_empty()
+    /// Makes sure that walcast made what is in it.
+    ///
+    /// # Errors
+    /// Halts where somebody else did.
+    pub(super) fn check_ours(&self, place: &str) -> Result<()> {
+        if self.is_prepared() || self.tables.is_empty() {
+            return Ok(());
+        }
+        Err(Error::halt(format!("{place} holds tables that walcast did not create; it will not be touched"))
+            .hint("give the sink a database of its own in walcast.toml"))
     }
 
     /// Whether walcast's own tables are there; they are made together.

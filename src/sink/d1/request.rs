@@ -181,7 +181,7 @@ impl<'a> Cutter<'a> {
                         }
                         let changes = part.change(change).number();
                         draft.end.open = Some(OpenTransaction { commit_lsn, changes });
-                        return Ok(Filled::Draft(draft, Place { part: at + index, change }));
+                        return Ok(Filled::Draft(Box::new(draft), Place { part: at + index, change }));
                     }
                     draft.add(part.change(change), composer)?;
                 }
@@ -194,12 +194,12 @@ impl<'a> Cutter<'a> {
             }
         }
         let change = self.parts.get(at).map_or(0, |part| part.changes.start);
-        Ok(Filled::Draft(draft, Place { part: at, change }))
+        Ok(Filled::Draft(Box::new(draft), Place { part: at, change }))
     }
 }
 
 enum Filled<'a> {
-    Draft(Draft<'a>, Place),
+    Draft(Box<Draft<'a>>, Place),
     /// The transaction that begins with this part does not fit behind the ones before it.
     TooMuch(usize),
 }
