@@ -6,6 +6,7 @@
 //! Relative paths, also those from the environment, start at the file's directory.
 
 mod check;
+mod check_sinks;
 mod environment;
 mod scalar;
 mod sink;

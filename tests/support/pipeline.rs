@@ -36,9 +36,9 @@ pub struct Pipeline {
     sinks: Vec<String>,
     engine: Option<Child>,
     session: RefCell<Option<Session>>,
-    /// Where the D1 databases are, and the file of each by its sink's name.
+    /// Where the D1 databases are, and the name and the file of each by its sink's name.
     pub workerd: Option<Workerd>,
-    databases: BTreeMap<String, PathBuf>,
+    databases: BTreeMap<String, (String, PathBuf)>,
 }
 
 /// What to set up. Made by [`Pipeline::builder`].
@@ -46,7 +46,7 @@ pub struct Pipeline {
 pub struct Builder {
     settings: Vec<(String, String)>,
     sinks: Vec<(String, String)>,
-    databases: Vec<(String, String)>,
+    databases: Vec<(String, String, bool)>,
     source: String,
     sections: String,
 }
@@ -66,7 +66,13 @@ impl Builder {
 
     /// Adds a D1 sink with further lines of its section. Alone, or beside SQLite sinks.
     pub fn d1(mut self, name: &str, lines: &str) -> Self {
-        self.databases.push((name.into(), lines.into()));
+        self.databases.push((name.into(), lines.into(), false));
+        self
+    }
+
+    /// The same through the companion Worker, which has a database for each of six such sinks.
+    pub fn d1_worker(mut self, name: &str, lines: &str) -> Self {
+        self.databases.push((name.into(), lines.into(), true));
         self
     }
 
@@ -107,20 +113,31 @@ impl Builder {
         let mut sinks: Vec<String> = self.sinks.into_iter().map(|(name, _)| name).collect();
         let workerd = (!self.databases.is_empty()).then(|| Workerd::start().expect("a workerd"));
         let mut databases = BTreeMap::new();
-        for ((name, lines), workerd) in self.databases.into_iter().zip(std::iter::repeat(&workerd)) {
+        let mut bindings = Workerd::BINDINGS.into_iter();
+        for ((name, lines, is_worker), workerd) in self.databases.into_iter().zip(std::iter::repeat(&workerd))
+        {
             let workerd = workerd.as_ref().unwrap();
-            workerd.create_database(&name).expect("a database");
-            let file = workerd.stats().unwrap()["known"][&name]["file"].as_str().unwrap().to_owned();
-            databases.insert(name.clone(), workerd.data_directory().join(file));
-            write!(
-                config,
-                "[[sink]]\nname = \"{name}\"\ntype = \"d1\"\ndsn = \"d1://{}/{name}\"\n\
-                 api_token = \"{}\"\nbase_url = \"{}\"\n{lines}\n",
-                Workerd::ACCOUNT,
-                Workerd::TOKEN,
-                workerd.base_url()
-            )
-            .unwrap();
+            let (database, reach) = match is_worker {
+                true => {
+                    let (binding, database) = bindings.next().expect("a binding is left");
+                    let (url, key) = (workerd.worker_url(), Workerd::KEY);
+                    let reach =
+                        format!("d1-worker\"\nurl = \"{url}\"\nbinding = \"{binding}\"\nkey = \"{key}\"\n");
+                    (database.to_owned(), reach)
+                }
+                false => {
+                    let (url, account, token) = (workerd.base_url(), Workerd::ACCOUNT, Workerd::TOKEN);
+                    let dsn = format!("d1://{account}/{name}");
+                    let reach =
+                        format!("d1\"\ndsn = \"{dsn}\"\napi_token = \"{token}\"\nbase_url = \"{url}\"\n");
+                    (name.clone(), reach)
+                }
+            };
+            // Behind a binding it is made when it is first used.
+            let _ = workerd.create_database(&database);
+            let file = workerd.stats().unwrap()["known"][&database]["file"].as_str().unwrap().to_owned();
+            databases.insert(name.clone(), (database, workerd.data_directory().join(file)));
+            write!(config, "[[sink]]\nname = \"{name}\"\ntype = \"{reach}{lines}\n").unwrap();
             sinks.push(name);
         }
         fs::write(directory.path().join("walcast.toml"), config).unwrap();
@@ -352,7 +369,7 @@ impl Pipeline {
 
     /// The replica of that sink. A D1 database can be read while workerd is killed.
     pub fn replica(&self, sink: &str) -> Replica {
-        let file = self.databases.get(sink).cloned();
+        let file = self.databases.get(sink).map(|(_, file)| file.clone());
         Replica { path: file.unwrap_or_else(|| self.path(&format!("{sink}.db"))) }
     }
 
@@ -361,7 +378,7 @@ impl Pipeline {
         let options = RestOptions {
             base_url: self.workerd.as_ref().expect("a D1 sink").base_url(),
             account: Workerd::ACCOUNT.to_owned(),
-            database: name.to_owned(),
+            database: self.databases[name].0.clone(),
             // With numbers and a limit of its own.
             token: format!("{}-of-the-test", Workerd::TOKEN).into(),
             timeout: LIMIT,
@@ -390,7 +407,7 @@ impl Pipeline {
 
     /// Orders a fault of a D1 database; see [`Workerd::order`].
     pub fn order(&self, name: &str, mut fault: Value) {
-        fault["db"] = json!(name);
+        fault["db"] = json!(self.databases[name].0);
         self.workerd.as_ref().expect("a D1 sink").order(&fault).unwrap();
     }
 

@@ -5,7 +5,7 @@
 //! alone has more than a request takes is made durable in parts; every other one is there entirely or not at all.
 //!
 //! In reading order: `request` cuts batches, `compose` and `tables` write the statements, `limits` says how large they
-//! may be, `state` is the checkpoint and its fence, `open` prepares a database, `send` sends and learns from failures,
+//! may be, `state` is the checkpoint and its fence, `open` prepares a database, `send` sends and learns from `failures`,
 //! `isolate` finds a row that the database refuses, `dead_letters` and `cost` keep account. Below them, `transport` is
 //! what they ask of a way to the database: `rest`, which shares a `budget` of requests, and `worker`, both over `http`.
 //! `verdict` says what a failed call means.
@@ -14,6 +14,7 @@ pub mod budget;
 mod compose;
 pub mod cost;
 mod dead_letters;
+mod failures;
 pub mod http;
 mod inspect;
 mod isolate;

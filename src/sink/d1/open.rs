@@ -7,8 +7,9 @@ use std::sync::Arc;
 use ring::rand::SecureRandom;
 
 use super::Options;
+use super::failures::error_of;
 use super::limits::{COLUMNS_MAX, STATEMENTS_MAX};
-use super::send::{Session, error_of};
+use super::send::Session;
 use super::state::{self, Row, State};
 use super::transport::{Answer, Failure, Statement, Transport};
 use super::verdict::Verdict;
