@@ -1,10 +1,12 @@
 //! Postgres → frames.
 //!
 //! Before the stream: [`catalog`] reads what the source is, [`publication`] and [`slot`] make and check what the
-//! stream needs. Then [`mod@stream`] reads the socket, at its [`pace`], and hands on [`frame`]s. [`snapshot`] says what a read of the source saw. [`table`] describes tables for all
+//! stream needs. Then [`mod@stream`] reads the socket, at its [`pace`], and hands on [`frame`]s. [`chunk`] reads a table for a
+//! backfill, as [`copy_text`]; [`snapshot`] says what a read saw. [`table`] describes tables for all
 //! stages and touches no socket.
 
 pub mod catalog;
+pub mod chunk;
 pub mod copy_text;
 pub mod frame;
 pub mod pace;
