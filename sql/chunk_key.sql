@@ -25,14 +25,14 @@ parts AS (
         a.attnotnull
             AND opc.opcdefault
             AND part.options = 0
-            AND part.collation = a.attcollation
+            AND part.sorts_by = a.attcollation
             AND operators.are_plain AS is_usable
     FROM wanted w
     JOIN pg_index i ON i.indrelid = w.oid
     JOIN pg_class ic ON ic.oid = i.indexrelid
     JOIN pg_am am ON am.oid = ic.relam AND am.amname = 'btree'
     CROSS JOIN unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[], i.indoption::int2[])
-        WITH ORDINALITY AS part (attnum, class, collation, options, position)
+        WITH ORDINALITY AS part (attnum, class, sorts_by, options, position)
     JOIN pg_attribute a ON a.attrelid = w.oid AND a.attnum = part.attnum
     JOIN pg_opclass opc ON opc.oid = part.class
     CROSS JOIN LATERAL (
