@@ -23,6 +23,11 @@ pub struct InDoubt {
 }
 
 impl InDoubt {
+    /// These transactions are in doubt; whatever else was delivered ends at or before `wal_lsn` and is visible.
+    pub fn new(xids: Vec<u32>, wal_lsn: Lsn) -> Self {
+        InDoubt { xids, wal_lsn }
+    }
+
     /// What is in doubt at this moment. Ask the primary, once everything that is delivered from now on is remembered
     /// and nobody else delivers to the same sinks any more.
     ///
