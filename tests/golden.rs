@@ -31,7 +31,8 @@ use walcast::encode::run::Run;
 use walcast::encode::schema_file::SchemaFile;
 use walcast::error::Result;
 use walcast::fanout::sink::{Batch, Sink};
-use walcast::sink::sqlite::{OnRejected, SqliteSink};
+use walcast::sink::replica::OnRejected;
+use walcast::sink::sqlite::SqliteSink;
 
 macro_rules! scenarios {
     ($($sentence:ident: $name:literal from $inputs:literal with $options:literal;)*) => {

@@ -4,20 +4,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use crossbeam_channel::Sender;
+use tokio::sync::{mpsc, watch};
 
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
+use crate::fanout::chain::{Inlet, chain};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress, State};
-use crate::fanout::queue;
 use crate::fanout::retry::Backoff;
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
 use crate::fanout::worker::{BatchLimits, Worker};
 use crate::sink::null::NullSink;
+use crate::sink::replica::{self, OnRejected};
 use crate::sink::sqlite::{self, SqliteSink};
 
 /// Any kind of sink.
@@ -34,8 +36,8 @@ impl AnySink {
         match &config.target {
             SinkTarget::Sqlite { path } => {
                 let on_rejected = match config.on_rejected {
-                    config::OnRejected::DeadLetter => sqlite::OnRejected::DeadLetter,
-                    config::OnRejected::Halt => sqlite::OnRejected::Halt,
+                    config::OnRejected::DeadLetter => OnRejected::DeadLetter,
+                    config::OnRejected::Halt => OnRejected::Halt,
                 };
                 AnySink::Sqlite(SqliteSink::new(path, on_rejected))
             }
@@ -88,7 +90,7 @@ pub fn is_foreign(config: &config::Sink) -> Result<bool> {
 /// Refuses a sink whose checkpoint belongs to another source or slot.
 pub fn check_source(config: &config::Sink, checkpoint: &Checkpoint, source: &SourceIdentity) -> Result<()> {
     match &config.target {
-        SinkTarget::Sqlite { path } => sqlite::check_source(checkpoint, source, path),
+        SinkTarget::Sqlite { path } => replica::check_source(checkpoint, source, &path.display()),
         SinkTarget::Null => Ok(()),
     }
 }
@@ -122,7 +124,7 @@ impl OpenSinks {
     }
 
     fn running(&self) -> impl Iterator<Item = &(AnySink, Arc<SinkProgress>, Option<Checkpoint>)> {
-        let is_running = |progress: &SinkProgress| matches!(progress.state(), State::Attached);
+        let is_running = |progress: &SinkProgress| progress.is_running();
         self.sinks.iter().filter(move |(_, progress, _)| is_running(progress))
     }
 
@@ -143,36 +145,43 @@ impl OpenSinks {
         }
     }
 
-    /// Gives each running sink its queue and thread. The workers are done when the returned receiver closes; `deadline`
-    /// says from when on they give up retrying.
+    /// Lets a sink start on its own copy of the slot.
+    pub fn stand_apart(&self, name: &str) {
+        if let Some((_, progress, _)) = self.sinks.iter().find(|(_, progress, _)| progress.name == name) {
+            progress.stand_apart();
+        }
+    }
+
+    /// Gives each running sink its thread, and its queue if it takes the main stream. `deadline` says from when on the
+    /// workers give up retrying.
     pub fn spawn(
         self,
         config: &Config,
         deadline: impl Fn() -> Option<Instant> + Clone + Send + 'static,
     ) -> Result<Fanout> {
-        let (alive, done) = mpsc::channel(1);
-        let (mut queues, mut progresses) = (Vec::new(), Vec::new());
+        let (outlets, leaving) = Outlets::new(config.queue.patience);
+        let (mut lanes, mut progresses) = (Vec::new(), Vec::new());
         let limits = BatchLimits { rows_max: config.batch.max_rows, bytes_max: config.batch.max_bytes };
         let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
         for (sink, progress, _) in self.sinks {
             progresses.push(progress.clone());
-            if progress.state() != State::Attached {
+            if !progress.is_running() {
                 continue;
             }
-            let (sender, receiver) = queue::bounded(config.queue.max_bytes);
-            queues.push(sender);
+            let (inlets, chain) = chain();
+            if progress.state() == State::Attached {
+                let (outlet, inlet) = outlets.queue(&progress, config.queue.max_bytes);
+                outlets.attach(outlet);
+                // The other end is right here.
+                let _ = inlets.send(inlet);
+            }
+            let (alive, done) = watch::channel(());
+            lanes.push(Lane { sink: progress.clone(), inlets, done });
             let position = progress.durable_lsn();
             let name = progress.name.clone();
-            let worker = Worker::new(
-                sink,
-                receiver,
-                progress.clone(),
-                position,
-                limits,
-                backoff,
-                fastrand::Rng::new(),
-            );
-            let (alive, deadline) = (alive.clone(), deadline.clone());
+            let worker =
+                Worker::new(sink, chain, progress.clone(), position, limits, backoff, fastrand::Rng::new());
+            let deadline = deadline.clone();
             std::thread::Builder::new()
                 .name(format!("sink-{name}"))
                 .spawn(move || {
@@ -183,21 +192,44 @@ impl OpenSinks {
                 })
                 .map_err(|error| Error::halt(format!("starting the thread of sink {name}")).because(error))?;
         }
-        Ok(Fanout { outlets: Arc::new(Outlets::new(queues)), progress: Progress::new(progresses), done })
+        Ok(Fanout { outlets: Arc::new(outlets), leaving, progress: Progress::new(progresses), lanes })
     }
 }
 
 /// The running sinks.
 pub struct Fanout {
-    /// Where the river sends.
+    /// Where the main river sends.
     pub outlets: Arc<Outlets>,
+    /// The sinks that the main river leaves behind.
+    pub leaving: mpsc::UnboundedReceiver<Arc<SinkProgress>>,
     /// How far each sink is.
     pub progress: Progress,
-    /// Closes when the last worker is done.
-    pub done: mpsc::Receiver<()>,
+    /// The running sinks' workers.
+    pub lanes: Vec<Lane>,
 }
 
-fn stop(progress: &SinkProgress, error: &Error) {
+/// One sink's worker, as the engine holds it.
+#[derive(Clone)]
+pub struct Lane {
+    /// Its sink.
+    pub sink: Arc<SinkProgress>,
+    /// Where queues are put behind those that it has. It ends once this is dropped and they are empty.
+    pub inlets: Sender<Inlet>,
+    /// Closes when the worker is done.
+    pub done: watch::Receiver<()>,
+}
+
+impl Lane {
+    /// Gives the worker no further queue. The future waits until it is done.
+    pub fn end(self) -> impl Future<Output = ()> {
+        let Lane { inlets, mut done, .. } = self;
+        drop(inlets);
+        async move { while done.changed().await.is_ok() {} }
+    }
+}
+
+/// Takes a sink out of action, and says so.
+pub fn stop(progress: &SinkProgress, error: &Error) {
     tracing::error!(
         sink = progress.name,
         kind = error.kind().as_str(),

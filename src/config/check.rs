@@ -9,13 +9,17 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::SecretString;
 
-use super::{Config, Log, Requires, Sink, SinkName, SinkTarget, SinkType, Source, Written, WrittenSink};
+use super::{
+    Config, Log, Requires, Sink, SinkName, SinkTarget, SinkType, Source, Written, WrittenSink, slot_copy,
+};
 use crate::document::Document;
 use crate::document::problems::{self, Problems, steps};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+/// Postgres cuts longer names.
+const SLOT_NAME_BYTES_MAX: usize = 63;
 
 /// Notes what is wrong while it builds the configuration.
 pub(super) struct Checker<'a> {
@@ -32,12 +36,17 @@ impl Checker<'_> {
     /// Checks everything and builds the configuration, which is of use only if nothing was noted. Relative paths start
     /// at `base`.
     pub(super) fn check(&mut self, written: Written, base: &Path) -> Config {
-        let Written { schema, mut source, sink, batch, queue, transaction, retry, shutdown, log } = written;
+        let Written { schema, mut source, sink, batch, queue, catch_up, transaction, retry, shutdown, log } =
+            written;
         self.source(&mut source, base);
-        let sinks = self.sinks(sink, base);
+        let sinks = self.sinks(sink, &source.slot, base);
         self.between(steps!["batch", "max_rows"], batch.max_rows, 1..=1_000_000);
         self.size(steps!["batch", "max_bytes"], batch.max_bytes, 4 * KIB..=GIB);
         self.size(steps!["queue", "max_bytes"], queue.max_bytes, 64 * KIB..=GIB);
+        self.duration(steps!["queue", "patience"], queue.patience, "10ms", "1h");
+        if catch_up.max_wal.is_some_and(|bytes| bytes < MIB as u64) {
+            self.note(steps!["catch_up", "max_wal"], format!("must be at least {}", ByteSize(MIB as u64)));
+        }
         let part = steps!["transaction", "part_max_bytes"];
         self.size(part.clone(), transaction.part_max_bytes, 4 * KIB..=GIB);
         if transaction.part_max_bytes > queue.max_bytes {
@@ -53,7 +62,7 @@ impl Checker<'_> {
         self.duration(steps!["shutdown", "timeout"], shutdown.timeout, "100ms", "1h");
         self.log(&log);
         let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
-        Config { schema, source, sinks, batch, queue, transaction, retry, shutdown, log }
+        Config { schema, source, sinks, batch, queue, catch_up, transaction, retry, shutdown, log }
     }
 
     fn source(&mut self, source: &mut Source, base: &Path) {
@@ -85,11 +94,12 @@ impl Checker<'_> {
         self.size(steps!["source", "max_message_bytes"], source.max_message_bytes, MIB..=GIB);
     }
 
-    fn sinks(&mut self, written: Vec<WrittenSink>, base: &Path) -> Vec<Sink> {
+    fn sinks(&mut self, written: Vec<WrittenSink>, slot: &str, base: &Path) -> Vec<Sink> {
         if written.is_empty() && self.requires == Requires::Everything {
             self.note(steps!["sink"], "there is no sink: add a [[sink]] with name, type and path");
         }
         let mut names: HashMap<SinkName, usize> = HashMap::new();
+        let mut copies: HashMap<String, usize> = HashMap::new();
         let mut paths: HashMap<PathBuf, usize> = HashMap::new();
         let mut sinks = Vec::with_capacity(written.len());
         for (number, sink) in written.into_iter().enumerate() {
@@ -99,6 +109,15 @@ impl Checker<'_> {
             }
             if let Some(first) = sink.name.as_ref().and_then(|name| names.insert(name.clone(), number)) {
                 self.note(at("name"), format!("sink[{first}] has this name already"));
+            } else if let Some(name) = &sink.name {
+                let copy = slot_copy(slot, name.as_str());
+                if copy.len() > SLOT_NAME_BYTES_MAX {
+                    let message = "its slot while it catches up would be named";
+                    self.note(at("name"), format!("{message} {copy}, which is longer than 63 bytes"));
+                }
+                if let Some(first) = copies.insert(copy.clone(), number) {
+                    self.note(at("name"), format!("sink[{first}]'s slot would have the same name, {copy}"));
+                }
             }
             let target = match (sink.r#type, sink.path) {
                 (None, _) => {

@@ -78,7 +78,7 @@ impl Mapper {
                 self.is_skipping = begin.commit_lsn < self.needed_from;
                 if !self.is_skipping {
                     self.is_open = true;
-                    self.open_span(begin, true);
+                    self.open_span(begin, true, 0);
                 }
             }
             Event::Commit { .. } if self.is_skipping => self.is_skipping = false,
@@ -166,18 +166,20 @@ impl Mapper {
                 commit_time_micros: open.commit_time_micros,
                 xid: open.xid,
             };
-            self.open_span(begin, false);
+            let changes_before = open.changes_before + open.changes.len() as u64;
+            self.open_span(begin, false, changes_before);
         }
         Some(run)
     }
 
-    fn open_span(&mut self, begin: Begin, is_start: bool) {
+    fn open_span(&mut self, begin: Begin, is_start: bool, changes_before: u64) {
         let at = self.run.changes.len();
         self.run.spans.push(Span {
             commit_lsn: begin.commit_lsn,
             xid: begin.xid,
             commit_time_micros: begin.commit_time_micros,
             is_start,
+            changes_before,
             end_lsn: None,
             changes: at..at,
         });

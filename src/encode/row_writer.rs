@@ -110,7 +110,7 @@ impl RowWriter<'_> {
             });
         }
         let mut text = Vec::new();
-        json_rows::array(&cells, &self.run.arena, &mut text);
+        json_rows::array(cells, &self.run.arena, &mut text);
         self.run.arena.truncate(arena);
         let index = self.run.rejections.len();
         self.run.rejections.push(RejectedRow {

@@ -37,6 +37,9 @@ pub struct Span {
     pub commit_time_micros: i64,
     /// The transaction starts in this run.
     pub is_start: bool,
+    /// How many of the transaction's changes came in earlier runs: the same for every delivery of the transaction,
+    /// however it is cut, as long as the plan has the same tables.
+    pub changes_before: u64,
     /// The end of the commit record, if the transaction ends in this run: the checkpoint after it.
     pub end_lsn: Option<Lsn>,
     /// Which of the run's changes are its.
@@ -86,7 +89,7 @@ pub struct RejectedRow {
 /// The text of a run's changes, one behind the other.
 #[derive(Debug, Default)]
 pub(super) struct Rendered {
-    pub(super) text: Vec<u8>,
+    pub(super) text: String,
     /// Where each change's text ends.
     pub(super) ends: Vec<usize>,
 }

@@ -61,4 +61,4 @@ mod log;
 mod tests;
 
 pub use horizon::{Horizon, Ticket};
-pub use log::{Decision, Owed, Settled, Stale, Touched};
+pub use log::{Decision, Owed, Settled, Stale, Touched, Written};

@@ -22,6 +22,7 @@ mod stage;
 mod store;
 mod verdict;
 mod watch;
+pub mod workerd;
 mod workload;
 
 use std::path::Path;
@@ -35,6 +36,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use cluster::Cluster;
+pub use workerd::Workerd;
 
 use super::cli::Global;
 use crate::Lsn;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::capture::snapshot::{CommitId, ReadPoint};
 use crate::encode::cell::{Cell, push};
-use crate::encode::fold::Owned;
 use crate::encode::json_rows;
 use crate::encode::plan::Plan;
 use crate::encode::run::{Change, ChangeKind, Run, Span};
@@ -59,7 +58,14 @@ enum Effect {
     /// The sink has the whole row from here on, or knows that it is gone.
     Settles,
     /// These values were written; the absent ones stayed as they were.
-    Writes(Box<[Owned]>),
+    Writes(Written),
+}
+
+/// What an update without all values wrote: its row, with the text of its cells.
+#[derive(Debug)]
+pub struct Written {
+    cells: Box<[Cell]>,
+    arena: Box<[u8]>,
 }
 
 /// A row that must be read by itself: it moved to this key without all of its values, or a chunk had it in a form that
@@ -85,7 +91,7 @@ pub enum Decision<'a> {
     /// Write it with these values over it.
     Overlay {
         /// The values, in the order in which they were written.
-        values: Vec<&'a [Owned]>,
+        values: Vec<&'a Written>,
         /// The last transaction that wrote some.
         commit: CommitId,
     },
@@ -194,7 +200,7 @@ impl Touched {
             };
             let mut touch = |key: &[Cell], effect: Effect| {
                 let mut text = Vec::new();
-                json_rows::array(key, run.arena(), &mut text);
+                json_rows::array(key.iter().copied(), run.arena(), &mut text);
                 let key: KeyText = text.into();
                 let bytes = TOUCH_BYTES + key.len() + effect.bytes();
                 touches.bytes += bytes;
@@ -213,8 +219,7 @@ impl Touched {
                 ChangeKind::Upsert => touch(&row_key(run.row(change, plan)), Effect::Settles),
                 ChangeKind::Update => {
                     let row = run.row(change, plan);
-                    let values = row.iter().map(|&cell| Owned::from_cell(cell, run.arena())).collect();
-                    touch(&row_key(row), Effect::Writes(values));
+                    touch(&row_key(row), Effect::Writes(Written::new(row, run.arena())));
                 }
                 ChangeKind::Delete => touch(run.key(change, plan), Effect::Settles),
                 ChangeKind::Move => {
@@ -295,7 +300,7 @@ impl Touched {
             }
             match &touch.effect {
                 Effect::Settles => return Decision::LeaveOut,
-                Effect::Writes(written) => values.push(&**written),
+                Effect::Writes(written) => values.push(written),
             }
             last = Some(touch.commit);
         }
@@ -335,8 +340,7 @@ impl Touched {
                 ChangeKind::Reject => key.extend_from_slice(run.rejection(change).key.as_bytes()),
                 _ => {
                     let row = run.row(change, plan);
-                    let cells: Vec<Cell> = planned.key.iter().map(|&index| row[index]).collect();
-                    json_rows::array(&cells, &run.arena, &mut key);
+                    json_rows::array(planned.key.iter().map(|&index| row[index]), &run.arena, &mut key);
                 }
             }
             match self.decide(table, &key, read_point) {
@@ -355,7 +359,7 @@ impl Touched {
                 }
                 Decision::Overlay { values, .. } => {
                     settled.overlaid += 1;
-                    values.iter().for_each(|values| overlay(run, change, values));
+                    values.iter().for_each(|written| written.overlay(run, change));
                 }
             }
             run.changes.push(change);
@@ -374,27 +378,33 @@ impl Touched {
 
 impl Effect {
     fn bytes(&self) -> usize {
-        let Effect::Writes(values) = self else { return 0 };
-        let texts = values.iter().map(|value| match value {
-            Owned::Text(text) => text.len(),
-            Owned::Blob(bytes) => bytes.len(),
-            _ => 0,
-        });
-        values.len() * size_of::<Owned>() + texts.sum::<usize>()
+        match self {
+            Effect::Settles => 0,
+            Effect::Writes(written) => size_of_val(&*written.cells) + written.arena.len(),
+        }
     }
 }
 
-/// Writes the present values over the row's.
-fn overlay(run: &mut Run, change: Change, values: &[Owned]) {
-    for (index, value) in values.iter().enumerate() {
-        let cell = match value {
-            Owned::Absent => continue,
-            Owned::Null => Cell::Null,
-            Owned::Integer(integer) => Cell::Integer(*integer),
-            Owned::Real(real) => Cell::Real(*real),
-            Owned::Text(text) => Cell::Text(push(&mut run.arena, text.as_bytes())),
-            Owned::Blob(bytes) => Cell::Blob(push(&mut run.arena, bytes)),
-        };
-        run.cells[change.first_cell as usize + index] = cell;
+impl Written {
+    fn new(row: &[Cell], arena: &[u8]) -> Self {
+        let mut own = Vec::new();
+        let cells = row.iter().map(|&cell| carry(cell, arena, &mut own)).collect();
+        Written { cells, arena: own.into() }
+    }
+
+    /// Writes the present values over the row's.
+    fn overlay(&self, run: &mut Run, change: Change) {
+        for (index, &cell) in self.cells.iter().enumerate().filter(|(_, cell)| **cell != Cell::Absent) {
+            run.cells[change.first_cell as usize + index] = carry(cell, &self.arena, &mut run.arena);
+        }
+    }
+}
+
+/// The cell for another arena, which gets its bytes.
+fn carry(cell: Cell, from: &[u8], to: &mut Vec<u8>) -> Cell {
+    match cell {
+        Cell::Text(slice) => Cell::Text(push(to, slice.of(from))),
+        Cell::Blob(slice) => Cell::Blob(push(to, slice.of(from))),
+        cell => cell,
     }
 }

@@ -15,6 +15,7 @@ use crate::config::{Sink, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::encode::schema_file::SchemaFile;
 use crate::error::Result;
+use crate::sink::definition::Definition;
 use crate::sink::sqlite;
 
 const EXAMPLES: &str = "\
@@ -166,7 +167,7 @@ fn with_sink(sink: &Sink, schema: &SchemaFile, plan: &Plan) -> Vec<Difference> {
                 "not there yet; walcast run creates it, without the rows that exist at the source".to_owned(),
             )),
             Some(stored) => {
-                let wanted = sqlite::definition(table);
+                let wanted = Definition::of(table).text();
                 if stored.definition != wanted {
                     differences.push(Difference {
                         details: changed_lines(&stored.definition, &wanted),
