@@ -82,6 +82,7 @@ fn run(xid: u32, did: &[Did]) -> Run {
         xid,
         commit_time_micros: 0,
         is_start: true,
+        changes_before: 0,
         end_lsn: Some(Lsn(u64::from(xid) * 10 + 5)),
         changes: 0..changes.len(),
     });
