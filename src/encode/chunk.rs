@@ -1,7 +1,7 @@
 //! The rows of a chunk → a run of upserts. Pure.
 //!
 //! A chunk brings the same text that the stream brings, so each value goes through the same conversion
-//! ([`row_writer`](super::row_writer)), and a row without a valid form becomes a [`ChangeKind::Reject`] with its reason.
+//! (`row_writer`), and a row without a valid form becomes a [`ChangeKind::Reject`] with its reason.
 //! The run has no spans, because nothing in it is a transaction's: it belongs between transactions, once
 //! [`touched`](super::touched) has held it against what was delivered.
 
