@@ -16,9 +16,9 @@
 //! | Module | Holds |
 //! |---|---|
 //! | [`error`], `document`, [`config`], [`telemetry`], [`postgres`] | what every stage uses |
-//! | [`capture`] | Postgres → frames: catalog, publication, slot, replication stream |
+//! | [`capture`] | Postgres → frames: catalog, publication, slot, replication stream; chunks of a table |
 //! | [`decode`] | frames → transactions of typed changes. Pure |
-//! | [`encode`] | transactions → runs: `schema.json`, plan, mapping, rendering, folding. Pure |
+//! | [`encode`] | transactions and chunks → runs: `schema.json`, plan, mapping, rendering, folding. Pure |
 //! | [`fanout`] | the [`Sink`](fanout::sink::Sink) contract, queues, workers, retries, progress |
 //! | [`sink`] | adapters: D1, SQLite, null |
 //! | [`app`] | the top: engine, commands, demo |
@@ -49,6 +49,10 @@
 //! 8. Slot missing, invalidated, ahead of a sink's checkpoint, or on another system or timeline: that sink or the
 //!    engine stops with the next command to run. It never resumes from somewhere else.
 //!    (`capture::slot::judge`, `tests/source_failures.rs`)
+//! 9. A row of a chunk may be newer than the stream position it is queued at, never older than what the sink holds:
+//!    what its snapshot sees decides, not LSN order. The parts of it are built ([`capture::chunk`],
+//!    [`encode::touched`]); the engine does not fill tables yet. (`tests/backfill_simulation.rs`,
+//!    `tests/visibility.rs`)
 
 pub mod app;
 pub mod capture;

@@ -19,6 +19,9 @@ pub struct Run {
     pub(super) changes: Vec<Change>,
     pub(super) spans: Vec<Span>,
     pub(super) rejections: Vec<RejectedRow>,
+    /// By change, in order: the key, in key order and as the source writes it, of rows that may have to be read by
+    /// themselves. `None` where it cannot be sent back as text.
+    pub(super) source_keys: Vec<(usize, Option<Vec<String>>)>,
     /// What `json_rows` has rendered, for all sinks that ask.
     pub(super) rendered: OnceLock<Rendered>,
 }
