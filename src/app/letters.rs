@@ -3,10 +3,12 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::d1::Transports;
+use super::replicas;
 use crate::config::{self, Config, SinkTarget};
 use crate::error::{Error, Result};
 use crate::sink::reading::{DeadLetter, Letters};
-use crate::sink::sqlite;
+use crate::sink::{d1, sqlite};
 
 /// A dead letter, and the sink that keeps it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -31,9 +33,18 @@ pub struct Page {
 ///
 /// # Errors
 /// The target cannot be read.
-pub fn of_sink(sink: &config::Sink, which: &Letters, limit: usize) -> Result<Vec<DeadLetter>> {
+pub fn of_sink(
+    sink: &config::Sink,
+    transports: &Transports,
+    which: &Letters,
+    limit: usize,
+) -> Result<Vec<DeadLetter>> {
     match &sink.target {
         SinkTarget::Sqlite { path } => sqlite::dead_letters(path, which, limit),
+        SinkTarget::D1(..) | SinkTarget::D1Worker(..) => {
+            let (mut transport, place) = replicas::connect(&sink.target, transports)?;
+            d1::dead_letters(&mut *transport, &place, which, limit)
+        }
         SinkTarget::Null => Ok(Vec::new()),
     }
 }
@@ -42,9 +53,13 @@ pub fn of_sink(sink: &config::Sink, which: &Letters, limit: usize) -> Result<Vec
 ///
 /// # Errors
 /// The target cannot be written.
-pub fn drop(sink: &config::Sink, which: &Letters) -> Result<usize> {
+pub fn drop(sink: &config::Sink, transports: &Transports, which: &Letters) -> Result<usize> {
     match &sink.target {
         SinkTarget::Sqlite { path } => sqlite::drop_dead_letters(path, which),
+        SinkTarget::D1(..) | SinkTarget::D1Worker(..) => {
+            let (mut transport, place) = replicas::connect(&sink.target, transports)?;
+            d1::drop_dead_letters(&mut *transport, &place, which)
+        }
         SinkTarget::Null => Ok(0),
     }
 }
@@ -66,7 +81,13 @@ pub fn sinks<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a confi
 ///
 /// # Errors
 /// `after` is none, or a target cannot be read.
-pub fn page(sinks: &[&config::Sink], which: &Letters, after: Option<&str>, limit: usize) -> Result<Page> {
+pub fn page(
+    sinks: &[&config::Sink],
+    transports: &Transports,
+    which: &Letters,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Page> {
     let invalid = || Error::config("after is not the next of a page");
     let (first, mut id) = match after {
         None => (0, 0),
@@ -80,7 +101,7 @@ pub fn page(sinks: &[&config::Sink], which: &Letters, after: Option<&str>, limit
     for sink in &sinks[first..] {
         // One more than fits says whether there is a next page.
         let which = Letters { after: std::mem::take(&mut id), ..which.clone() };
-        let found = of_sink(sink, &which, limit + 1 - letters.len())?;
+        let found = of_sink(sink, transports, &which, limit + 1 - letters.len())?;
         letters.extend(found.into_iter().map(|letter| SinkLetter { sink: sink.name.to_string(), letter }));
         if letters.len() > limit {
             letters.truncate(limit);

@@ -1,7 +1,7 @@
 //! The river: one plain thread that decodes and maps, between the socket and the sinks.
 //!
-//! Enters: frame runs of one session. Leaves: deliveries to every sink. Blocking on a full queue is the back-pressure
-//! that finally slows the server down.
+//! Enters: frame runs of one session. Leaves: deliveries to every sink of its outlets. Blocking on a full queue is the
+//! back-pressure that finally slows the server down.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::decode::{Decoder, Event};
 use crate::encode::mapper::Mapper;
 use crate::encode::plan::Plan;
 use crate::encode::run::{ChangeKind, Run};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fanout::outlets::Outlets;
 use crate::fanout::worker::Delivery;
 use crate::telemetry::ChangeCounters;
@@ -34,18 +34,21 @@ pub struct RiverOptions {
     pub needed_from: Lsn,
 }
 
-/// Decodes and maps one session's frames until the channel closes.
+/// Decodes and maps one session's frames until the channel closes. `is_counted`: the metrics count what they bring.
 ///
 /// # Errors
 /// What the decoder and the mapper say; nothing that was not delivered whole is confirmed.
 pub fn run(
     mut frames: mpsc::Receiver<FrameRun>,
     plan: Arc<Plan>,
-    outlets: &Outlets,
+    outlets: Arc<Outlets>,
     options: RiverOptions,
+    is_counted: bool,
 ) -> Result<()> {
-    let mut river = River::new(plan, outlets, options);
-    river.send(Delivery::Restart)?;
+    outlets.send(&Delivery::Restart);
+    let tables = plan.tables.iter().map(|table| table.source.plain());
+    let counters = is_counted.then(|| ChangeCounters::new(tables, OPERATIONS));
+    let mut river = River { counters, ..River::new(plan.clone(), outlets, options) };
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
     }
@@ -53,26 +56,25 @@ pub fn run(
 }
 
 /// The river without its thread, for whoever drives it step by step.
-pub struct River<'a> {
+pub struct River {
     decoder: Decoder,
     mapper: Mapper,
-    outlets: &'a Outlets,
+    outlets: Arc<Outlets>,
     options: RiverOptions,
     idle_sent: Option<(Lsn, Instant)>,
-    counters: ChangeCounters<{ OPERATIONS.len() }>,
+    counters: Option<ChangeCounters<{ OPERATIONS.len() }>>,
 }
 
-impl<'a> River<'a> {
+impl River {
     /// A river for a new session.
-    pub fn new(plan: Arc<Plan>, outlets: &'a Outlets, options: RiverOptions) -> Self {
-        let tables = plan.tables.iter().map(|table| table.source.plain());
+    pub fn new(plan: Arc<Plan>, outlets: Arc<Outlets>, options: RiverOptions) -> Self {
         River {
-            counters: ChangeCounters::new(tables, OPERATIONS),
             decoder: Decoder::new(),
             mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from),
             outlets,
             options,
             idle_sent: None,
+            counters: None,
         }
     }
 
@@ -86,18 +88,18 @@ impl<'a> River<'a> {
             Ok(idle) => idle,
             Err(error) => {
                 if let Some(run) = self.mapper.take_ended() {
-                    self.send_run(run)?;
+                    self.send_run(run);
                 }
                 return Err(error);
             }
         };
         if let Some(run) = self.mapper.take_whole() {
-            self.send_run(run)?;
+            self.send_run(run);
         }
-        match idle {
-            Some(wal_end) => self.idle(wal_end),
-            None => Ok(()),
+        if let Some(wal_end) = idle {
+            self.idle(wal_end);
         }
+        Ok(())
     }
 
     /// Decodes and maps, and delivers what has become large. Returns the idle position where the frames end with one.
@@ -111,7 +113,7 @@ impl<'a> River<'a> {
                     idle = None;
                     self.mapper.map(event)?;
                     if let Some(run) = self.mapper.take_full() {
-                        self.send_run(run)?;
+                        self.send_run(run);
                     }
                 }
             }
@@ -119,7 +121,7 @@ impl<'a> River<'a> {
         Ok(idle)
     }
 
-    fn idle(&mut self, wal_end: Lsn) -> Result<()> {
+    fn idle(&mut self, wal_end: Lsn) {
         let now = Instant::now();
         let is_due = match self.idle_sent {
             None => true,
@@ -127,20 +129,17 @@ impl<'a> River<'a> {
         };
         if is_due {
             self.idle_sent = Some((wal_end, now));
-            self.send(Delivery::Idle(wal_end))?;
+            self.outlets.send(&Delivery::Idle(wal_end));
         }
-        Ok(())
     }
 
-    fn send_run(&mut self, run: Run) -> Result<()> {
-        for change in run.all_changes() {
-            self.counters.add(change.table as usize, change.kind as usize);
+    fn send_run(&mut self, run: Run) {
+        if let Some(counters) = &mut self.counters {
+            for change in run.all_changes() {
+                counters.add(change.table as usize, change.kind as usize);
+            }
+            counters.record();
         }
-        self.counters.record();
-        self.send(Delivery::Run(Arc::new(run)))
-    }
-
-    fn send(&self, delivery: Delivery) -> Result<()> {
-        self.outlets.send(&delivery).map_err(|_| Error::halt("every sink has stopped"))
+        self.outlets.send(&Delivery::Run(Arc::new(run)));
     }
 }

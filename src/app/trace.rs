@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use tokio_postgres::{Client, SimpleQueryMessage};
 use utoipa::ToSchema;
 
-use super::letters;
+use super::d1::Transports;
+use super::{letters, replicas};
 use crate::Lsn;
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::cell::{Cell, push};
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::postgres::session::from_sql;
 use crate::postgres::{quote_identifier as quote, quote_literal};
 use crate::sink::reading::{self, DeadLetter, FoundRow, Letters};
-use crate::sink::sqlite;
+use crate::sink::{d1, sqlite};
 
 /// How often a row that changes meanwhile is read again.
 const ROUNDS_MAX: usize = 3;
@@ -148,9 +149,12 @@ pub async fn trace(
         let expected = expected(planned, at_source.texts.as_deref());
         let (config, plan, spelt) = (config.clone(), plan.clone(), at_source.key.clone());
         let found = tokio::task::spawn_blocking(move || {
-            config.sinks.iter().map(|sink| look(sink, &plan.tables[index], &spelt)).collect::<Vec<_>>()
+            let look = |sink: &config::Sink, transports: &Transports| {
+                look(sink, transports, &plan.tables[index], &spelt)
+            };
+            replicas::ask_all(&config, look).into_iter().collect::<Result<Vec<Seen>>>()
         });
-        let found = found.await.map_err(|error| Error::bug("looking at the sinks").because(error))?;
+        let found = found.await.map_err(|error| Error::bug("looking at the sinks").because(error))??;
         let mut regions: Vec<RegionRow> =
             found.into_iter().map(|found| judge(planned, &expected, lsn, found)).collect();
         let differs = |region: &RegionRow| matches!(region.verdict, Verdict::Differs | Verdict::DeadLetter);
@@ -282,7 +286,7 @@ struct Seen {
     letters: Vec<DeadLetter>,
 }
 
-fn look(sink: &config::Sink, table: &PlannedTable, key: &[String]) -> Seen {
+fn look(sink: &config::Sink, transports: &Transports, table: &PlannedTable, key: &[String]) -> Seen {
     let mut arena = Vec::new();
     let spelt: Vec<Cell> = key.iter().map(|text| Cell::Text(push(&mut arena, text.as_bytes()))).collect();
     let cells: Vec<Cell> = table
@@ -297,16 +301,19 @@ fn look(sink: &config::Sink, table: &PlannedTable, key: &[String]) -> Seen {
         .collect();
     let found = match &sink.target {
         SinkTarget::Sqlite { path } => sqlite::row(path, table, &cells, &arena).map(Some),
+        SinkTarget::D1(..) | SinkTarget::D1Worker(..) => replicas::connect(&sink.target, transports)
+            .and_then(|(mut transport, place)| d1::row(&mut *transport, &place, table, &cells, &arena))
+            .map(Some),
         SinkTarget::Null => Ok(None),
     };
     // A row that was rejected before it came to the sink has its key as the source spells it.
     let keys = [&cells, &spelt].map(|cells| {
         let mut text = Vec::new();
-        json_rows::array(cells, &arena, &mut text);
+        json_rows::array(cells.iter().copied(), &arena, &mut text);
         String::from_utf8_lossy(&text).into_owned()
     });
     let which = Letters { target: Some(table.target.clone()), keys: keys.into(), ..Letters::default() };
-    let (found, letters) = match (found, letters::of_sink(sink, &which, LETTERS_MAX)) {
+    let (found, letters) = match (found, letters::of_sink(sink, transports, &which, LETTERS_MAX)) {
         (Ok(found), Ok(letters)) => (Ok(found), letters),
         (Err(error), _) | (Ok(_), Err(error)) => (Err(error), Vec::new()),
     };

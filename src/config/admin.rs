@@ -36,7 +36,7 @@ pub struct Admin {
     #[serde(deserialize_with = "scalar::duration")]
     pub stall_timeout: Duration,
     /// `/readyz` fails when a sink holds more dead letters. Default no limit.
-    #[serde(deserialize_with = "scalar::maybe_count")]
+    #[serde(deserialize_with = "scalar::some_count")]
     pub max_dead_letters: Option<usize>,
 }
 

@@ -1,6 +1,5 @@
 //! What the configuration must satisfy beyond its shape. Every broken rule is noted, none stops the check.
 
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -9,26 +8,26 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{
-    Admin, Config, Log, Requires, SECRET_MIN_CHARS, Sink, SinkName, SinkTarget, SinkType, Source, Written,
-    WrittenSink,
-};
+use super::{Admin, Config, Environment, Log, Requires, SECRET_MIN_CHARS, Source, Written};
 use crate::document::Document;
 use crate::document::problems::{self, Problems, steps};
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
+pub(super) const KIB: usize = 1 << 10;
+pub(super) const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+/// Postgres cuts longer names.
+pub(super) const SLOT_NAME_BYTES_MAX: usize = 63;
 
 /// Notes what is wrong while it builds the configuration.
 pub(super) struct Checker<'a> {
     pub(super) document: Document,
     pub(super) problems: &'a mut Problems,
     pub(super) requires: Requires,
+    pub(super) environment: &'a Environment,
 }
 
 impl Checker<'_> {
-    fn note(&mut self, path: problems::Path, message: impl Display) {
+    pub(super) fn note(&mut self, path: problems::Path, message: impl Display) {
         self.problems.add(&self.document, &path, message);
     }
 
@@ -41,17 +40,23 @@ impl Checker<'_> {
             sink,
             batch,
             queue,
+            catch_up,
             transaction,
             retry,
             shutdown,
+            d1,
             mut log,
             mut admin,
         } = written;
         self.source(&mut source, base);
-        let sinks = self.sinks(sink, base);
+        let sinks = self.sinks(sink, &source.slot, base);
         self.between(steps!["batch", "max_rows"], batch.max_rows, 1..=1_000_000);
         self.size(steps!["batch", "max_bytes"], batch.max_bytes, 4 * KIB..=GIB);
         self.size(steps!["queue", "max_bytes"], queue.max_bytes, 64 * KIB..=GIB);
+        self.duration(steps!["queue", "patience"], queue.patience, "10ms", "1h");
+        if catch_up.max_wal.is_some_and(|bytes| bytes < MIB as u64) {
+            self.note(steps!["catch_up", "max_wal"], format!("must be at least {}", ByteSize(MIB as u64)));
+        }
         let part = steps!["transaction", "part_max_bytes"];
         self.size(part.clone(), transaction.part_max_bytes, 4 * KIB..=GIB);
         if transaction.part_max_bytes > queue.max_bytes {
@@ -65,10 +70,13 @@ impl Checker<'_> {
             self.note(steps!["retry", "initial"], format!("must not be more than retry.max, which is {max}"));
         }
         self.duration(steps!["shutdown", "timeout"], shutdown.timeout, "100ms", "1h");
+        let requests = steps!["d1", "requests_per_5_minutes"];
+        self.between(requests, d1.requests_per_5_minutes, 10..=1_000_000);
         self.log(&mut log, base);
-        self.admin(&mut admin, source.idle_checkpoint_interval, base);
+        self.admin(&mut admin, base);
+        self.stall_timeout(&admin, source.idle_checkpoint_interval, queue.patience);
         let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
-        Config { schema, source, sinks, batch, queue, transaction, retry, shutdown, log, admin }
+        Config { schema, source, sinks, batch, queue, catch_up, transaction, retry, shutdown, d1, log, admin }
     }
 
     fn source(&mut self, source: &mut Source, base: &Path) {
@@ -110,7 +118,7 @@ impl Checker<'_> {
         None
     }
 
-    fn admin(&mut self, admin: &mut Admin, idle_checkpoint_interval: Duration, base: &Path) {
+    fn admin(&mut self, admin: &mut Admin, base: &Path) {
         let written = (admin.secret_file.take(), admin.secret.is_some());
         let has_file = written.0.is_some();
         if let Some(secret) = self.secret_file(["admin", "secret", "secret_file"], written, base) {
@@ -141,55 +149,24 @@ impl Checker<'_> {
                 self.note(steps!["admin", "hosts", number], "expected a host name, without scheme and port");
             }
         }
-        self.duration(steps!["admin", "stall_timeout"], admin.stall_timeout, "1s", "1day");
-        if admin.listen.is_some() && admin.stall_timeout < idle_checkpoint_interval * 2 {
-            let message = "must be at least twice source.idle_checkpoint_interval: until then an idle stream moves nothing";
-            self.note(steps!["admin", "stall_timeout"], message);
-        }
     }
 
-    fn sinks(&mut self, written: Vec<WrittenSink>, base: &Path) -> Vec<Sink> {
-        if written.is_empty() && self.requires == Requires::Everything {
-            self.note(steps!["sink"], "there is no sink: add a [[sink]] with name, type and path");
+    /// A stall is not called for what is meant to take a while.
+    fn stall_timeout(&mut self, admin: &Admin, idle_checkpoint_interval: Duration, patience: Duration) {
+        let at = || steps!["admin", "stall_timeout"];
+        self.duration(at(), admin.stall_timeout, "1s", "1day");
+        if admin.listen.is_none() {
+            return;
         }
-        let mut names: HashMap<SinkName, usize> = HashMap::new();
-        let mut paths: HashMap<PathBuf, usize> = HashMap::new();
-        let mut sinks = Vec::with_capacity(written.len());
-        for (number, sink) in written.into_iter().enumerate() {
-            let at = |key: &str| steps!["sink", number, key];
-            if sink.name.is_none() {
-                self.note(at("name"), "a sink needs a name");
-            }
-            if let Some(first) = sink.name.as_ref().and_then(|name| names.insert(name.clone(), number)) {
-                self.note(at("name"), format!("sink[{first}] has this name already"));
-            }
-            let target = match (sink.r#type, sink.path) {
-                (None, _) => {
-                    self.note(at("type"), "a sink needs a type: \"sqlite\" or \"null\"");
-                    None
-                }
-                (Some(SinkType::Sqlite), None) => {
-                    self.note(at("path"), "a sqlite sink needs a path");
-                    None
-                }
-                (Some(SinkType::Sqlite), Some(path)) => {
-                    let path: PathBuf = base.join(path).components().collect();
-                    if let Some(first) = paths.insert(path.clone(), number) {
-                        self.note(at("path"), format!("sink[{first}] has this path already"));
-                    }
-                    Some(SinkTarget::Sqlite { path })
-                }
-                (Some(SinkType::Null), Some(_)) => {
-                    self.note(at("path"), "a null sink has no path");
-                    None
-                }
-                (Some(SinkType::Null), None) => Some(SinkTarget::Null),
-            };
-            if let (Some(name), Some(target)) = (sink.name, target) {
-                sinks.push(Sink { name, target, on_rejected: sink.on_rejected });
-            }
+        if admin.stall_timeout < idle_checkpoint_interval * 2 {
+            let message = "must be at least twice source.idle_checkpoint_interval: until then an idle stream moves nothing";
+            self.note(at(), message);
         }
-        sinks
+        if admin.stall_timeout < patience * 2 {
+            let message =
+                "must be at least twice queue.patience: so long a stuck sink may hold up the others";
+            self.note(at(), message);
+        }
     }
 
     fn log(&mut self, log: &mut Log, base: &Path) {
@@ -208,19 +185,24 @@ impl Checker<'_> {
         }
     }
 
-    fn between<T: PartialOrd + Display>(&mut self, at: problems::Path, value: T, range: RangeInclusive<T>) {
+    pub(super) fn between<T: PartialOrd + Display>(
+        &mut self,
+        at: problems::Path,
+        value: T,
+        range: RangeInclusive<T>,
+    ) {
         if !range.contains(&value) {
             self.note(at, format!("must be from {} to {}", range.start(), range.end()));
         }
     }
 
-    fn size(&mut self, at: problems::Path, value: usize, range: RangeInclusive<usize>) {
+    pub(super) fn size(&mut self, at: problems::Path, value: usize, range: RangeInclusive<usize>) {
         let size = |bytes: usize| ByteSize(bytes as u64);
         self.between(at, size(value), size(*range.start())..=size(*range.end()));
     }
 
     /// `min` and `max` are written as the file writes them.
-    fn duration(&mut self, at: problems::Path, value: Duration, min: &str, max: &str) {
+    pub(super) fn duration(&mut self, at: problems::Path, value: Duration, min: &str, max: &str) {
         let limit = |text: &str| humantime::parse_duration(text).expect("the limits are written right");
         if !(limit(min)..=limit(max)).contains(&value) {
             self.note(at, format!("must be from {min} to {max}"));

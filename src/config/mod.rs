@@ -7,20 +7,18 @@
 
 mod admin;
 mod check;
+mod check_sinks;
 mod environment;
 mod scalar;
+mod sink;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
-use serde_with::DeserializeFromStr;
 
 use crate::document::Document;
 use crate::document::problems::Problems;
@@ -28,9 +26,15 @@ use crate::error::{Error, Result};
 pub use admin::{Admin, SECRET_MIN_CHARS};
 use check::Checker;
 pub use environment::Environment;
+use sink::WrittenSink;
+pub use sink::{D1Database, D1Worker, D1Writing, OnRejected, Secret, Sink, SinkName, SinkTarget};
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "walcast.toml";
+
+/// What stands between a slot's name and a sink's in the name of the sink's own copy of the slot. Two underscores,
+/// because `walcast_eu` may well be the slot of another pipeline, and copies are dropped by name.
+pub const COPY_INFIX: &str = "__";
 
 const MIB: usize = 1 << 20;
 
@@ -47,12 +51,16 @@ pub struct Config {
     pub batch: Batch,
     /// `[queue]`: what waits for a sink at most.
     pub queue: Queue,
+    /// `[catch_up]`: what a sink that falls behind may cost.
+    pub catch_up: CatchUp,
     /// `[transaction]`: how large transactions travel.
     pub transaction: Transaction,
     /// `[retry]`: the pauses between attempts.
     pub retry: Retry,
     /// `[shutdown]`: how the engine ends.
     pub shutdown: Shutdown,
+    /// `[d1]`: what all D1 sinks share.
+    pub d1: D1,
     /// `[log]`: what is logged, and how.
     pub log: Log,
     /// `[admin]`: the HTTP API.
@@ -104,67 +112,9 @@ impl Default for Source {
     }
 }
 
-/// A sink's name: 1 to 32 of `a-z`, `0-9`, `_` and `-`. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, DeserializeFromStr)]
-pub struct SinkName(Arc<str>);
-
-impl SinkName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Display for SinkName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for SinkName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
-        match (1..=32).contains(&text.len()) && text.bytes().all(is_allowed) {
-            true => Ok(SinkName(text.into())),
-            false => Err("a sink's name is 1 to 32 of a-z, 0-9, _ and -"),
-        }
-    }
-}
-
-/// One target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sink {
-    /// Its name, which no other sink has.
-    pub name: SinkName,
-    /// What it is, and where.
-    pub target: SinkTarget,
-    /// What happens to a row that it will never take. Default dead letter.
-    pub on_rejected: OnRejected,
-}
-
-/// What a sink is, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SinkTarget {
-    /// An SQLite file, which no other sink has.
-    Sqlite {
-        /// The database file; it is created where there is none.
-        path: PathBuf,
-    },
-    /// Counts and discards, for benchmarks.
-    Null,
-}
-
-/// What happens to a row that a sink will never take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnRejected {
-    /// The row is kept at the sink with its reason, and the stream goes on.
-    #[default]
-    DeadLetter,
-    /// The sink stops for the operator.
-    Halt,
+/// The name of the copy of `slot` that the named sink reads while it catches up.
+pub fn slot_copy(slot: &str, sink: &str) -> String {
+    format!("{slot}{COPY_INFIX}{}", sink.replace('-', "_"))
 }
 
 /// What one `apply` takes at most.
@@ -189,15 +139,29 @@ impl Default for Batch {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Queue {
-    /// Bytes that wait for one sink. Default 8 MiB; 64 KiB to 1 GiB.
+    /// Bytes that wait for one sink; twice as many while it re-joins the others. Default 8 MiB; 64 KiB to 1 GiB.
     #[serde(deserialize_with = "scalar::size")]
     pub max_bytes: usize,
+    /// How long, in sum, a sink may keep sinks that have nothing to do waiting for room in its full queue, before the
+    /// stream goes on without it. Default 2 s; 10 ms to 1 h.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub patience: Duration,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Queue { max_bytes: 8 * MIB }
+        Queue { max_bytes: 8 * MIB, patience: Duration::from_secs(2) }
     }
+}
+
+/// What a sink that falls behind may cost.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CatchUp {
+    /// A sink further behind the server than this, in bytes of WAL, is detached and must be filled anew. Default none:
+    /// the server keeps what it lacks for as long as its disk, or its own limit, allows. At least 1 MiB.
+    #[serde(deserialize_with = "scalar::maybe_size")]
+    pub max_wal: Option<u64>,
 }
 
 /// How large transactions travel.
@@ -247,6 +211,22 @@ pub struct Shutdown {
 impl Default for Shutdown {
     fn default() -> Self {
         Shutdown { timeout: Duration::from_secs(10) }
+    }
+}
+
+/// What all D1 sinks share.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct D1 {
+    /// Requests to Cloudflare's API in five minutes, for all sinks of one token together. Default 1000; 10 to 1200, which
+    /// is where Cloudflare blocks a token, whoever uses it, for the rest of the five minutes.
+    #[serde(deserialize_with = "scalar::count")]
+    pub requests_per_5_minutes: usize,
+}
+
+impl Default for D1 {
+    fn default() -> Self {
+        D1 { requests_per_5_minutes: 1000 }
     }
 }
 
@@ -301,27 +281,13 @@ struct Written {
     sink: Vec<WrittenSink>,
     batch: Batch,
     queue: Queue,
+    catch_up: CatchUp,
     transaction: Transaction,
     retry: Retry,
     shutdown: Shutdown,
+    d1: D1,
     log: Log,
     admin: Admin,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct WrittenSink {
-    name: Option<SinkName>,
-    r#type: Option<SinkType>,
-    path: Option<PathBuf>,
-    on_rejected: OnRejected,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "kebab-case")]
-enum SinkType {
-    Sqlite,
-    Null,
 }
 
 /// What must be there for the configuration to be of use.
@@ -382,7 +348,8 @@ impl Config {
         document.replace_strings(&mut problems, &|text| environment.fill(text));
         let written: Written = document.read(&mut problems).unwrap_or_default();
         let base = file.and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
-        let config = Checker { document, problems: &mut problems, requires }.check(written, base);
+        let config =
+            Checker { document, problems: &mut problems, requires, environment }.check(written, base);
         problems.finish()?;
         Ok(config)
     }

@@ -15,8 +15,13 @@ pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize,
 }
 
 /// A whole number that may be absent.
-pub(super) fn maybe_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+pub(super) fn some_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     count(deserializer).map(Some)
+}
+
+/// A number of bytes that may be absent.
+pub(super) fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    size(deserializer).map(Some)
 }
 
 /// `true` or `false`.
@@ -24,9 +29,19 @@ pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D
     deserializer.deserialize_any(ScalarVisitor::<Flag>(PhantomData)).map(|Flag(flag)| flag)
 }
 
+/// `true` or `false`, that may be absent.
+pub(super) fn some_flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    flag(deserializer).map(Some)
+}
+
 /// A number of bytes, with or without a unit.
 pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     deserializer.deserialize_any(ScalarVisitor::<Size>(PhantomData)).map(|Size(size)| size)
+}
+
+/// A number of bytes that need not be there.
+pub(super) fn maybe_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    size(deserializer).map(|size| Some(size as u64))
 }
 
 /// A time with its unit.

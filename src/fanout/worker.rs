@@ -6,26 +6,28 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::chain::Chain;
 use super::progress::SinkProgress;
-use super::queue::Receiver;
+use super::queue::Received;
 use super::retry::{self, Backoff, Decision};
-use super::sink::{Applied, Batch, Sink};
+use super::sink::{Applied, Batch, OpenTransaction, Sink};
 use crate::Lsn;
-use crate::encode::run::Run;
+use crate::encode::run::{Run, Span};
 use crate::error::{Error, Kind, Result};
 use crate::telemetry::{self, BatchApplied};
 
 /// How often a paused sink's worker looks whether it may go on.
 const PAUSE_NAP: Duration = Duration::from_millis(20);
 
-/// What the river sends to a sink.
+/// What a river sends to a sink.
 #[derive(Debug, Clone)]
 pub enum Delivery {
     /// Changes, in commit order.
     Run(Arc<Run>),
     /// Nothing else was committed up to this position.
     Idle(Lsn),
-    /// The stream starts again at or before the sink's checkpoint: forget a transaction that has not ended.
+    /// The stream starts again at or before the sink's checkpoint, or goes on in another queue between two transactions:
+    /// forget one that has not ended.
     Restart,
 }
 
@@ -35,6 +37,15 @@ impl Delivery {
         match self {
             Delivery::Run(run) => run.bytes(),
             Delivery::Idle(_) | Delivery::Restart => 0,
+        }
+    }
+
+    /// The position up to which everything was sent once this was; `None` inside a transaction, and at a restart.
+    pub fn end_lsn(&self) -> Option<Lsn> {
+        match self {
+            Delivery::Run(run) => run.spans().last()?.end_lsn,
+            Delivery::Idle(lsn) => Some(*lsn),
+            Delivery::Restart => None,
         }
     }
 }
@@ -48,16 +59,18 @@ pub struct BatchLimits {
     pub bytes_max: usize,
 }
 
-/// One sink with its queue.
+/// One sink with its queues.
 pub struct Worker<S> {
     sink: S,
-    queue: Receiver<Delivery>,
+    queue: Chain,
     progress: Arc<SinkProgress>,
     limits: BatchLimits,
     backoff: Backoff,
     rng: fastrand::Rng,
     /// The sink's checkpoint as far as we know; what lies before it is left out.
     position: Lsn,
+    /// What the sink had of the transaction behind it, when that was last asked.
+    open: Option<OpenTransaction>,
     /// What was taken from the queue and is not applied yet.
     taken: Taken,
     /// Failed attempts at what is taken.
@@ -74,9 +87,20 @@ struct Taken {
     rows: usize,
     /// A restart stood behind the runs; it is handled once they are applied.
     is_restart_next: bool,
+    /// What was released to the queue already.
+    released_bytes: usize,
+    /// There was no more, and the sink wants the end of the transaction that the runs end inside of.
+    awaits_end: bool,
+    /// That transaction does not end: the queue is closed, or a restart stood behind it.
+    is_cut_off: bool,
 }
 
 impl Taken {
+    fn batch(&self, after: Lsn) -> Batch<'_> {
+        let batch = Batch::new(&self.runs, after, self.idle);
+        if self.is_cut_off { batch.ended() } else { batch }
+    }
+
     fn is_empty(&self) -> bool {
         self.runs.is_empty() && self.idle.is_none() && !self.is_restart_next
     }
@@ -89,7 +113,7 @@ pub enum Step {
     Done,
     /// The attempt failed; try again after this.
     Wait(Duration),
-    /// The queue is closed and empty.
+    /// The last queue is closed and empty.
     Closed,
     /// The sink cannot go on.
     Stopped(Error),
@@ -99,7 +123,7 @@ impl<S: Sink> Worker<S> {
     /// A worker for an opened sink whose checkpoint is `position`.
     pub fn new(
         sink: S,
-        queue: Receiver<Delivery>,
+        queue: Chain,
         progress: Arc<SinkProgress>,
         position: Lsn,
         limits: BatchLimits,
@@ -115,15 +139,16 @@ impl<S: Sink> Worker<S> {
             backoff,
             rng,
             position,
+            open: None,
             taken: Taken::default(),
             attempt: 0,
             awaits_restart: false,
         }
     }
 
-    /// Runs until the queue is closed and empty, the sink stops, or `deadline` says that the engine no longer waits.
+    /// Runs until the last queue is closed and empty, the sink stops or is stopped, or `deadline` says that the engine no longer waits.
     pub fn run(mut self, deadline: impl Fn() -> Option<Instant>) {
-        loop {
+        while self.progress.is_running() {
             match self.step(true) {
                 Step::Done => {}
                 Step::Closed => return,
@@ -151,8 +176,13 @@ impl<S: Sink> Worker<S> {
 
     /// One round: take what is there, try it once. `may_wait` says whether to wait for the queue's next item.
     pub fn step(&mut self, may_wait: bool) -> Step {
-        if self.taken.is_empty() && !self.take(may_wait) {
-            return Step::Closed;
+        if self.taken.is_empty() || self.taken.awaits_end {
+            if !self.take(may_wait) {
+                return Step::Closed;
+            }
+            if self.taken.awaits_end {
+                return Step::Done;
+            }
         }
         if self.progress.is_paused() {
             return Step::Wait(PAUSE_NAP);
@@ -165,22 +195,28 @@ impl<S: Sink> Worker<S> {
                 self.attempt = 0;
                 let taken = std::mem::take(&mut self.taken);
                 drop(taken.runs);
-                self.queue.release(taken.bytes);
+                self.queue.release(taken.bytes - taken.released_bytes);
                 if taken.is_restart_next { self.restart() } else { Step::Done }
             }
             Err(error) => self.failed(error),
         }
     }
 
-    /// Takes what has queued, up to the limits. False once the queue is closed and empty.
+    /// Takes what has queued, up to the limits. False once the last queue is closed and empty.
     fn take(&mut self, may_wait: bool) -> bool {
-        let mut next = if may_wait {
+        let mut next = if self.taken.awaits_end {
+            self.receive_the_end(may_wait)
+        } else if may_wait {
             match self.queue.receive() {
                 Some(delivery) => Some(delivery),
                 None => return false,
             }
         } else {
-            self.queue.try_receive()
+            match self.queue.try_receive() {
+                Received::Item(delivery) => Some(delivery),
+                Received::Empty => None,
+                Received::Closed => return false,
+            }
         };
         while let Some(delivery) = next {
             self.taken.bytes += delivery.bytes();
@@ -193,22 +229,65 @@ impl<S: Sink> Worker<S> {
                 Delivery::Idle(lsn) => self.taken.idle = Some(lsn),
                 Delivery::Restart => {
                     self.taken.is_restart_next = true;
+                    self.taken.is_cut_off = true;
                     break;
                 }
             }
-            if self.taken.rows >= self.limits.rows_max || self.taken.bytes >= self.limits.bytes_max {
-                break;
-            }
-            next = self.queue.try_receive();
+            let is_full =
+                self.taken.rows >= self.limits.rows_max || self.taken.bytes >= self.limits.bytes_max;
+            next = match self.wants_the_end() {
+                true => self.receive_the_end(may_wait),
+                false if is_full => None,
+                false => match self.queue.try_receive() {
+                    Received::Item(delivery) => Some(delivery),
+                    Received::Empty | Received::Closed => None,
+                },
+            };
         }
         true
+    }
+
+    /// Whether the sink waits for the end of the transaction that the runs end inside of.
+    fn wants_the_end(&self) -> bool {
+        let whole = self.sink.whole();
+        let is_open = |span: &&Span| span.end_lsn.is_none();
+        let Some(open) = self.taken.runs.last().and_then(|run| run.spans().last()).filter(is_open) else {
+            return false;
+        };
+        let parts = self
+            .taken
+            .runs
+            .iter()
+            .rev()
+            .take_while(|run| run.spans().iter().any(|span| span.commit_lsn == open.commit_lsn));
+        let bytes: usize = parts.map(|run| run.bytes()).sum();
+        let rows = open.changes_before + open.changes.len() as u64;
+        // Of one that has come to more than that, the sink takes what there is.
+        rows < whole.rows_max as u64 && bytes < whole.bytes_max
+    }
+
+    /// The next delivery, for the sake of which the queue gets back the room of what was taken from it: it could hold
+    /// less than the sink wants at once.
+    fn receive_the_end(&mut self, may_wait: bool) -> Option<Delivery> {
+        self.queue.release(self.taken.bytes - self.taken.released_bytes);
+        self.taken.released_bytes = self.taken.bytes;
+        let received = match may_wait {
+            true => self.queue.receive().map_or(Received::Closed, Received::Item),
+            false => self.queue.try_receive(),
+        };
+        self.taken.awaits_end = matches!(received, Received::Empty);
+        self.taken.is_cut_off = matches!(received, Received::Closed);
+        match received {
+            Received::Item(delivery) => Some(delivery),
+            Received::Empty | Received::Closed => None,
+        }
     }
 
     fn attempt(&mut self) -> Result<()> {
         if self.awaits_restart {
             return Ok(());
         }
-        let batch = Batch::new(&self.taken.runs, self.position, self.taken.idle);
+        let batch = self.taken.batch(self.position);
         let Some(last) = batch.spans().last().map(|(_, span)| span.commit_time_micros).or_else(|| {
             // Nothing new but perhaps a position to keep.
             batch.idle().map(|_| 0)
@@ -255,13 +334,18 @@ impl<S: Sink> Worker<S> {
                 Decision::Replay | Decision::Stop => Step::Stopped(error),
             };
         }
-        let batch = Batch::new(&self.taken.runs, self.position, None);
-        let lost_its_start = batch.spans().next().is_some_and(|(_, span)| !span.is_start);
+        let batch = self.taken.batch(self.position);
+        let lost_its_start = batch.spans().next().is_some_and(|(_, span)| {
+            let is_there = |open: OpenTransaction| {
+                open.commit_lsn == span.commit_lsn && open.changes >= span.changes_before
+            };
+            !span.is_start && !self.open.is_some_and(is_there)
+        });
         match decision {
             Decision::Retry(wait) if !lost_its_start => Step::Wait(wait),
             _ => {
                 self.awaits_restart = true;
-                self.progress.request_replay();
+                self.queue.request_replay();
                 Step::Done
             }
         }
@@ -282,6 +366,7 @@ impl<S: Sink> Worker<S> {
             .hint("walcast status shows slot and checkpoints"));
         }
         self.position = checkpoint.lsn;
+        self.open = checkpoint.open;
         Ok(())
     }
 

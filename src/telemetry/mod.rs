@@ -28,13 +28,16 @@ pub const SINK_FLUSH_DURATION_SECONDS: &str = "walcast_sink_flush_duration_secon
 pub const BATCH_BYTES: &str = "walcast_batch_bytes";
 /// Row changes in an applied batch, by sink.
 pub const BATCH_ROWS: &str = "walcast_batch_rows";
-/// Row changes that the stream brought, by source table and operation; what is sent again counts again.
+/// Row changes that the main stream brought, by source table and operation; what is sent again after a restart counts
+/// again.
 pub const CHANGES_TOTAL: &str = "walcast_changes_total";
 /// Failed attempts, by sink and reason.
 pub const RETRIES_TOTAL: &str = "walcast_retries_total";
-/// Times that the replication stream was started.
+/// Changes of a sink's relation to the stream, by sink and new state.
+pub const SINK_STATE_CHANGES_TOTAL: &str = "walcast_sink_state_changes_total";
+/// Times that a replication stream was started, by slot.
 pub const SESSIONS_TOTAL: &str = "walcast_sessions_total";
-/// The confirmed position as a number of bytes.
+/// The confirmed position as a number of bytes, by slot.
 pub const CONFIRMED_LSN_BYTES: &str = "walcast_confirmed_lsn_bytes";
 /// From the confirmed position to the server's.
 pub const REPLICATION_LAG_BYTES: &str = "walcast_replication_lag_bytes";
@@ -62,7 +65,7 @@ pub const BUILD_INFO: &str = "walcast_build_info";
 /// What a slot's health can be.
 pub const SLOT_HEALTHS: [&str; 5] = ["ok", "unreserved", "lost", "missing", "unknown"];
 /// What a sink's state can be.
-pub const SINK_STATES: [&str; 5] = ["attached", "failing", "paused", "stopped", "detached"];
+pub const SINK_STATES: [&str; 6] = ["attached", "catching-up", "failing", "paused", "stopped", "detached"];
 
 /// What one `apply` did.
 pub(crate) struct BatchApplied {
@@ -194,10 +197,15 @@ fn failed(sink: &str, outcome: Outcome, attempts: u32, error: &Error) -> Event {
     Event::Failed { sink: sink.to_owned(), outcome, attempts, problem: error.chain() }
 }
 
-pub(crate) fn session_started() {
-    counter!(SESSIONS_TOTAL).increment(1);
+/// A sink attached, fell behind, stopped or was detached.
+pub(crate) fn state_changed(sink: &str, state: &'static str) {
+    counter!(SINK_STATE_CHANGES_TOTAL, "sink" => sink.to_owned(), "state" => state).increment(1);
 }
 
-pub(crate) fn confirmed(lsn: Lsn) {
-    gauge!(CONFIRMED_LSN_BYTES).set(lsn.0 as f64);
+pub(crate) fn session_started(slot: &str) {
+    counter!(SESSIONS_TOTAL, "slot" => slot.to_owned()).increment(1);
+}
+
+pub(crate) fn confirmed(slot: &str, lsn: Lsn) {
+    gauge!(CONFIRMED_LSN_BYTES, "slot" => slot.to_owned()).set(lsn.0 as f64);
 }

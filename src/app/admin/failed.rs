@@ -10,6 +10,7 @@ use utoipa::IntoParams;
 use super::Shared;
 use super::extract::Parameters;
 use super::problem::Problem;
+use crate::app::d1::Transports;
 use crate::app::letters::{self, Page};
 use crate::error::{Error, Kind};
 use crate::sink::reading::Letters;
@@ -62,10 +63,12 @@ pub(super) async fn failed(
     let page = tokio::task::spawn_blocking(move || {
         let sinks = letters::sinks(&shared.config, sink.as_deref())
             .map_err(|error| Problem::not_found(error.to_string()))?;
-        letters::page(&sinks, &which, after.as_deref(), limit).map_err(|error| match error.kind() {
-            Kind::Config => Problem::bad_request(error.to_string()),
-            _ => Problem::from(error),
-        })
+        letters::page(&sinks, &Transports::new(&shared.config), &which, after.as_deref(), limit).map_err(
+            |error| match error.kind() {
+                Kind::Config => Problem::bad_request(error.to_string()),
+                _ => Problem::from(error),
+            },
+        )
     });
     page.await.map_err(|error| Error::bug("reading dead letters").because(error))?.map(Json)
 }

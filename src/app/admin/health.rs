@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode};
+use bytesize::ByteSize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -31,15 +32,17 @@ pub(super) struct Liveness {
 /// Whether every region is right.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Readiness {
-    /// True when the engine streams and every sink is attached.
+    /// True when the engine streams and every sink is attached, or catching up within its limit.
     is_ready: bool,
     /// `preparing`, `streaming`, `waiting` or `stopping`.
     phase: &'static str,
     /// Why not.
     problems: Vec<Finding>,
+    /// Sinks that the stream goes on without, and that come back by themselves: they are behind, but right.
+    catching_up: Vec<Finding>,
 }
 
-/// Something that is not as it should be.
+/// Something to know of one part.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Finding {
     /// What it is about: `engine`, `slot`, `sink eu`.
@@ -78,12 +81,18 @@ impl Readiness {
             }
             Phase::Stopping => problems.push(Finding::new("engine", "is stopping", None)),
         }
-        let sinks = shared.view.prepared().into_iter().flat_map(|prepared| prepared.progress.sinks());
-        problems.extend(sinks.filter_map(|sink| problem_of(sink)));
+        let mut catching_up = Vec::new();
+        for sink in shared.view.prepared().into_iter().flat_map(|prepared| prepared.progress.sinks()) {
+            let behind = shared.observer.behind_bytes(sink.durable_lsn());
+            match problem_of(sink, behind, shared.config.catch_up.max_wal) {
+                Some(problem) => problems.push(problem),
+                None => catching_up.extend(catching_up_of(sink, behind)),
+            }
+        }
         if let Some(max) = shared.config.admin.max_dead_letters {
             problems.extend(too_many_dead_letters(shared, max as u64).await);
         }
-        Readiness { is_ready: problems.is_empty(), phase: phase.as_str(), problems }
+        Readiness { is_ready: problems.is_empty(), phase: phase.as_str(), problems, catching_up }
     }
 }
 
@@ -103,26 +112,48 @@ async fn too_many_dead_letters(shared: &Shared, max: u64) -> Vec<Finding> {
     too_many.map(finding).collect()
 }
 
-/// Why a sink is not right.
-fn problem_of(sink: &SinkProgress) -> Option<Finding> {
+/// Why a sink is not right. One that catches up is right as long as nothing keeps it from that, and it holds back no more
+/// WAL than it may.
+fn problem_of(sink: &SinkProgress, behind: Option<u64>, max_wal: Option<u64>) -> Option<Finding> {
     let subject = format!("sink {}", sink.name);
     let status = Some("walcast status shows all sinks".to_owned());
-    match (sink.state(), sink.failure()) {
-        (SinkState::Stopped(reason), _) => Some(Finding::new(subject, format!("stopped: {reason}"), status)),
-        (SinkState::Detached(reason), _) => {
-            Some(Finding::new(subject, format!("detached: {reason}"), status))
+    let state = sink.state();
+    match &state {
+        SinkState::Stopped(reason) | SinkState::Detached(reason) => {
+            return Some(Finding::new(subject, format!("{}: {reason}", state.as_str()), status));
         }
-        (SinkState::Attached, _) if sink.is_paused() => {
-            let hint = format!("POST /sinks/{}/resume", sink.name);
-            Some(Finding::new(subject, "is paused", Some(hint)))
-        }
-        (SinkState::Attached, Some(failure)) => {
-            let message =
-                format!("fails, and is tried again ({} times so far): {}", failure.attempts, failure.problem);
-            Some(Finding::new(subject, message, failure.hint))
-        }
-        (SinkState::Attached, None) => None,
+        SinkState::Attached | SinkState::CatchingUp(_) => {}
     }
+    if sink.is_paused() {
+        let hint = format!("POST /sinks/{}/resume", sink.name);
+        return Some(Finding::new(subject, "is paused", Some(hint)));
+    }
+    if let Some(failure) = sink.failure() {
+        let message =
+            format!("fails, and is tried again ({} times so far): {}", failure.attempts, failure.problem);
+        return Some(Finding::new(subject, message, failure.hint));
+    }
+    if !matches!(state, SinkState::CatchingUp(_)) {
+        return None;
+    }
+    if let Some(obstacle) = sink.obstacle() {
+        return Some(Finding::new(subject, format!("cannot catch up: {obstacle}"), status));
+    }
+    let (behind, max) = (behind?, max_wal?);
+    let message = format!("is {} behind, more than catch_up.max_wal ({})", ByteSize(behind), ByteSize(max));
+    (behind > max).then(|| Finding::new(subject, message, status))
+}
+
+/// What is to be said of a sink that catches up.
+fn catching_up_of(sink: &SinkProgress, behind: Option<u64>) -> Option<Finding> {
+    if !matches!(sink.state(), SinkState::CatchingUp(_)) {
+        return None;
+    }
+    let message = match behind {
+        Some(behind) => format!("is catching up, {} behind", ByteSize(behind)),
+        None => "is catching up".to_owned(),
+    };
+    Some(Finding::new(format!("sink {}", sink.name), message, None))
 }
 
 /// Whether the caller may see more than yes or no. Probes show no secret.
@@ -158,7 +189,8 @@ pub(super) async fn livez(
 
 /// Whether every region is right
 ///
-/// 200 when the engine streams and every sink is attached, neither failing nor paused; the body says why not.
+/// 200 when the engine streams and every sink is attached, or catching up within `[catch_up] max_wal`, and neither
+/// failing nor paused. The body says why not, and who is catching up.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -173,6 +205,7 @@ pub(super) async fn readyz(
     let mut readiness = Readiness::of(&shared).await;
     if !sees_all(&shared, peer, &headers)? {
         readiness.problems.clear();
+        readiness.catching_up.clear();
     }
     Ok((status(readiness.is_ready), Json(readiness)))
 }
@@ -193,7 +226,8 @@ pub(super) async fn root(State(shared): State<Arc<Shared>>) -> String {
         let lag = behind.map_or_else(String::new, |behind| format!(", {} s behind", behind.as_secs()));
         text.push_str(&format!("  {}: {} at {lsn}{lag}\n", sink.name, sink_word(sink)));
     }
-    for Finding { subject, message, hint } in liveness.problems.into_iter().chain(readiness.problems) {
+    let findings = liveness.problems.into_iter().chain(readiness.problems).chain(readiness.catching_up);
+    for Finding { subject, message, hint } in findings {
         text.push_str(&format!("{subject} {message}\n"));
         if let Some(hint) = hint {
             text.push_str(&format!(" hint: {hint}\n"));
@@ -205,8 +239,8 @@ pub(super) async fn root(State(shared): State<Arc<Shared>>) -> String {
 /// A sink's state in the engine, with what is no state of its own: `paused` and `failing`.
 pub(super) fn sink_word(sink: &SinkProgress) -> &'static str {
     match sink.state() {
-        SinkState::Attached if sink.is_paused() => "paused",
-        SinkState::Attached if sink.failure().is_some() => "failing",
+        SinkState::Attached | SinkState::CatchingUp(_) if sink.is_paused() => "paused",
+        SinkState::Attached | SinkState::CatchingUp(_) if sink.failure().is_some() => "failing",
         state => state.as_str(),
     }
 }

@@ -56,6 +56,11 @@ impl Observer {
         self.seen().lag.behind(Instant::now(), durable)
     }
 
+    /// How many bytes of WAL a sink at `durable` was behind the source at the last look.
+    pub(super) fn behind_bytes(&self, durable: Lsn) -> Option<u64> {
+        self.seen().wal.map(|wal| wal.0.saturating_sub(durable.0))
+    }
+
     /// Looks until it is dropped.
     pub(super) async fn run(&self, view: &EngineView) {
         let mut client = None;

@@ -87,12 +87,18 @@ fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>)
             }
             sink.problem = Some(reason);
         }
-        Relation::Attached if live.is_paused() => sink.state = SinkState::Paused,
-        Relation::Attached => {
+        Relation::Attached | Relation::CatchingUp(_) if live.is_paused() => sink.state = SinkState::Paused,
+        relation @ (Relation::Attached | Relation::CatchingUp(_)) => {
             if let Some(failure) = &failure {
                 sink.state = SinkState::Failing;
                 sink.problem = Some(failure.problem.clone());
                 sink.hint = failure.hint.clone();
+            } else if relation != Relation::Attached {
+                sink.state = SinkState::CatchingUp;
+                sink.problem = live.obstacle();
+            } else if sink.state == SinkState::CatchingUp {
+                // Its copy of the slot, which is all that can be seen from outside, goes a little later.
+                sink.state = SinkState::Attached;
             }
         }
     }

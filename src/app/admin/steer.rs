@@ -1,5 +1,5 @@
 //! `POST /sinks/{name}/pause` and `/resume`: leaves one region as it is for a while. The slot keeps what it lacks; once its
-//! queue is full, the other regions wait for it.
+//! queue is full, the other regions go on without it, and a copy of the slot keeps that.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::problem::Problem;
 pub(super) struct Steered {
     /// Its name.
     sink: String,
-    /// `paused`, `attached`, `failing`, `stopped` or `detached`.
+    /// `paused`, `attached`, `catching-up`, `failing`, `stopped` or `detached`.
     state: &'static str,
     /// Its checkpoint.
     lsn: String,

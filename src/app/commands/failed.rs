@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::output;
 use crate::app::cli::Global;
+use crate::app::d1::Transports;
 use crate::app::letters;
 use crate::error::{Error, Result};
 use crate::sink::reading::Letters;
@@ -75,11 +76,17 @@ pub struct DropArguments {
 pub async fn run(global: &Global, command: Command) -> Result<ExitCode> {
     global.log()?;
     let config = global.load()?;
+    let transports = Transports::new(&config);
     match command {
         Command::List(ListArguments { sink, table, limit, json }) => {
             let which = Letters { target: table, ..Letters::default() };
-            let page =
-                letters::page(&letters::sinks(&config, sink.as_deref())?, &which, None, limit as usize)?;
+            let page = letters::page(
+                &letters::sinks(&config, sink.as_deref())?,
+                &transports,
+                &which,
+                None,
+                limit as usize,
+            )?;
             if json {
                 output::print_json(&page)?;
                 return Ok(ExitCode::SUCCESS);
@@ -106,7 +113,7 @@ pub async fn run(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Show { sink, id } => {
             let sinks = letters::sinks(&config, Some(&sink))?;
             let which = Letters { ids: vec![id], ..Letters::default() };
-            let page = letters::page(&sinks, &which, None, 1)?;
+            let page = letters::page(&sinks, &transports, &which, None, 1)?;
             let letter = page.letters.first();
             let letter = letter.ok_or_else(|| Error::halt(format!("sink {sink} has no dead letter {id}")))?;
             output::print_json(letter)?;
@@ -116,7 +123,10 @@ pub async fn run(global: &Global, command: Command) -> Result<ExitCode> {
             let sinks = letters::sinks(&config, Some(&sink))?;
             let dropped: usize = sinks
                 .iter()
-                .map(|sink| letters::drop(sink, &Letters { ids: ids.clone(), ..Letters::default() }))
+                .map(|sink| {
+                    let which = Letters { ids: ids.clone(), ..Letters::default() };
+                    letters::drop(sink, &transports, &which)
+                })
                 .sum::<Result<usize>>()?;
             output::print(&format!("{} dropped\n", output::count(dropped, "dead letter")))?;
             if dropped < wanted {

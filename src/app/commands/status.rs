@@ -14,7 +14,8 @@ use crate::error::Result;
 
 pub use gather::Gatherer;
 pub use report::{
-    EngineStatus, SinkInEngine, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status,
+    CopyStatus, CostStatus, EngineStatus, SinkInEngine, SinkState, SinkStatus, SlotState, SlotStatus,
+    SourceStatus, Status,
 };
 
 const EXAMPLES: &str = "\

@@ -7,21 +7,21 @@
 mod tests;
 
 use std::cmp::Ordering;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rusqlite::types::ValueRef;
 use tokio_postgres::Row;
 
-use super::replica::Replica;
+use super::replica::{Address, Replica, Texts};
 use super::session::Session;
 use super::store::{Rendering, Table};
 use crate::error::{Error, Result};
 
 /// Rows that are fetched from Postgres at a time, and handed to all regions together.
 const PAGE_ROWS: usize = 1_000;
+/// Rows that are read from a region at a time.
+const REGION_PAGE_ROWS: usize = 2_000;
 /// Pages that may wait for a region.
 const PAGES_QUEUED: usize = 2;
 /// How many differences of a region are described; all are counted.
@@ -56,23 +56,23 @@ enum Page {
     End,
 }
 
-/// Compares the tables in each file with those of the source; the results are in the order of `paths`. Each region has
+/// Compares the tables in each file with those of the source; the results are in the order of `regions`. Each region has
 /// a thread of its own, and Postgres is read once for all of them.
 ///
 /// # Errors
 /// Where a side cannot be read. A difference is no error.
-pub(super) fn compare(source: &Session, tables: &[Table], paths: &[PathBuf]) -> Result<Vec<Comparison>> {
+pub(super) fn compare(source: &Session, tables: &[Table], regions: &[Address]) -> Result<Vec<Comparison>> {
     thread::scope(|scope| {
-        let (mut senders, mut regions) = (Vec::new(), Vec::new());
-        for path in paths {
+        let (mut senders, mut threads) = (Vec::new(), Vec::new());
+        for region in regions {
             let (sender, pages) = bounded(PAGES_QUEUED);
             senders.push(sender);
-            regions.push(scope.spawn(move || compare_region(tables, path, pages)));
+            threads.push(scope.spawn(move || compare_region(tables, region, pages)));
         }
         let fetched = fetch(source, tables, senders);
-        let compared: Result<Vec<Comparison>> = regions
+        let compared: Result<Vec<Comparison>> = threads
             .into_iter()
-            .map(|region| region.join().unwrap_or_else(|_| Err(Error::bug("a comparing thread panicked"))))
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(Error::bug("a comparing thread panicked"))))
             .collect();
         fetched.and(compared)
     })
@@ -98,8 +98,8 @@ fn fetch(source: &Session, tables: &[Table], mut regions: Vec<Sender<Page>>) -> 
     source.execute("COMMIT")
 }
 
-fn compare_region(tables: &[Table], path: &Path, pages: Receiver<Page>) -> Result<Comparison> {
-    let replica = Replica::open(path)?;
+fn compare_region(tables: &[Table], region: &Address, pages: Receiver<Page>) -> Result<Comparison> {
+    let replica = region.open()?;
     let mut comparison = Comparison::default();
     for table in tables {
         compare_table(table, &replica, &pages, &mut comparison)?;
@@ -114,14 +114,18 @@ fn compare_table(
     pages: &Receiver<Page>,
     comparison: &mut Comparison,
 ) -> Result<()> {
-    let mut statement = replica.prepare(&sqlite_query(table))?;
-    let mut rows = statement.query([]).map_err(|error| replica.failure(error))?;
-    let width = table.columns.len();
+    let query = sqlite_query(table);
+    let is_float = |index: &usize| matches!(table.columns[*index].1, Rendering::Real);
+    let floats: Vec<usize> = (0..table.columns.len()).filter(is_float).collect();
+    let (mut read, mut page) = (0, Vec::new().into_iter());
     let mut next = || -> Result<Option<Texts>> {
-        let row = rows.next().map_err(|error| replica.failure(error))?;
-        row.map(|row| (0..width).map(|index| spelt(row, index)).collect())
-            .transpose()
-            .map_err(|error| replica.failure(error))
+        if page.len() == 0 {
+            let sql = format!("{query} LIMIT {REGION_PAGE_ROWS} OFFSET {read}");
+            let rows = replica.rows_with_floats(&sql, &floats)?;
+            read += rows.len();
+            page = rows.into_iter();
+        }
+        Ok(page.next())
     };
     let mut actual = next()?;
     while let Ok(Page::Rows(page)) = pages.recv() {
@@ -150,24 +154,12 @@ fn compare_table(
     Ok(())
 }
 
-/// A row as both sides spell it.
-type Texts = Vec<Option<String>>;
-
 fn expected(row: &Row) -> Result<Texts> {
     (0..row.len())
         .map(|index| {
             row.try_get(index).map_err(|error| Error::bug("reading an expected value").because(error))
         })
         .collect()
-}
-
-fn spelt(row: &rusqlite::Row<'_>, index: usize) -> rusqlite::Result<Option<String>> {
-    Ok(match row.get_ref(index)? {
-        ValueRef::Null => None,
-        ValueRef::Real(value) => Some(format!("{:016x}", value.to_bits())),
-        ValueRef::Integer(value) => Some(value.to_string()),
-        ValueRef::Text(text) | ValueRef::Blob(text) => Some(String::from_utf8_lossy(text).into_owned()),
-    })
 }
 
 fn compare_row(table: &Table, expected: &Texts, actual: &Texts, comparison: &mut Comparison) {

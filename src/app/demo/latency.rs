@@ -2,21 +2,18 @@
 //! for it in every region's file, as an application would. The clock runs from the server's answer to the commit until
 //! a SELECT finds the row.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::replica::Replica;
+use super::replica::{Address, Replica};
 use super::session::Session;
 use super::workload::Counts;
 use crate::error::{Error, Result};
 
 /// Between two probes.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Between two looks at the files that do not have the row yet.
-const POLL: Duration = Duration::from_micros(200);
 /// A row that is not everywhere after this ends the demo.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -56,11 +53,11 @@ pub(super) struct Prober {
 
 impl Prober {
     /// Starts probing the files.
-    pub(super) fn start(url: &str, paths: Vec<PathBuf>, counts: &Arc<Counts>) -> Result<Self> {
+    pub(super) fn start(url: &str, regions: Vec<Address>, counts: &Arc<Counts>) -> Result<Self> {
         let found = Arc::new(Mutex::new(Latencies {
-            measured: vec![Vec::new(); paths.len()],
-            latest: vec![Duration::ZERO; paths.len()],
-            is_missing: vec![false; paths.len()],
+            measured: vec![Vec::new(); regions.len()],
+            latest: vec![Duration::ZERO; regions.len()],
+            is_missing: vec![false; regions.len()],
             ..Latencies::default()
         }));
         let stop = Arc::new(AtomicBool::new(false));
@@ -68,7 +65,7 @@ impl Prober {
         let shared = (found.clone(), stop.clone());
         let thread = thread::Builder::new()
             .name("prober".to_owned())
-            .spawn(move || probe(&url, &paths, &counts, &shared.0, &shared.1))
+            .spawn(move || probe(&url, &regions, &counts, &shared.0, &shared.1))
             .map_err(|error| Error::halt("starting the prober").because(error))?;
         Ok(Prober { found, stop, thread: Some(thread) })
     }
@@ -101,14 +98,15 @@ fn lock(found: &Mutex<Latencies>) -> MutexGuard<'_, Latencies> {
 
 fn probe(
     url: &str,
-    paths: &[PathBuf],
+    regions: &[Address],
     counts: &Counts,
     found: &Mutex<Latencies>,
     stop: &AtomicBool,
 ) -> Result<()> {
     let source = Session::connect(url)?;
     let insert = source.prepare("INSERT INTO ledger (writer, changes) VALUES ('probe', 1) RETURNING id")?;
-    let replicas: Vec<Replica> = paths.iter().map(|path| Replica::open(path)).collect::<Result<_>>()?;
+    let replicas: Vec<Replica> = regions.iter().map(Address::open).collect::<Result<_>>()?;
+    let pause = regions.iter().map(Address::pause).max().unwrap_or_default();
     let mut is_recovering = false;
     while !stop.load(Ordering::Relaxed) || is_recovering {
         let begin = Instant::now();
@@ -120,7 +118,7 @@ fn probe(
             found.since = Some(committed);
             found.is_missing.fill(true);
         }
-        let times = arrival(&replicas, id, committed, found)?;
+        let times = arrival(&replicas, id, committed, pause, found)?;
         let mut found = lock(found);
         found.since = None;
         match (found.killed, found.recovery) {
@@ -144,6 +142,7 @@ fn arrival(
     replicas: &[Replica],
     id: i64,
     committed: Instant,
+    pause: Duration,
     found: &Mutex<Latencies>,
 ) -> Result<Vec<Duration>> {
     let mut times: Vec<Option<Duration>> = vec![None; replicas.len()];
@@ -162,7 +161,7 @@ fn arrival(
             let name = missing.map_or("none", |(replica, _)| replica.name());
             return Err(Error::halt(format!("a row is not in region {name} {TIMEOUT:?} after its commit")));
         }
-        thread::sleep(POLL);
+        thread::sleep(pause);
     }
     Ok(times.into_iter().flatten().collect())
 }

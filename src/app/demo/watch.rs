@@ -2,13 +2,12 @@
 //! checkpoint. Ten times a second it reads the slot and *then* the files: whatever happened in between, a file can only
 //! have moved on, so a slot ahead of a file has broken the rule.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::replica::{Position, Replica};
+use super::replica::{Address, Position, Replica};
 use super::session::Session;
 use crate::Lsn;
 use crate::error::{Error, Result};
@@ -50,10 +49,10 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Starts watching the slot and the files.
-    pub(super) fn start(url: &str, paths: Vec<PathBuf>) -> Result<Self> {
+    pub(super) fn start(url: &str, regions: Vec<Address>) -> Result<Self> {
         let watched = Watched {
-            positions: vec![Position::default(); paths.len()],
-            changes: vec![0; paths.len()],
+            positions: vec![Position::default(); regions.len()],
+            changes: vec![0; regions.len()],
             ..Watched::default()
         };
         let (watched, stop) = (Arc::new(Mutex::new(watched)), Arc::new(AtomicBool::new(false)));
@@ -61,7 +60,7 @@ impl Watch {
         let shared = (watched.clone(), stop.clone());
         let thread = thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || watch(&url, &paths, &shared.0, &shared.1))
+            .spawn(move || watch(&url, &regions, &shared.0, &shared.1))
             .map_err(|error| Error::halt("starting the watch").because(error))?;
         Ok(Watch { watched, stop, thread: Some(thread) })
     }
@@ -84,10 +83,10 @@ fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
     watched.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn watch(url: &str, paths: &[PathBuf], watched: &Mutex<Watched>, stop: &AtomicBool) -> Result<()> {
+fn watch(url: &str, regions: &[Address], watched: &Mutex<Watched>, stop: &AtomicBool) -> Result<()> {
     let source = Session::connect(url)?;
     let slot = source.prepare(SLOT)?;
-    let replicas: Vec<Replica> = paths.iter().map(|path| Replica::open(path)).collect::<Result<_>>()?;
+    let replicas: Vec<Replica> = regions.iter().map(Address::open).collect::<Result<_>>()?;
     let mut is_last = false;
     for sample in 0.. {
         let begin = Instant::now();

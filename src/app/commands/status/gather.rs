@@ -5,21 +5,24 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::Client;
 
-use super::report::{SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status};
+use super::report::{
+    CopyStatus, CostStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status,
+};
 use crate::Lsn;
-use crate::app::sinks;
-use crate::app::source::Source;
+use crate::app::replicas::{self, D1Facts, Replica, Unreadable};
+use crate::app::source::{Judged, Source};
 use crate::capture::catalog::{Server, read_server};
-use crate::capture::slot::{Judgement, Slot, SlotVerdict, SourceIdentity};
+use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::config::{self, Config, SinkTarget};
 use crate::error::{Error, Kind, Result};
 use crate::fanout::sink::Checkpoint;
+use crate::sink::d1::limits::DATABASE_BYTES_MAX;
 
 /// For how long, at least, the rate at which WAL is written is watched.
 pub(super) const SAMPLE: Duration = Duration::from_secs(1);
 /// An older look says nothing about the rate now.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(30);
-/// How long the source may take to answer everything.
+/// How long the source may take to answer one question. Replicas have limits of their own.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A sink this close to the WAL's end is at it: an idle server writes some small records of its own, and a sink's
 /// checkpoint follows them only now and then. Hardly a transaction is as small.
@@ -38,8 +41,7 @@ pub struct Gatherer {
 struct Answer {
     server: Server,
     wal_bytes_per_second: u64,
-    slot: Option<Slot>,
-    judgement: Judgement,
+    judged: Judged,
 }
 
 /// A sink as its target shows it.
@@ -62,10 +64,7 @@ impl Gatherer {
     /// cannot be read is part of it.
     pub async fn gather(&mut self) -> Status {
         let address = self.source.info.to_string();
-        let answered = tokio::time::timeout(SOURCE_TIMEOUT, self.ask()).await.unwrap_or_else(|_| {
-            Err(Error::transient(format!("no answer within {} s", SOURCE_TIMEOUT.as_secs())))
-        });
-        match answered {
+        match self.ask().await {
             Ok((found, answer)) => self.judged(address, found, answer),
             Err(error) => {
                 self.client = None;
@@ -77,14 +76,18 @@ impl Gatherer {
                 };
                 let found = self.look_at_sinks().await.unwrap_or_default();
                 let sinks = found.into_iter().map(|found| found.status).collect();
-                Status { is_ok: false, engine: None, source, slot: None, sinks }
+                Status { is_ok: false, engine: None, source, slot: None, sinks, abandoned_copies: Vec::new() }
             }
         }
     }
 
     async fn look_at_sinks(&self) -> Result<Vec<Found>> {
         let config = self.config.clone();
-        tokio::task::spawn_blocking(move || config.sinks.iter().map(look).collect())
+        let look_at_all = move || {
+            let replicas = replicas::read_all(&config);
+            config.sinks.iter().zip(replicas).map(|(sink, replica)| look(sink, replica)).collect()
+        };
+        tokio::task::spawn_blocking(look_at_all)
             .await
             .map_err(|error| Error::bug("looking at the sinks").because(error))
     }
@@ -92,27 +95,27 @@ impl Gatherer {
     async fn ask(&mut self) -> Result<(Vec<Found>, Answer)> {
         let client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
-            Some(_) | None => self.source.connect().await?,
+            Some(_) | None => in_time(self.source.connect()).await?,
         };
         let is_of_use = |(at, _): &(Instant, Lsn)| (SAMPLE..=SAMPLE_AGE_MAX).contains(&at.elapsed());
         let (started, before) = match self.sample.take().filter(is_of_use) {
             Some(sample) => sample,
             None => {
-                let sample = (Instant::now(), read_server(&client).await?.current_wal_lsn);
+                let sample = (Instant::now(), in_time(read_server(&client)).await?.current_wal_lsn);
                 tokio::time::sleep(SAMPLE).await;
                 sample
             }
         };
 
         let mut found = self.look_at_sinks().await?;
-        let server = read_server(&client).await?;
+        let server = in_time(read_server(&client)).await?;
         let elapsed = started.elapsed();
         self.sample = Some((Instant::now(), server.current_wal_lsn));
         let identity = self.source.identity(&server);
         let mut held = Vec::new();
         for (sink, found) in self.config.sinks.iter().zip(&mut found) {
             if let Some(checkpoint) = &found.checkpoint
-                && let Err(error) = sinks::check_source(sink, checkpoint, &identity)
+                && let Err(error) = replicas::check_source(sink, checkpoint, &identity)
             {
                 found.status.set(SinkState::Halted, Some(&error));
             }
@@ -120,15 +123,15 @@ impl Gatherer {
                 held.push((sink.name.to_string(), found.checkpoint.clone()));
             }
         }
-        let (slot, judgement) = self.source.judge(&client, &server, &held).await?;
+        let judged = in_time(self.source.judge(&client, &server, &held)).await?;
         self.client = Some(client);
         let written = server.current_wal_lsn.0.saturating_sub(before.0);
         let wal_bytes_per_second = (written as f64 / elapsed.as_secs_f64()) as u64;
-        Ok((found, Answer { server, wal_bytes_per_second, slot, judgement }))
+        Ok((found, Answer { server, wal_bytes_per_second, judged }))
     }
 
     fn judged(&self, address: String, found: Vec<Found>, answer: Answer) -> Status {
-        let Answer { server, wal_bytes_per_second, slot, judgement } = answer;
+        let Answer { server, wal_bytes_per_second, judged: Judged { slot, copies, judgement } } = answer;
         let identity = self.source.identity(&server);
         let current = slot.as_ref().map_or(server.current_wal_lsn, |slot| slot.current_wal_lsn);
         let now_micros = unix_micros() + server.clock_ahead_us;
@@ -137,6 +140,8 @@ impl Gatherer {
             if let Some(checkpoint) = &checkpoint {
                 status.set_lag(checkpoint, current, now_micros);
             }
+            let copy = self.source.copy_of(&status.name, &copies);
+            status.copy = copy.map(CopyStatus::new);
             if status.state == SinkState::Unknown {
                 let verdict = judgement.sinks.iter().find(|(name, _)| *name == status.name);
                 let error = verdict.and_then(|(name, verdict)| verdict.error(name, &identity));
@@ -147,6 +152,11 @@ impl Gatherer {
                         SinkState::NeedsBackfill
                     }
                     (None, _, _) if checkpoint.is_none() => SinkState::NotCreated,
+                    (None, Some((_, SinkVerdict::CatchUp { .. })), _) => SinkState::CatchingUp,
+                    // Where the slot is not ahead of it, it is still read while an engine brings the sink back.
+                    (None, Some(_), _) if copy.is_some_and(|copy| copy.active_pid.is_some()) => {
+                        SinkState::CatchingUp
+                    }
                     (None, Some(_), _) => SinkState::Attached,
                     (None, None, _) => SinkState::Unknown,
                 };
@@ -154,9 +164,13 @@ impl Gatherer {
             }
             sinks.push(status);
         }
+        let abandoned_copies: Vec<CopyStatus> =
+            self.source.abandoned(&self.config.sinks, &copies).into_iter().map(CopyStatus::new).collect();
         let slot = slot_status(&identity, &server, slot, wal_bytes_per_second, &judgement.slot);
         Status {
-            is_ok: slot.state != SlotState::Lost && !sinks.iter().any(|sink| sink.state.needs_operator()),
+            is_ok: slot.state != SlotState::Lost
+                && !sinks.iter().any(|sink| sink.state.needs_operator())
+                && abandoned_copies.is_empty(),
             engine: None,
             source: SourceStatus {
                 address,
@@ -170,8 +184,15 @@ impl Gatherer {
             },
             slot: Some(slot),
             sinks,
+            abandoned_copies,
         }
     }
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(SOURCE_TIMEOUT, answer)
+        .await
+        .unwrap_or_else(|_| Err(Error::transient(format!("no answer within {} s", SOURCE_TIMEOUT.as_secs()))))
 }
 
 fn slot_status(
@@ -207,7 +228,7 @@ fn slot_status(
 }
 
 /// A sink by itself, before the source has been asked: `Unknown`, unless something is wrong with it already.
-fn look(sink: &config::Sink) -> Found {
+fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
     let mut status = SinkStatus {
         name: sink.name.to_string(),
         state: SinkState::Unknown,
@@ -216,6 +237,8 @@ fn look(sink: &config::Sink) -> Found {
         lag_seconds: None,
         transactions: None,
         dead_letters: None,
+        copy: None,
+        cost: None,
         problem: None,
         hint: None,
         engine: None,
@@ -224,24 +247,51 @@ fn look(sink: &config::Sink) -> Found {
         status.state = SinkState::Discards;
         return Found { status, checkpoint: None };
     }
-    let checkpoint = match sinks::inspect(sink) {
-        Ok(Some((checkpoint, dead_letters))) => {
-            status.checkpoint_lsn = Some(checkpoint.lsn.to_string());
-            status.transactions = Some(checkpoint.transactions);
-            status.dead_letters = Some(dead_letters);
-            Some(checkpoint)
+    let checkpoint = match replica {
+        Ok(Replica { checkpoint, dead_letters, d1, .. }) => {
+            status.cost = d1.as_ref().filter(|_| checkpoint.is_some()).map(cost);
+            if let Some(checkpoint) = &checkpoint {
+                status.checkpoint_lsn = Some(checkpoint.lsn.to_string());
+                status.transactions = Some(checkpoint.transactions);
+                status.dead_letters = Some(dead_letters);
+            }
+            checkpoint
         }
-        Ok(None) => None,
-        Err(error) => {
-            let state = match sinks::is_foreign(sink) {
-                Ok(true) => SinkState::Foreign,
-                Ok(false) | Err(_) => SinkState::Unreadable,
-            };
+        Err(Unreadable { is_foreign, error }) => {
+            let state = if is_foreign { SinkState::Foreign } else { SinkState::Unreadable };
             status.set(state, Some(&error));
             None
         }
     };
     Found { status, checkpoint }
+}
+
+impl CopyStatus {
+    fn new(copy: &Slot) -> Self {
+        let unsigned = |bytes: i64| bytes.max(0).unsigned_abs();
+        CopyStatus {
+            name: copy.name.clone(),
+            active_pid: copy.active_pid,
+            wal_status: copy.wal_status.clone(),
+            confirmed_flush_lsn: copy.confirmed_flush_lsn.map(|lsn| lsn.to_string()),
+            retained_bytes: copy.retained_bytes.map(unsigned),
+            safe_bytes: copy.safe_wal_size.map(unsigned),
+        }
+    }
+}
+
+fn cost(D1Facts { usage, bytes }: &D1Facts) -> CostStatus {
+    CostStatus {
+        rows_written: usage.rows_written,
+        requests: usage.requests,
+        changes: usage.changes,
+        folded: usage.folded(),
+        dollars_per_million_changes: usage.dollars_per_million_changes(),
+        dollars_per_month: usage.dollars_per_month((unix_micros() / 1_000_000).max(0).unsigned_abs()),
+        tables: usage.tables.clone(),
+        database_bytes: *bytes,
+        database_bytes_max: DATABASE_BYTES_MAX,
+    }
 }
 
 impl SinkStatus {

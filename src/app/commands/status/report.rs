@@ -1,5 +1,6 @@
 //! What `walcast status` reports, and how a person reads it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -20,6 +21,25 @@ pub struct Status {
     pub slot: Option<SlotStatus>,
     /// Every sink, in the configuration's order.
     pub sinks: Vec<SinkStatus>,
+    /// Copies of the slot whose sinks are not configured any more: they hold back WAL for nobody.
+    pub abandoned_copies: Vec<CopyStatus>,
+}
+
+/// A sink's own copy of the slot.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct CopyStatus {
+    /// Its name.
+    pub name: String,
+    /// The backend that uses it: the sink catches up now.
+    pub active_pid: Option<i32>,
+    /// `pg_replication_slots.wal_status`.
+    pub wal_status: Option<String>,
+    /// What the sink has; nothing before it is sent again.
+    pub confirmed_flush_lsn: Option<String>,
+    /// The WAL that it holds back.
+    pub retained_bytes: Option<u64>,
+    /// How much more WAL may be written before the server gives it up; null without a limit.
+    pub safe_bytes: Option<u64>,
 }
 
 /// The engine that answers.
@@ -113,6 +133,10 @@ pub struct SinkStatus {
     pub transactions: Option<u64>,
     /// Rows that it did not take, in `_walcast_dead_letters`.
     pub dead_letters: Option<u64>,
+    /// Its own copy of the slot, while it catches up.
+    pub copy: Option<CopyStatus>,
+    /// What it costs; null for a sink that is no D1 database.
+    pub cost: Option<CostStatus>,
     /// What is wrong with it.
     pub problem: Option<String>,
     /// What to do about that.
@@ -138,6 +162,29 @@ pub struct SinkInEngine {
     pub failing_since: Option<String>,
 }
 
+/// What a D1 database has cost since it was first fed, but for the last request of each engine.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct CostStatus {
+    /// Rows written as Cloudflare bills them: with index entries, and walcast's own.
+    pub rows_written: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Row changes at the source.
+    pub changes: u64,
+    /// The share of the changes, from 0 to 1, that were never written because a later one replaced them.
+    pub folded: Option<f64>,
+    /// Dollars for a million row changes at the source.
+    pub dollars_per_million_changes: Option<f64>,
+    /// Dollars for 30 days at the mean rate so far; null while there is less than ten minutes of it.
+    pub dollars_per_month: Option<f64>,
+    /// Rows written by replicated table.
+    pub tables: BTreeMap<String, u64>,
+    /// The database's size.
+    pub database_bytes: Option<u64>,
+    /// What D1 takes.
+    pub database_bytes_max: u64,
+}
+
 /// A sink's relation to the stream, as far as it can be told from its checkpoint and the slot, or
 /// as the engine knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -145,6 +192,9 @@ pub struct SinkInEngine {
 pub enum SinkState {
     /// The slot holds everything that it lacks: it goes on from its checkpoint while an engine runs.
     Attached,
+    /// The slot went on without it, because it was slower than the others; a copy of the slot holds everything that it
+    /// lacks, and it comes back to the others while an engine runs.
+    CatchingUp,
     /// The engine's last attempt failed, and is made again.
     Failing,
     /// An operator paused it in the engine.
@@ -172,6 +222,7 @@ impl SinkState {
     pub fn as_str(self) -> &'static str {
         match self {
             SinkState::Attached => "attached",
+            SinkState::CatchingUp => "catching-up",
             SinkState::Failing => "failing",
             SinkState::Paused => "paused",
             SinkState::Stopped => "stopped",
@@ -195,6 +246,7 @@ impl SinkState {
             | SinkState::Foreign
             | SinkState::Unreadable => true,
             SinkState::Attached
+            | SinkState::CatchingUp
             | SinkState::Failing
             | SinkState::NotCreated
             | SinkState::Unknown
@@ -228,6 +280,24 @@ impl Status {
         });
         text.push('\n');
         text.push_str(&output::table(&header, &[3, 4, 5, 6], rows));
+        for sink in &self.sinks {
+            if let Some(copy) = &sink.copy {
+                text.push_str(&format!("\nsink {} has slot {}: {}\n", sink.name, copy.name, copy.text()));
+            }
+        }
+        for copy in &self.abandoned_copies {
+            let problem = format!("its sink is not configured any more; {}", copy.text());
+            let hint = format!("SELECT pg_drop_replication_slot('{}');", copy.name);
+            push_problem(&mut text, &format!("slot {}", copy.name), &Some(problem), &Some(hint));
+        }
+        let costs = self.sinks.iter().filter_map(|sink| Some(sink.cost.as_ref()?.row(&sink.name)));
+        let costs: Vec<_> = costs.collect();
+        if !costs.is_empty() {
+            let header =
+                ["D1", "ROWS WRITTEN", "REQUESTS", "FOLDED", "PER MILLION CHANGES", "PER MONTH", "SIZE"];
+            text.push('\n');
+            text.push_str(&output::table(&header, &[1, 2, 3, 4, 5, 6], costs));
+        }
         push_problem(&mut text, "source", &self.source.problem, &self.source.hint);
         if let Some(slot) = &self.slot {
             push_problem(&mut text, &format!("slot {}", slot.name), &slot.problem, &slot.hint);
@@ -236,6 +306,40 @@ impl Status {
             push_problem(&mut text, &format!("sink {}", sink.name), &sink.problem, &sink.hint);
         }
         text
+    }
+}
+
+impl CopyStatus {
+    fn text(&self) -> String {
+        let use_ = match self.active_pid {
+            Some(pid) => format!("in use by backend {pid}"),
+            None => "not in use".to_owned(),
+        };
+        let confirmed = output::or_dash(self.confirmed_flush_lsn.as_ref());
+        let retained = output::or_dash(self.retained_bytes.map(output::bytes));
+        let status = self.wal_status.as_deref().unwrap_or("no wal_status");
+        let mut text = format!("{use_}, confirmed {confirmed}, holds back {retained} of WAL ({status})");
+        if let Some(safe) = self.safe_bytes {
+            text.push_str(&format!(", lost after {} more", output::bytes(safe)));
+        }
+        text
+    }
+}
+
+impl CostStatus {
+    fn row(&self, sink: &str) -> Vec<String> {
+        let dollars = |dollars: f64| format!("${dollars:.2}");
+        let size =
+            |bytes: u64| format!("{} of {}", output::bytes(bytes), output::bytes(self.database_bytes_max));
+        vec![
+            sink.to_owned(),
+            self.rows_written.to_string(),
+            self.requests.to_string(),
+            output::or_dash(self.folded.map(|share| format!("{:.0}%", share * 100.0))),
+            output::or_dash(self.dollars_per_million_changes.map(dollars)),
+            output::or_dash(self.dollars_per_month.map(dollars)),
+            output::or_dash(self.database_bytes.map(size)),
+        ]
     }
 }
 

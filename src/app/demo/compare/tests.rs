@@ -21,7 +21,7 @@ fn catch_up(stage: &Stage) {
 
 /// A source with every extreme value and some ordinary transactions, and one region that has them.
 fn filled() -> (Stage, Session) {
-    let stage = Stage::set(1).unwrap();
+    let stage = Stage::set(1, false).unwrap();
     catch_up(&stage);
     let source = Session::connect(&stage.url()).unwrap();
     source.execute(&extremes::insert()).unwrap();
@@ -81,9 +81,9 @@ fn equal_replicas_have_no_difference_and_every_tampering_is_found() {
     ];
     for (tampering, expected) in cases {
         let tampered = stage.path().join("tampered.db");
-        std::fs::copy(&stage.replicas()[0], &tampered).unwrap();
+        std::fs::copy(stage.path().join("na.db"), &tampered).unwrap();
         assert_eq!(Connection::open(&tampered).unwrap().execute(tampering, []).unwrap(), 1, "{tampering}");
-        let found = compare(&source, &store::TABLES, &[tampered]).unwrap().remove(0);
+        let found = compare(&source, &store::TABLES, &[Address::File(tampered)]).unwrap().remove(0);
         assert_eq!((found.differences, found.rows), (1, clean.rows), "{tampering}: {:?}", found.described);
         assert!(found.described[0].contains(expected), "{tampering}: {:?}", found.described);
     }
@@ -92,7 +92,7 @@ fn equal_replicas_have_no_difference_and_every_tampering_is_found() {
 #[test]
 fn many_differences_are_all_counted_and_a_few_described() {
     let (stage, source) = filled();
-    Connection::open(&stage.replicas()[0]).unwrap().execute("DELETE FROM ledger", []).unwrap();
+    Connection::open(stage.path().join("na.db")).unwrap().execute("DELETE FROM ledger", []).unwrap();
     source
         .execute("INSERT INTO ledger (writer, changes) SELECT 'w', 1 FROM generate_series(1, 2500)")
         .unwrap();

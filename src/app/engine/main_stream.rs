@@ -1,0 +1,162 @@
+//! The main stream: what it reads, and what ends one of its sessions besides errors and shutdown.
+
+use std::sync::Arc;
+
+use bytesize::ByteSize;
+use tokio_postgres::Client;
+
+use super::session::{CATCH_UP_INTERVAL, Ending, POLL, Route, Session};
+use super::{Setup, Stop};
+use crate::Lsn;
+use crate::app::view::Phase as EnginePhase;
+use crate::app::{notify, sinks};
+use crate::capture::catalog::{self, Server};
+use crate::capture::stream::Stream;
+use crate::capture::table::{Oid, TableName};
+use crate::capture::{publication, slot};
+use crate::error::{Error, Kind, Result};
+use crate::fanout::outlets::Outlets;
+use crate::fanout::progress::{Phase, Progress, State};
+use crate::postgres::socket::Socket;
+
+/// The stream of all sinks that keep up with each other.
+pub(super) struct MainStream {
+    pub setup: Arc<Setup>,
+    pub route: Route,
+    /// Where `until_caught_up` ends.
+    target: Lsn,
+    /// The planned tables that the publication has.
+    published: Vec<(Oid, TableName)>,
+}
+
+impl MainStream {
+    pub(super) fn new(
+        setup: Arc<Setup>,
+        outlets: Arc<Outlets>,
+        progress: Progress,
+        target: Lsn,
+        published: Vec<(Oid, TableName)>,
+    ) -> Self {
+        let source = &setup.source.config;
+        let route = Route {
+            slot: source.slot.clone(),
+            thread: "river".to_owned(),
+            outlets,
+            progress,
+            idle_interval: match setup.options.until_caught_up {
+                true => CATCH_UP_INTERVAL,
+                false => source.idle_checkpoint_interval,
+            },
+            stall_limit: None,
+            is_counted: true,
+        };
+        MainStream { setup, route, target, published }
+    }
+
+    /// One session. See [`Session::run`].
+    pub(super) async fn session(&self, stop: &mut Stop) -> Result<(Ending, Option<Stream<Socket>>)> {
+        if self.route.progress.running().next().is_none() {
+            return Ok((Ending::Deserted, None));
+        }
+        let session = Session { setup: &self.setup, route: &self.route };
+        let started = || {
+            notify::ready();
+            self.setup.options.view.set_phase(EnginePhase::Streaming);
+        };
+        session.run(stop, started, self.ending()).await
+    }
+
+    /// Resolves when something other than an error or a shutdown ends the session.
+    async fn ending(&self) -> Ending {
+        let progress = &self.route.progress;
+        let noticed = async {
+            loop {
+                if self.setup.options.until_caught_up && progress.has_reached(self.target) {
+                    return Ending::CaughtUp;
+                }
+                if progress.running().next().is_none() {
+                    return Ending::Deserted;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::select! {
+            ending = noticed => ending,
+            index = self.watch() => Ending::Unpublished(index),
+        }
+    }
+
+    /// Looks at the source now and then. Resolves when a table is no longer published: the stream does not say so, it only
+    /// falls silent, after DROP TABLE, ALTER PUBLICATION, or DROP COLUMN … CASCADE of a column that the publication names.
+    /// Meanwhile, sinks that cannot be helped are detached.
+    async fn watch(&self) -> usize {
+        let source = &self.setup.source;
+        let mut client = None;
+        loop {
+            tokio::time::sleep(source.config.idle_checkpoint_interval).await;
+            // A failure here is the session's matter; this only looks again.
+            let Ok(connected) = (match client.take() {
+                Some(connected) => Ok(connected),
+                None => source.connect().await,
+            }) else {
+                continue;
+            };
+            if let Ok(server) = catalog::read_server(&connected).await {
+                self.detach_beyond_help(&connected, &server).await;
+            }
+            // A publication that is gone as a whole ends the stream by itself.
+            if let Ok(described) = publication::describe(&connected, &source.config.publication).await {
+                let gone = described.and_then(|now| {
+                    self.published
+                        .iter()
+                        .position(|(oid, _)| now.tables.iter().all(|member| member.oid != *oid))
+                });
+                if let Some(index) = gone {
+                    return index;
+                }
+                client = Some(connected);
+            }
+        }
+    }
+
+    /// Takes the sinks out of action that hold back more WAL than they may, and those whose own slot the server has given
+    /// up, which their streams may not notice while they are stuck.
+    async fn detach_beyond_help(&self, client: &Client, server: &Server) {
+        let source = &self.setup.source;
+        let needs_backfill = |message| Error::new(Kind::NeedsBackfill, message).hint(slot::ANEW);
+        let running = || self.route.progress.running();
+        for sink in running() {
+            let behind = server.current_wal_lsn.0.saturating_sub(sink.durable_lsn().0);
+            if let Some(max) = self.setup.config.catch_up.max_wal.filter(|max| behind > *max) {
+                let message = format!(
+                    "sink {} is {} behind the server, more than catch_up.max_wal ({}): no slot is held for it any more",
+                    sink.name,
+                    ByteSize(behind),
+                    ByteSize(max)
+                );
+                sinks::stop(sink, &needs_backfill(message));
+            }
+        }
+        if !running().any(|sink| matches!(sink.state(), State::CatchingUp(_))) {
+            return;
+        }
+        let Ok(copies) = slot::read_copies(client, &source.config.slot, &server.database).await else {
+            return;
+        };
+        for sink in running().filter(|sink| sink.state() == State::CatchingUp(Phase::Apart)) {
+            let copy = source.copy_of(&sink.name, &copies);
+            if let Some((copy, reason)) = copy.and_then(|copy| Some((copy, copy.invalidation()?))) {
+                let message = format!("slot {} was invalidated by the server: {reason}", copy.name);
+                sinks::stop(sink, &needs_backfill(message));
+            }
+        }
+    }
+
+    pub(super) fn unpublished(&self, index: usize) -> Error {
+        Error::halt(format!(
+            "table {} is no longer in publication {}: what changed in it since then is not in the replicas",
+            self.published[index].1, self.setup.source.config.publication
+        ))
+        .hint("walcast check says how to publish it again; rows that changed meanwhile must be written once more")
+    }
+}
