@@ -4,6 +4,8 @@
 #[path = "support/changes.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod changes;
+#[path = "support/runs.rs"]
+mod runs;
 #[path = "support/wire.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
@@ -12,21 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use changes::{Op, Rows, Source};
+use runs::runs;
 use serde_json::{Value, json};
 use walcast::Lsn;
 use walcast::app::demo::Workerd;
-use walcast::app::river::{River, RiverOptions};
-use walcast::capture::frame::FrameRun;
 use walcast::capture::slot::SourceIdentity;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::Run;
 use walcast::error::{Error, Kind};
-use walcast::fanout::chain::chain;
-use walcast::fanout::outlets::Outlets;
-use walcast::fanout::progress::SinkProgress;
-use walcast::fanout::queue::Received;
 use walcast::fanout::sink::{Applied, Batch, Checkpoint, Sink};
-use walcast::fanout::worker::Delivery;
 use walcast::sink::d1::budget::{Budget, Limit};
 use walcast::sink::d1::limits::RequestLimits;
 use walcast::sink::d1::rest::{RestOptions, RestTransport};
@@ -123,28 +119,6 @@ impl Rig {
             })
             .collect()
     }
-}
-
-/// The runs that a stream becomes.
-fn runs(stream: &[u8], plan: &Arc<Plan>, part_bytes_max: usize) -> Vec<Arc<Run>> {
-    let (outlets, _) = Outlets::new(Duration::MAX);
-    let (outlet, inlet) = outlets.queue(&SinkProgress::new("eu"), usize::MAX);
-    outlets.attach(outlet);
-    let (inlets, mut chain) = chain();
-    inlets.send(inlet).unwrap();
-    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from: Lsn::ZERO };
-    let mut river = River::new(plan.clone(), Arc::new(outlets), options);
-    river.flow(&FrameRun::new(stream.to_vec().into())).unwrap();
-    let next = || match chain.try_receive() {
-        Received::Item(delivery) => Some(delivery),
-        Received::Empty | Received::Closed => None,
-    };
-    std::iter::from_fn(next)
-        .filter_map(|delivery| match delivery {
-            Delivery::Run(run) => Some(run),
-            Delivery::Idle(_) | Delivery::Restart => None,
-        })
-        .collect()
 }
 
 /// Applies runs until they are there, as a worker does that does not wait.
