@@ -1,5 +1,6 @@
--- One replication slot: its state, and how much WAL it holds back.
--- $1: its name. By hand: put a literal in its place, e.g. 'walcast'.
+-- Replication slots: their state, and how much WAL each holds back.
+-- $1: a slot's name, or NULL. $2: how names begin, or NULL. By hand: put literals in their places, e.g. 'walcast' and
+-- 'walcast__', which is how the copies of slot walcast begin that single sinks read while they catch up.
 --
 -- Columns that only newer versions have are read through to_jsonb, so that one statement runs on 14 to 18:
 -- conflicting (16), failover, synced, invalidation_reason and inactive_since (17).
@@ -26,4 +27,5 @@ FROM pg_replication_slots s
 CROSS JOIN LATERAL (
     SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
 ) AS position
-WHERE s.slot_name = $1;
+WHERE s.slot_name = $1 OR left(s.slot_name::text, length($2::text)) = $2::text
+ORDER BY s.slot_name;

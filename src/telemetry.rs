@@ -20,9 +20,11 @@ pub const SINK_FLUSH_DURATION_SECONDS: &str = "walcast_sink_flush_duration_secon
 pub const BATCH_BYTES: &str = "walcast_batch_bytes";
 /// Failed attempts, by sink and reason.
 pub const RETRIES_TOTAL: &str = "walcast_retries_total";
-/// Times that the replication stream was started.
+/// Changes of a sink's relation to the stream, by sink and new state.
+pub const SINK_STATE_CHANGES_TOTAL: &str = "walcast_sink_state_changes_total";
+/// Times that a replication stream was started, by slot.
 pub const SESSIONS_TOTAL: &str = "walcast_sessions_total";
-/// The confirmed position as a number of bytes.
+/// The confirmed position as a number of bytes, by slot.
 pub const CONFIRMED_LSN_BYTES: &str = "walcast_confirmed_lsn_bytes";
 
 /// What one `apply` did.
@@ -47,10 +49,14 @@ pub(crate) fn retried(sink: &str, reason: Kind) {
     counter!(RETRIES_TOTAL, "sink" => sink.to_owned(), "reason" => reason.as_str()).increment(1);
 }
 
-pub(crate) fn session_started() {
-    counter!(SESSIONS_TOTAL).increment(1);
+pub(crate) fn state_changed(sink: &str, state: &'static str) {
+    counter!(SINK_STATE_CHANGES_TOTAL, "sink" => sink.to_owned(), "state" => state).increment(1);
 }
 
-pub(crate) fn confirmed(lsn: crate::Lsn) {
-    gauge!(CONFIRMED_LSN_BYTES).set(lsn.0 as f64);
+pub(crate) fn session_started(slot: &str) {
+    counter!(SESSIONS_TOTAL, "slot" => slot.to_owned()).increment(1);
+}
+
+pub(crate) fn confirmed(slot: &str, lsn: crate::Lsn) {
+    gauge!(CONFIRMED_LSN_BYTES, "slot" => slot.to_owned()).set(lsn.0 as f64);
 }

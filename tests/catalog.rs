@@ -432,6 +432,7 @@ async fn after_a_promotion_only_positions_before_the_switch_are_resumed() {
     let switch = history.switch_after(1).expect("timeline 1 is the ancestor");
     assert!(before.current_wal_lsn <= switch && switch <= after.current_wal_lsn);
     let at = |lsn: Lsn| slot::SinkCheckpoint {
+        copy: None,
         sink: "eu".into(),
         lsn: Some(lsn),
         system_identifier: before.system_identifier,
@@ -481,6 +482,7 @@ async fn a_check_finds_what_would_go_wrong_and_its_remedies_put_it_right() {
     )
     .await;
     let request = Request {
+        sinks: 2,
         host: "localhost".into(),
         port: 5432,
         publication: "w".into(),

@@ -18,15 +18,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use changes::{Op, Rows, Source};
+use crossbeam_channel::Sender;
 use local_d1::{Faults, LocalD1, Seen};
 use walcast::Lsn;
 use walcast::app::river::{River, RiverOptions};
 use walcast::capture::frame::FrameRun;
 use walcast::capture::slot::SourceIdentity;
 use walcast::encode::plan::Plan;
+use walcast::fanout::chain::{Inlet, chain};
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::SinkProgress;
-use walcast::fanout::queue;
 use walcast::fanout::retry::Backoff;
 use walcast::fanout::sink::Sink;
 use walcast::fanout::worker::{BatchLimits, Delivery, Step, Worker};
@@ -86,9 +87,11 @@ struct Database {
 
 /// One life of the engine.
 struct Engine {
-    outlets: Outlets,
+    outlets: Arc<Outlets>,
     workers: Vec<Worker<D1Sink>>,
     progress: Vec<Arc<SinkProgress>>,
+    /// More queues could come, as long as these are there.
+    _chains: Vec<Sender<Inlet>>,
 }
 
 impl Simulation {
@@ -138,33 +141,27 @@ impl Simulation {
     }
 
     fn start(&mut self) -> Engine {
-        let mut engine = Engine { outlets: Outlets::default(), workers: Vec::new(), progress: Vec::new() };
-        let mut queues = Vec::new();
+        let (outlets, _) = Outlets::new(Duration::MAX);
+        let (mut workers, mut progresses, mut chains) = (Vec::new(), Vec::new(), Vec::new());
         for database in &self.databases {
             database.local.set_faults(Faults::default());
             let mut sink = D1Sink::new("d1", Box::new(database.local.clone()), database.options);
             let checkpoint = sink.open(&self.plan, &identity()).unwrap().unwrap();
             database.local.set_faults(database.faults);
-            let (sender, receiver) = queue::bounded(usize::MAX);
             let progress = SinkProgress::new("d1");
+            let (outlet, inlet) = outlets.queue(&progress, usize::MAX);
+            outlets.attach(outlet);
+            let (inlets, queue) = chain();
+            inlets.send(inlet).unwrap();
+            chains.push(inlets);
             let limits =
                 BatchLimits { rows_max: self.rng.usize(1..40), bytes_max: self.rng.usize(200..4000) };
             let backoff = Backoff { initial: Duration::ZERO, max: Duration::ZERO };
             let rng = self.rng.fork();
-            engine.workers.push(Worker::new(
-                sink,
-                receiver,
-                progress.clone(),
-                checkpoint.lsn,
-                limits,
-                backoff,
-                rng,
-            ));
-            engine.progress.push(progress);
-            queues.push(sender);
+            workers.push(Worker::new(sink, queue, progress.clone(), checkpoint.lsn, limits, backoff, rng));
+            progresses.push(progress);
         }
-        engine.outlets = Outlets::new(queues);
-        engine
+        Engine { outlets: Arc::new(outlets), workers, progress: progresses, _chains: chains }
     }
 
     fn options(&mut self, engine: &Engine) -> RiverOptions {
@@ -181,9 +178,9 @@ impl Simulation {
         let mut left = steps;
         while left > 0 {
             let options = self.options(&engine);
-            engine.outlets.send(&Delivery::Restart).unwrap();
+            engine.outlets.send(&Delivery::Restart);
             let Engine { outlets, workers, .. } = &mut engine;
-            let mut river = River::new(self.plan.clone(), outlets, options);
+            let mut river = River::new(self.plan.clone(), outlets.clone(), options);
             let stream = self.source.stream.clone();
             let frames = frames(&stream);
             let mut sent = 0;
@@ -228,8 +225,8 @@ impl Simulation {
         let mut engine = self.start();
         self.databases.iter().for_each(|database| database.local.set_faults(Faults::default()));
         let options = self.options(&engine);
-        engine.outlets.send(&Delivery::Restart).unwrap();
-        let mut river = River::new(self.plan.clone(), &engine.outlets, options);
+        engine.outlets.send(&Delivery::Restart);
+        let mut river = River::new(self.plan.clone(), engine.outlets.clone(), options);
         river.flow(&FrameRun::new(self.source.stream.clone().into())).unwrap();
         let end = self.source.transactions.last().unwrap().end_lsn;
         for (index, worker) in engine.workers.iter_mut().enumerate() {

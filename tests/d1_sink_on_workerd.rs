@@ -7,12 +7,13 @@
 mod changes;
 #[path = "support/d1.rs"]
 mod d1;
+#[path = "support/runs.rs"]
+mod runs;
 #[path = "support/wire.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use changes::{Op, Rows, Source, transactions};
 use proptest::strategy::{Strategy, ValueTree};
@@ -20,16 +21,9 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::json;
 use walcast::Lsn;
 use walcast::app::demo::Workerd;
-use walcast::app::river::{River, RiverOptions};
-use walcast::capture::frame::FrameRun;
 use walcast::capture::slot::SourceIdentity;
-use walcast::encode::plan::Plan;
-use walcast::encode::run::Run;
 use walcast::error::Kind;
-use walcast::fanout::outlets::Outlets;
-use walcast::fanout::queue;
 use walcast::fanout::sink::{Batch, Sink};
-use walcast::fanout::worker::Delivery;
 use walcast::sink::d1::limits::RequestLimits;
 use walcast::sink::d1::transport::Transport;
 use walcast::sink::d1::{D1Sink, Options};
@@ -65,21 +59,6 @@ fn seeded(seed: u64) -> Vec<Vec<Op>> {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     (0..DRAWS).flat_map(|_| transactions().new_tree(&mut runner).unwrap().current()).collect()
-}
-
-/// The runs that a stream becomes.
-fn runs(stream: &[u8], plan: &Arc<Plan>) -> Vec<Arc<Run>> {
-    let (sender, receiver) = queue::bounded(usize::MAX);
-    let outlets = Outlets::new(vec![sender]);
-    let options = RiverOptions { part_bytes_max: 400, idle_interval: Duration::ZERO, needed_from: Lsn::ZERO };
-    let mut river = River::new(plan.clone(), &outlets, options);
-    river.flow(&FrameRun::new(stream.to_vec().into())).unwrap();
-    std::iter::from_fn(|| receiver.try_receive())
-        .filter_map(|delivery| match delivery {
-            Delivery::Run(run) => Some(run),
-            Delivery::Idle(_) | Delivery::Restart => None,
-        })
-        .collect()
 }
 
 fn way(workerd: &Workerd, name: &str) -> Box<dyn Transport> {
@@ -120,7 +99,7 @@ fn a_database_equals_its_source_at_every_checkpoint_whatever_fails_on_the_way() 
         workerd.create_database(DATABASE).unwrap();
         let source = Source::new(&seeded(seed), seed == 2);
         let plan = Arc::new(source.plan());
-        let runs = runs(&source.stream, &plan);
+        let runs = runs::runs(&source.stream, &plan, 400);
         let mut replica = sink(&workerd, name);
         assert_eq!(replica.open(&plan, &identity()).unwrap(), None);
         replica.start_at(Lsn(1)).unwrap();

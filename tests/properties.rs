@@ -30,8 +30,10 @@ use walcast::encode::plan::Plan;
 use walcast::encode::run::{Change, ChangeKind, Run};
 use walcast::encode::schema_file::SchemaFile;
 use walcast::error::Result;
+use walcast::fanout::chain::chain;
 use walcast::fanout::outlets::Outlets;
-use walcast::fanout::queue;
+use walcast::fanout::progress::SinkProgress;
+use walcast::fanout::queue::Received;
 use walcast::fanout::sink::{Batch, Sink};
 use walcast::fanout::worker::Delivery;
 use walcast::sink::replica::OnRejected;
@@ -269,17 +271,21 @@ fn delivered_from(
     reads: &[usize],
     part_bytes_max: usize,
 ) -> Vec<Arc<Run>> {
-    let (sender, receiver) = queue::bounded(usize::MAX);
-    let outlets = Outlets::new(vec![sender]);
+    let (outlets, _) = Outlets::new(Duration::MAX);
+    let (outlet, inlet) = outlets.queue(&SinkProgress::new("eu"), usize::MAX);
+    outlets.attach(outlet);
+    let (inlets, mut chain) = chain();
+    inlets.send(inlet).unwrap();
+    let outlets = Arc::new(outlets);
     let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from };
-    let mut river = River::new(plan.clone(), &outlets, options);
+    let mut river = River::new(plan.clone(), outlets, options);
     for run in cut(stream, reads) {
         if river.flow(&run).is_err() {
             break;
         }
     }
     let (mut runs, mut idle) = (Vec::new(), Lsn::ZERO);
-    while let Some(delivery) = receiver.try_receive() {
+    while let Received::Item(delivery) = chain.try_receive() {
         match delivery {
             Delivery::Run(run) => {
                 assert!(

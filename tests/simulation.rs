@@ -1,7 +1,8 @@
-//! Seeded simulation: the real decoder, mapper, queues and workers between a model of Postgres and model sinks that
-//! reject, apply and lose the answer, lose their open transaction, are throttled, or answer late; with crashes and
-//! restarts of the engine. After every step the invariants of the engine are checked, and after the drain every sink
-//! equals the model.
+//! Seeded simulation: the real decoder, mapper, queues, workers and detours between a model of Postgres and model sinks
+//! that reject, apply and lose the answer, lose their open transaction, are throttled, or answer late, and that are left
+//! behind, catch up on copies of the slot and come back; with broken sessions, crashes and restarts of the engine between
+//! any two steps. After every step the invariants of the engine are checked, and after the drain every sink equals the
+//! model.
 //!
 //! A failure prints its seed; `WALCAST_SEED=n cargo test --test simulation` replays it alone.
 
@@ -12,32 +13,36 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use walcast::Lsn;
 use walcast::app::river::{River, RiverOptions};
 use walcast::capture::frame::FrameRun;
-use walcast::capture::slot::SourceIdentity;
+use walcast::capture::slot::{
+    SinkCheckpoint, SinkVerdict, Slot, SlotVerdict, SourceIdentity, TimelineHistory, judge,
+};
 use walcast::capture::table::ReplicaIdentity;
 use walcast::encode::cell::Cell;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::ChangeKind;
 use walcast::encode::schema_file::SchemaFile;
 use walcast::error::{Error, Kind, Result};
+use walcast::fanout::chain::{Inlet, chain};
+use walcast::fanout::detour::{Detour, Progressed, may_drop};
 use walcast::fanout::outlets::Outlets;
-use walcast::fanout::progress::{Progress, SinkProgress};
-use walcast::fanout::queue;
+use walcast::fanout::progress::{Phase, Progress, SinkProgress, State};
 use walcast::fanout::retry::Backoff;
 use walcast::fanout::sink::{Applied, Batch, Checkpoint, Sink};
 use walcast::fanout::worker::{BatchLimits, Delivery, Step, Worker};
 use wire::{Value, text};
 
 const SEEDS: u64 = 400;
-/// Far more rounds than a worker needs for what a simulation leaves.
-const DRAIN_STEPS_MAX: u32 = 10_000;
+/// Far more rounds than the workers need for what a simulation leaves.
+const DRAIN_ROUNDS_MAX: u32 = 10_000;
 const ITEMS: u32 = 50_001;
 const PARTS: u32 = 50_002;
 
 /// Rows by table and key, as target values.
-type State = BTreeMap<&'static str, BTreeMap<Vec<String>, Vec<String>>>;
+type Rows = BTreeMap<&'static str, BTreeMap<Vec<String>, Vec<String>>>;
 
 #[test]
 fn every_sink_equals_the_model_whatever_fails() {
@@ -59,8 +64,14 @@ fn every_sink_equals_the_model_whatever_fails() {
     eprintln!("{seen:?}");
     if seeds.end - seeds.start > 1 {
         // The simulation is worth something only if it went where it claims to go.
-        let Seen { crashes, lost_answers, replays, parts, rejected_attempts } = seen;
+        let Seen { crashes, lost_answers, replays, parts, rejected_attempts, .. } = seen;
         for (what, count) in [
+            ("sinks left behind", seen.left),
+            ("sinks left behind again before they were back", seen.left_again),
+            ("sinks back", seen.back),
+            ("restarts on a copy", seen.restarts_on_copy),
+            ("restarts with a copy that was not needed", seen.restarts_beside_copy),
+            ("replays of a sink's own stream", seen.own_replays),
             ("crashes", crashes),
             ("lost answers", lost_answers),
             ("replays", replays),
@@ -80,6 +91,12 @@ struct Seen {
     replays: u32,
     parts: u32,
     rejected_attempts: u32,
+    left: u32,
+    left_again: u32,
+    back: u32,
+    restarts_on_copy: u32,
+    restarts_beside_copy: u32,
+    own_replays: u32,
 }
 
 impl Seen {
@@ -89,6 +106,12 @@ impl Seen {
         self.replays += other.replays;
         self.parts += other.parts;
         self.rejected_attempts += other.rejected_attempts;
+        self.left += other.left;
+        self.left_again += other.left_again;
+        self.back += other.back;
+        self.restarts_on_copy += other.restarts_on_copy;
+        self.restarts_beside_copy += other.restarts_beside_copy;
+        self.own_replays += other.own_replays;
     }
 }
 
@@ -96,27 +119,37 @@ impl Seen {
 
 struct Source {
     rng: fastrand::Rng,
-    state: Arc<State>,
+    state: Arc<Rows>,
     /// The state before the first transaction.
-    empty: Arc<State>,
+    empty: Arc<Rows>,
     /// Every committed transaction: its end, its bytes, and the state after it.
     transactions: Vec<Committed>,
     lsn: u64,
     confirmed_flush_lsn: Lsn,
+    /// What the copy of the slot was confirmed to that each sink has, by the sink's number.
+    copies: BTreeMap<usize, Lsn>,
 }
 
 struct Committed {
     commit_lsn: Lsn,
     end_lsn: Lsn,
     messages: Vec<Vec<u8>>,
-    after: Arc<State>,
+    after: Arc<Rows>,
 }
 
 impl Source {
     fn new(rng: fastrand::Rng) -> Self {
-        let state = Arc::new(State::from([("items", BTreeMap::new()), ("parts", BTreeMap::new())]));
+        let state = Arc::new(Rows::from([("items", BTreeMap::new()), ("parts", BTreeMap::new())]));
         let empty = state.clone();
-        Source { rng, state, empty, transactions: Vec::new(), lsn: 1000, confirmed_flush_lsn: Lsn(1000) }
+        Source {
+            rng,
+            state,
+            empty,
+            transactions: Vec::new(),
+            lsn: 1000,
+            confirmed_flush_lsn: Lsn(1000),
+            copies: BTreeMap::new(),
+        }
     }
 
     fn commit(&mut self) {
@@ -230,7 +263,7 @@ impl Source {
     }
 
     /// The state at a checkpoint, and how many transactions led to it.
-    fn at(&self, checkpoint: Lsn) -> (u64, &Arc<State>) {
+    fn at(&self, checkpoint: Lsn) -> (u64, &Arc<Rows>) {
         let applied = self.transactions.partition_point(|one| one.end_lsn <= checkpoint);
         let state = applied.checked_sub(1).map_or(&self.empty, |last| &self.transactions[last].after);
         (applied as u64, state)
@@ -246,8 +279,8 @@ struct Walsender {
 }
 
 impl Walsender {
-    fn new(source: &Source, rng: fastrand::Rng) -> Self {
-        let confirmed = source.confirmed_flush_lsn;
+    /// A walsender on a slot that was confirmed to `confirmed`.
+    fn new(source: &Source, confirmed: Lsn, rng: fastrand::Rng) -> Self {
         let next = source.transactions.iter().take_while(|one| one.commit_lsn < confirmed).count();
         Walsender { rng, next, message: 0, is_described: false }
     }
@@ -290,7 +323,7 @@ impl Walsender {
 
 /// What survives a crash of the engine.
 struct Target {
-    state: Arc<State>,
+    state: Arc<Rows>,
     /// It was written since it was last compared with the source.
     is_unchecked: bool,
     lsn: Lsn,
@@ -316,7 +349,7 @@ struct ModelSink {
     source: SourceIdentity,
     rng: fastrand::Rng,
     /// The open transaction, invisible to readers.
-    open: Option<Arc<State>>,
+    open: Option<Arc<Rows>>,
 }
 
 impl Sink for ModelSink {
@@ -394,7 +427,7 @@ impl ModelSink {
         self.rng.u32(..1000) < per_mille
     }
 
-    fn keep(&mut self, target: &mut Target, state: &Arc<State>, lsn: Option<Lsn>, applied: &mut Applied) {
+    fn keep(&mut self, target: &mut Target, state: &Arc<Rows>, lsn: Option<Lsn>, applied: &mut Applied) {
         let Some(lsn) = lsn else { return };
         assert!(lsn >= target.lsn, "a checkpoint never goes back");
         target.state.clone_from(state);
@@ -406,7 +439,7 @@ impl ModelSink {
 }
 
 fn apply_change(
-    state: &mut State,
+    state: &mut Rows,
     plan: &Plan,
     run: &walcast::encode::run::Run,
     change: walcast::encode::run::Change,
@@ -461,15 +494,84 @@ struct Simulation {
     source: Source,
     plan: Arc<Plan>,
     targets: Vec<Arc<Mutex<Target>>>,
-    crashes: u32,
-    replays: u32,
+    seen: Seen,
 }
 
 /// One life of the engine.
 struct Engine {
-    outlets: Outlets,
+    main: Arc<Outlets>,
     workers: Vec<Worker<ModelSink>>,
+    inlets: Vec<Sender<Inlet>>,
+    sinks: Vec<Arc<SinkProgress>>,
+    session: Session,
+    /// The sinks that do not only take the main stream, by their numbers.
+    branches: BTreeMap<usize, Branch>,
+}
+
+/// A session of the main stream or of a sink's own: a river behind a walsender.
+struct Session {
+    walsender: Walsender,
+    river: River,
+    outlets: Arc<Outlets>,
     progress: Progress,
+    replays_before: u64,
+    /// A status update that the server has not read yet.
+    in_flight: Option<Lsn>,
+}
+
+/// How far a sink is that was left behind.
+enum Branch {
+    /// It has no copy of the slot yet.
+    Left,
+    /// It has one, and no stream yet.
+    Copied,
+    /// It has a stream of its own.
+    Away(Box<(Detour, Session)>),
+    /// It is attached, and has its copy still.
+    Back,
+}
+
+impl Session {
+    /// Starts on a slot that was confirmed to `confirmed`.
+    fn start(
+        simulation: &mut Simulation,
+        confirmed: Lsn,
+        outlets: &Arc<Outlets>,
+        progress: Progress,
+    ) -> Self {
+        let options = RiverOptions {
+            part_bytes_max: simulation.rng.usize(300..3000),
+            idle_interval: Duration::ZERO,
+            needed_from: progress.needed_from(),
+        };
+        let replays_before = outlets.replays_requested();
+        outlets.send(&Delivery::Restart);
+        Session {
+            walsender: Walsender::new(&simulation.source, confirmed, simulation.rng.fork()),
+            river: River::new(simulation.plan.clone(), outlets.clone(), options),
+            outlets: outlets.clone(),
+            progress,
+            replays_before,
+            in_flight: None,
+        }
+    }
+
+    fn flow(&mut self, source: &Source, messages: usize) {
+        let bytes = self.walsender.send(source, messages);
+        self.river.flow(&FrameRun::new(bytes.into())).unwrap();
+    }
+
+    /// Sends a status update, or has the server read the one that is under way.
+    fn confirm(&mut self, confirmed: &mut Lsn) {
+        match self.in_flight.take() {
+            None => self.in_flight = Some(self.progress.confirmable()),
+            Some(lsn) => *confirmed = lsn.max(*confirmed),
+        }
+    }
+
+    fn needs_replay(&self) -> bool {
+        self.outlets.replays_requested() > self.replays_before
+    }
 }
 
 impl Simulation {
@@ -495,31 +597,37 @@ impl Simulation {
                 }))
             })
             .collect();
-        Simulation { rng, source, plan: plan(), targets, crashes: 0, replays: 0 }
+        Simulation { rng, source, plan: plan(), targets, seen: Seen::default() }
     }
 
     fn run(mut self) -> Seen {
         let lives = self.rng.u32(2..6);
         for _ in 0..lives {
-            let steps = self.rng.u32(20..200);
-            self.live(steps);
-            self.crashes += 1;
+            let mut engine = self.start();
+            for _ in 0..self.rng.u32(20..400) {
+                self.act(&mut engine);
+                self.check();
+            }
+            self.seen.crashes += 1;
         }
         self.drain();
-        let mut seen = Seen { crashes: self.crashes, replays: self.replays, ..Seen::default() };
+        let mut seen = self.seen;
         self.targets.iter().for_each(|target| seen.add(target.lock().unwrap().seen));
         seen
     }
 
+    /// What the engine finds is what an engine judges by.
     fn start(&mut self) -> Engine {
-        let (mut queues, mut workers, mut sinks) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, target) in self.targets.iter().enumerate() {
-            let (sender, receiver) = queue::bounded(usize::MAX);
-            let progress = SinkProgress::new(&format!("sink{index}"));
+        let (main, _) = Outlets::new(Duration::ZERO);
+        let main = Arc::new(main);
+        let (mut workers, mut inlets, mut sinks, mut branches) =
+            (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        for (index, target) in self.targets.clone().into_iter().enumerate() {
+            let sink = SinkProgress::new(&format!("sink{index}"));
             let limits =
                 BatchLimits { rows_max: self.rng.usize(1..40), bytes_max: self.rng.usize(200..4000) };
             let backoff = Backoff { initial: Duration::ZERO, max: Duration::ZERO };
-            let sink = ModelSink {
+            let model = ModelSink {
                 target: target.clone(),
                 plan: self.plan.clone(),
                 source: identity(),
@@ -527,85 +635,183 @@ impl Simulation {
                 open: None,
             };
             let position = target.lock().unwrap().lsn;
-            workers.push(Worker::new(
-                sink,
-                receiver,
-                progress.clone(),
-                position,
-                limits,
-                backoff,
-                self.rng.fork(),
-            ));
-            queues.push(sender);
-            sinks.push(progress);
+            let (queues, chain) = chain();
+            workers.push(Worker::new(model, chain, sink.clone(), position, limits, backoff, self.rng.fork()));
+            match self.judge(index, position) {
+                SinkVerdict::Resume => {
+                    self.seen.restarts_beside_copy += u32::from(self.source.copies.remove(&index).is_some());
+                    let (outlet, inlet) = main.queue(&sink, usize::MAX);
+                    main.attach(outlet);
+                    queues.send(inlet).unwrap();
+                }
+                SinkVerdict::CatchUp { .. } => {
+                    self.seen.restarts_on_copy += 1;
+                    sink.stand_apart();
+                    branches.insert(index, Branch::Copied);
+                }
+                verdict => panic!("a sink cannot go on: {verdict:?}"),
+            }
+            inlets.push(queues);
+            sinks.push(sink);
         }
-        Engine { outlets: Outlets::new(queues), workers, progress: Progress::new(sinks) }
+        let progress = Progress::new(sinks.clone());
+        let session = Session::start(self, self.source.confirmed_flush_lsn, &main, progress);
+        Engine { main, workers, inlets, sinks, session, branches }
     }
 
-    /// Sessions of one engine, until it is killed after `steps` steps.
-    fn live(&mut self, steps: u32) {
-        let mut engine = self.start();
-        let mut left = steps;
-        while left > 0 {
-            let options = RiverOptions {
-                part_bytes_max: self.rng.usize(300..3000),
-                idle_interval: Duration::ZERO,
-                needed_from: engine.progress.needed_from(),
-            };
-            engine.outlets.send(&Delivery::Restart).unwrap();
-            let mut walsender = Walsender::new(&self.source, self.rng.fork());
-            let Engine { outlets, workers, progress } = &mut engine;
-            let mut river = River::new(self.plan.clone(), outlets, options);
-            let replays_before = progress.replays_requested();
-            while left > 0 {
-                left -= 1;
-                match self.rng.u32(..10) {
-                    0..2 => self.source.commit(),
-                    2 => self.source.lsn += self.rng.u64(..100), // somebody else's WAL
-                    3..6 => {
-                        let bytes = walsender.send(&self.source, self.rng.usize(1..40));
-                        river.flow(&FrameRun::new(bytes.into())).unwrap();
-                    }
-                    6..9 => {
-                        let worker = self.rng.usize(..workers.len());
-                        self.step(&mut workers[worker]);
-                    }
-                    _ => self.confirm(progress),
-                }
-                self.check();
-                // The connection breaks, or a sink needs the stream again.
-                let needs_replay = progress.replays_requested() > replays_before;
-                self.replays += u32::from(needs_replay);
-                if needs_replay || self.rng.u32(..60) == 0 {
-                    break;
-                }
+    fn judge(&self, index: usize, checkpoint: Lsn) -> SinkVerdict {
+        let slot = |confirmed| Slot {
+            plugin: Some("pgoutput".into()),
+            database: Some("app".into()),
+            confirmed_flush_lsn: Some(confirmed),
+            ..Slot::default()
+        };
+        let sink = SinkCheckpoint {
+            sink: format!("sink{index}"),
+            lsn: Some(checkpoint),
+            system_identifier: 7,
+            timeline: 1,
+            slot: "walcast".into(),
+            copy: self.source.copies.get(&index).map(|&confirmed| slot(confirmed)),
+        };
+        let (main, current) = (slot(self.source.confirmed_flush_lsn), Lsn(self.source.lsn));
+        let mut judgement = judge(&identity(), current, &TimelineHistory::default(), Some(&main), &[sink]);
+        assert_eq!(judgement.slot, SlotVerdict::Resume);
+        judgement.sinks.remove(0).1
+    }
+
+    /// One thing happens.
+    fn act(&mut self, engine: &mut Engine) {
+        match self.rng.u32(..16) {
+            0..2 => self.source.commit(),
+            2 => self.source.lsn += self.rng.u64(..100), // somebody else's WAL
+            3..6 => engine.session.flow(&self.source, self.rng.usize(1..40)),
+            6..9 => {
+                let worker = self.rng.usize(..engine.workers.len());
+                self.step(&mut engine.workers[worker]);
             }
+            9..11 => engine.session.confirm(&mut self.source.confirmed_flush_lsn),
+            11 => self.leave(engine),
+            _ => {
+                let index = self.rng.usize(..engine.sinks.len());
+                self.branch(engine, index);
+            }
+        }
+        // The connection breaks, or a sink needs the stream again.
+        let needs_replay = engine.session.needs_replay();
+        self.seen.replays += u32::from(needs_replay);
+        if needs_replay || self.rng.u32(..60) == 0 {
+            let confirmed = self.source.confirmed_flush_lsn;
+            let progress = engine.session.progress.clone();
+            assert!(progress.behind(confirmed).is_none(), "what the engine checks before a start");
+            engine.session = Session::start(self, confirmed, &engine.main, progress);
         }
     }
 
     fn step(&self, worker: &mut Worker<ModelSink>) {
         match worker.step(false) {
             Step::Done | Step::Wait(_) => {}
-            Step::Closed => panic!("the queue is open"),
+            Step::Closed => panic!("the chain is open"),
             Step::Stopped(error) => panic!("a sink stopped: {error:?}"),
         }
     }
 
-    fn confirm(&mut self, progress: &Progress) {
-        let confirmed = self.source.confirmed_flush_lsn.max(progress.confirmable());
-        self.source.confirmed_flush_lsn = confirmed;
+    /// A sink exhausts the patience, if another one is there.
+    fn leave(&mut self, engine: &mut Engine) {
+        let index = self.rng.usize(..engine.sinks.len());
+        let is_attached = |sink: &SinkProgress| sink.state() == State::Attached;
+        let sink = &engine.sinks[index];
+        if engine.sinks.iter().enumerate().all(|(other, sink)| other == index || !is_attached(sink)) {
+            return;
+        }
+        match sink.state() {
+            State::Attached => {
+                self.seen.left += 1;
+                engine.main.leave(sink);
+                // One that has just come back has its copy dropped first.
+                engine.branches.entry(index).or_insert(Branch::Left);
+            }
+            State::CatchingUp(Phase::Joining(_)) => {
+                self.seen.left_again += 1;
+                engine.main.leave(sink);
+            }
+            _ => {}
+        }
+    }
+
+    /// The next step of a sink that was left behind.
+    fn branch(&mut self, engine: &mut Engine, index: usize) {
+        let sink = &engine.sinks[index];
+        let progress = Progress::of_copy(sink.clone());
+        let next = match engine.branches.remove(&index) {
+            None => return,
+            Some(Branch::Left) => {
+                self.source.copies.insert(index, self.source.confirmed_flush_lsn);
+                Branch::Copied
+            }
+            Some(Branch::Copied) => {
+                let detour = Detour::begin(sink, &engine.main, engine.inlets[index].clone(), usize::MAX);
+                let session = Session::start(self, self.source.copies[&index], detour.outlets(), progress);
+                Branch::Away(Box::new((detour, session)))
+            }
+            Some(Branch::Away(mut away)) => {
+                let (detour, session) = &mut *away;
+                let mut progressed = Progressed::On;
+                match self.rng.u32(..8) {
+                    0..4 => session.flow(&self.source, self.rng.usize(1..40)),
+                    4..6 => session.confirm(self.source.copies.get_mut(&index).unwrap()),
+                    _ => progressed = detour.step(),
+                }
+                match progressed {
+                    Progressed::On => {
+                        let needs_replay = session.needs_replay();
+                        self.seen.own_replays += u32::from(needs_replay);
+                        if needs_replay || self.rng.u32(..40) == 0 {
+                            let confirmed = self.source.copies[&index];
+                            assert!(progress.behind(confirmed).is_none());
+                            *session = Session::start(self, confirmed, detour.outlets(), progress);
+                        }
+                        Branch::Away(away)
+                    }
+                    Progressed::Back => {
+                        self.seen.back += 1;
+                        away.0.arrive();
+                        Branch::Back
+                    }
+                    Progressed::Over => panic!("no sink stops here"),
+                }
+            }
+            Some(Branch::Back) if may_drop(sink, self.source.confirmed_flush_lsn) => {
+                self.source.copies.remove(&index);
+                match sink.state() {
+                    State::Attached => return,
+                    _ => Branch::Left,
+                }
+            }
+            Some(Branch::Back) => Branch::Back,
+        };
+        engine.branches.insert(index, next);
     }
 
     /// The invariants that hold at every moment.
     fn check(&self) {
-        for target in &self.targets {
+        let confirmed = self.source.confirmed_flush_lsn;
+        for (index, target) in self.targets.iter().enumerate() {
             let mut target = target.lock().unwrap();
-            assert!(
-                self.source.confirmed_flush_lsn <= target.lsn,
-                "invariant 1: {} was confirmed, a sink is at {}",
-                self.source.confirmed_flush_lsn,
-                target.lsn
-            );
+            match self.source.copies.get(&index) {
+                Some(&copy) => {
+                    assert!(
+                        copy <= target.lsn,
+                        "invariant 1: the copy is at {copy}, its sink at {}",
+                        target.lsn
+                    );
+                }
+                None => assert!(
+                    confirmed <= target.lsn,
+                    "invariant 1: {confirmed} was confirmed, a sink without a copy is at {}",
+                    target.lsn
+                ),
+            }
             if std::mem::take(&mut target.is_unchecked) {
                 let (transactions, state) = self.source.at(target.lsn);
                 assert_eq!(target.transactions, transactions, "invariant 3: each transaction once");
@@ -614,37 +820,36 @@ impl Simulation {
         }
     }
 
-    /// Without faults, everything arrives.
+    /// Without faults, everything arrives and every sink comes back.
     fn drain(&mut self) {
         self.targets.iter().for_each(|target| target.lock().unwrap().faults = NO_FAULTS);
         self.source.commit();
         let mut engine = self.start();
-        let options = RiverOptions {
-            part_bytes_max: 2000,
-            idle_interval: Duration::ZERO,
-            needed_from: engine.progress.needed_from(),
-        };
-        engine.outlets.send(&Delivery::Restart).unwrap();
-        let mut walsender = Walsender::new(&self.source, self.rng.fork());
-        let mut river = River::new(self.plan.clone(), &engine.outlets, options);
-        let bytes = walsender.send(&self.source, usize::MAX);
-        river.flow(&FrameRun::new(bytes.into())).unwrap();
-        for (worker, target) in engine.workers.iter_mut().zip(&self.targets) {
-            for _ in 0..DRAIN_STEPS_MAX {
-                self.step(worker);
-                if target.lock().unwrap().lsn == Lsn(self.source.lsn) {
-                    break;
-                }
+        let end = Lsn(self.source.lsn);
+        for _ in 0..DRAIN_ROUNDS_MAX {
+            engine.session.flow(&self.source, 40);
+            for index in 0..engine.workers.len() {
+                self.step(&mut engine.workers[index]);
+                self.branch(&mut engine, index);
             }
-            // What is still to come changes nothing.
+            engine.session.confirm(&mut self.source.confirmed_flush_lsn);
+            self.check();
+            let is_there = engine.sinks.iter().all(|sink| sink.durable_lsn() == end);
+            if is_there && engine.branches.is_empty() && self.source.confirmed_flush_lsn == end {
+                break;
+            }
+        }
+        // What is still to come changes nothing.
+        for worker in &mut engine.workers {
             (0..20).for_each(|_| self.step(worker));
         }
         self.check();
-        self.confirm(&engine.progress);
         for target in &self.targets {
             assert!(target.lock().unwrap().state == self.source.state, "equal after the drain");
         }
-        assert_eq!(self.source.confirmed_flush_lsn, Lsn(self.source.lsn), "nothing keeps WAL back");
+        assert!(engine.sinks.iter().all(|sink| sink.state() == State::Attached), "all are back");
+        assert_eq!(self.source.copies, BTreeMap::new(), "no copy is left");
+        assert_eq!(self.source.confirmed_flush_lsn, end, "nothing keeps WAL back");
     }
 }
 

@@ -1,12 +1,16 @@
-//! The engine: prepares source and sinks, keeps one replication session running, and ends in order.
+//! The engine: prepares source and sinks, keeps the replication sessions running, and ends in order.
 //!
-//! One loop owns the state. Everything that can end a session is one `Ending`; everything that can end the engine
-//! comes out of [`Engine::run`]. `prepare` makes an engine, `session` is one life of its replication session.
+//! One loop owns the main stream. Everything that can end a session is one `Ending`; everything that can end the engine
+//! comes out of [`Engine::run`]. `prepare` makes an engine, `session` is one life of a replication session, `main_stream`
+//! and `branch` are the two streams that have such lives: everybody's, and that of a sink that catches up.
 //!
-//! **Shutdown order.** The stream stops reading; the river finishes what it has; the queues close; the workers apply
-//! what is queued; the last position is confirmed; the session ends. All of it within `shutdown.timeout`, during which
-//! the session stays alive; what did not get through is sent again at the next start.
+//! **Shutdown order.** The streams stop reading; the rivers finish what they have; the queues close; the workers apply
+//! what is queued; the last positions are confirmed; the sessions end. All of it within `shutdown.timeout`, during which
+//! the sessions stay alive; what did not get through is sent again at the next start.
 
+mod branch;
+mod branches;
+mod main_stream;
 mod prepare;
 mod session;
 
@@ -16,22 +20,25 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use self::branches::Branches;
+use self::main_stream::MainStream;
 use self::session::Ending;
-use super::sinks::Fanout;
+use super::sinks::{self, Fanout, Lane};
 use super::source::Source;
 use crate::Lsn;
+use crate::capture::slot;
 use crate::capture::stream::Stream;
 use crate::capture::table::{Oid, TableName};
 use crate::config::Config;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
-use crate::fanout::progress::{Progress, State};
+use crate::fanout::progress::{Progress, SinkProgress, State};
 use crate::fanout::retry::{Backoff, full_jitter};
 use crate::postgres::socket::Socket;
 
 /// A session that lived this long was a good one: the next failure starts the backoff anew.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
-/// How long the server may take to end the stream after everything else is done.
+/// How long the server may take to end a stream after everything else is done.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// When a run ends by itself.
@@ -47,16 +54,40 @@ pub struct RunOptions {
 
 /// A prepared engine: sinks open and running, slot and publication there, no session yet.
 pub struct Engine {
+    setup: Arc<Setup>,
+    fanout: Fanout,
+    /// Where `until_caught_up` ends.
+    target: Lsn,
+    /// The planned tables that the publication has.
+    published: Vec<(Oid, TableName)>,
+}
+
+/// What all streams of an engine share.
+struct Setup {
     source: Source,
     config: Config,
     plan: Arc<Plan>,
-    fanout: Fanout,
     options: RunOptions,
-    /// Where `until_caught_up` ends.
-    target: Lsn,
+    /// Until when the workers try to finish; set once the engine ends.
     deadline: Arc<OnceLock<Instant>>,
-    /// The planned tables that the publication has.
-    published: Vec<(Oid, TableName)>,
+}
+
+/// What asks a stream to end in order.
+#[derive(Clone)]
+struct Stop {
+    /// The operator.
+    shutdown: watch::Receiver<bool>,
+    /// The time is over.
+    ends: Option<Instant>,
+    /// The engine ends for another reason.
+    over: watch::Receiver<bool>,
+}
+
+/// The pauses after failed sessions.
+struct Pauses {
+    backoff: Backoff,
+    attempt: u32,
+    rng: fastrand::Rng,
 }
 
 impl Engine {
@@ -69,34 +100,32 @@ impl Engine {
     ///
     /// # Errors
     /// What an operator has to resolve, also when all that failed is one sink; everything else was finished first.
-    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<()> {
-        let ends = self.options.ends;
-        let backoff = Backoff { initial: self.config.retry.initial, max: self.config.retry.max };
-        let mut rng = fastrand::Rng::new();
-        let mut attempt = 0;
+    pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<()> {
+        let Engine { setup, fanout, target, published } = self;
+        let Fanout { outlets, leaving, progress, lanes, transports } = fanout;
+        let (over, is_over) = watch::channel(false);
+        let mut stop = Stop { shutdown, ends: setup.options.ends, over: is_over };
+        let branches = Branches::start(&setup, &outlets, leaving, &lanes, &stop)?;
+        let main = MainStream::new(setup, outlets, progress, target, published);
+
+        let mut pauses = Pauses::new(&main.setup.config);
         let outcome = loop {
             let started = Instant::now();
-            if self.fanout.progress.running().next().is_none() {
-                break Err(no_sink_left());
-            }
-            let error = match self.session(&mut shutdown, ends).await {
+            let error = match main.session(&mut stop).await {
                 Ok((Ending::Shutdown | Ending::CaughtUp, stream)) => break Ok(stream),
                 Ok((Ending::Replay, _)) => {
                     tracing::info!("a sink asked for the stream again from its checkpoint");
                     continue;
                 }
-                Ok((Ending::Unpublished(index), _)) => self.unpublished(index),
-                Ok((Ending::River, _)) => Error::bug("the river ended without a reason"),
+                Ok((Ending::Deserted, _)) => break Err(no_sink_left()),
+                Ok((Ending::Unpublished(index), _)) => main.unpublished(index),
+                Ok((Ending::River | Ending::Rejoined, _)) => Error::bug("the stream ended without a reason"),
                 Err(error) => error,
             };
-            match error.kind() {
-                Kind::Transient | Kind::Throttled { .. } | Kind::Replay => {}
-                Kind::Rejected | Kind::NeedsBackfill | Kind::Halt | Kind::Config | Kind::Bug => {
-                    break Err(error);
-                }
+            if !is_passing(&error) {
+                break Err(error);
             }
-            attempt = if started.elapsed() >= GOOD_SESSION { 0 } else { attempt + 1 };
-            let wait = full_jitter(attempt, backoff, &mut rng);
+            let wait = pauses.after(started);
             tracing::warn!(
                 wait_ms = wait.as_millis() as u64,
                 hint = error.hint_text(),
@@ -105,74 +134,135 @@ impl Engine {
             );
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = asked_to_stop(&mut shutdown, ends) => break Ok(None),
+                () = stop.asked() => break Ok(None),
             }
         };
         let (stream, failed) = match outcome {
             Ok(stream) => (stream, None),
             Err(error) => (None, Some(error)),
         };
-        self.finish(stream).await;
-        match failed.or_else(|| self.failed_sink()) {
+        over.send_replace(true);
+        branches.close();
+        finish(&main, lanes, stream).await;
+        branches.end(main.setup.start_deadline() + 2 * FINISH_TIMEOUT).await;
+        drop(transports);
+        match failed.or_else(|| failed_sink(&main.route.progress)) {
             Some(error) => Err(error),
             None => Ok(()),
         }
     }
+}
 
+impl Setup {
     /// From here on the time to finish runs.
     fn start_deadline(&self) -> Instant {
         *self.deadline.get_or_init(|| Instant::now() + self.config.shutdown.timeout)
     }
 
-    /// Lets the workers apply what is queued, confirms it, and ends the session.
-    async fn finish(&mut self, stream: Option<Stream<Socket>>) {
-        super::notify::stopping();
-        let deadline = self.start_deadline();
-        self.fanout.outlets = Arc::default();
-        let done = &mut self.fanout.done;
-        let drained = async {
-            if tokio::time::timeout_at(deadline.into(), done.recv()).await.is_err() {
-                tracing::warn!("shutdown.timeout is over: what is still queued will be sent again");
-            }
-        };
-        let Some(mut stream) = stream else { return drained.await };
-        let ended = match stream.idle_until(drained).await {
-            Ok(()) => stream.finish(FINISH_TIMEOUT).await,
-            Err(error) => Err(error),
-        };
-        match ended {
-            Ok(()) => {
-                tracing::info!(confirmed = %self.fanout.progress.confirmable(), "stopped in order");
-            }
-            Err(error) => tracing::warn!("the last position may not be confirmed: {}", error.chain()),
+    /// Detaches a sink that is further behind the stream's position than it may be.
+    fn enforce_limit(&self, sink: &SinkProgress, position: Lsn) {
+        let Some(max) = self.config.catch_up.max_wal else { return };
+        let behind = position.0.saturating_sub(sink.durable_lsn().0);
+        if behind > max && sink.is_running() {
+            let size = bytesize::ByteSize;
+            let error = Error::new(
+                Kind::NeedsBackfill,
+                format!(
+                    "sink {} is {} behind, more than catch_up.max_wal ({}): it holds back no WAL any more",
+                    sink.name,
+                    size(behind),
+                    size(max)
+                ),
+            );
+            sinks::stop(sink, &error.hint(slot::ANEW));
         }
     }
+}
 
-    /// A sink that is out of action makes the run a failed one.
-    fn failed_sink(&self) -> Option<Error> {
-        self.fanout.progress.sinks().iter().find_map(|sink| match sink.state() {
-            State::Attached => None,
-            State::Stopped(reason) | State::Detached(reason) => Some(
-                Error::halt(format!("sink {} stopped: {reason}", sink.name))
-                    .hint("walcast status shows all sinks"),
-            ),
-        })
+/// Lets the workers apply what is queued, confirms it, and ends the main session.
+async fn finish(main: &MainStream, lanes: Vec<Lane>, stream: Option<Stream<Socket>>) {
+    super::notify::stopping();
+    let deadline = main.setup.start_deadline();
+    // First, so that a worker whose queue is empty knows that no other will come.
+    let ends: Vec<_> = lanes.into_iter().map(Lane::end).collect();
+    main.route.outlets.close();
+    let drained = async {
+        let all = async {
+            for end in ends {
+                end.await;
+            }
+        };
+        if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
+            tracing::warn!("shutdown.timeout is over: what is still queued will be sent again");
+        }
+    };
+    let Some(stream) = stream else { return drained.await };
+    match confirm(stream, drained).await {
+        Ok(()) => tracing::info!(confirmed = %main.route.progress.confirmable(), "stopped in order"),
+        Err(error) => tracing::warn!("the last position may not be confirmed: {}", error.chain()),
     }
+}
+
+/// Keeps the session alive until the workers are done, confirms what they did, and ends it.
+async fn confirm(mut stream: Stream<Socket>, drained: impl Future<Output = ()>) -> Result<()> {
+    stream.idle_until(drained).await?;
+    stream.finish(FINISH_TIMEOUT).await
+}
+
+/// A sink that is out of action makes the run a failed one.
+fn failed_sink(progress: &Progress) -> Option<Error> {
+    progress.sinks().iter().find_map(|sink| match sink.state() {
+        State::Attached | State::CatchingUp(_) => None,
+        State::Stopped(reason) | State::Detached(reason) => Some(
+            Error::halt(format!("sink {} stopped: {reason}", sink.name))
+                .hint("walcast status shows all sinks"),
+        ),
+    })
 }
 
 fn no_sink_left() -> Error {
     Error::halt("no sink is left to stream to").hint("walcast status shows why")
 }
 
-/// Resolves when the operator asks for a shutdown or the time is over.
-async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>, ends: Option<Instant>) {
-    let asked = async {
-        if shutdown.wait_for(|asked| *asked).await.is_err() {
-            std::future::pending::<()>().await;
+/// Whether a session that failed so is worth another one.
+fn is_passing(error: &Error) -> bool {
+    match error.kind() {
+        Kind::Transient | Kind::Throttled { .. } | Kind::Replay => true,
+        Kind::Rejected | Kind::NeedsBackfill | Kind::Halt | Kind::Config | Kind::Bug => false,
+    }
+}
+
+impl Pauses {
+    fn new(config: &Config) -> Self {
+        let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
+        Pauses { backoff, attempt: 0, rng: fastrand::Rng::new() }
+    }
+
+    /// The pause after a session, or an attempt, that began at `started`.
+    fn after(&mut self, started: Instant) -> Duration {
+        self.attempt = if started.elapsed() >= GOOD_SESSION { 0 } else { self.attempt + 1 };
+        full_jitter(self.attempt, self.backoff, &mut self.rng)
+    }
+}
+
+impl Stop {
+    /// Resolves when the stream is to end in order.
+    async fn asked(&mut self) {
+        async fn turns_true(asked: &mut watch::Receiver<bool>) {
+            if asked.wait_for(|asked| *asked).await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
-    };
-    match ends {
-        Some(ends) => drop(tokio::time::timeout_at(ends.into(), asked).await),
-        None => asked.await,
+        let time_is_over = async {
+            match self.ends {
+                Some(ends) => tokio::time::sleep_until(ends.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = turns_true(&mut self.shutdown) => {}
+            () = turns_true(&mut self.over) => {}
+            () = time_is_over => {}
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The river: one plain thread that decodes and maps, between the socket and the sinks.
 //!
-//! Enters: frame runs of one session. Leaves: deliveries to every sink. Blocking on a full queue is the back-pressure
-//! that finally slows the server down.
+//! Enters: frame runs of one session. Leaves: deliveries to every sink of its outlets. Blocking on a full queue is the
+//! back-pressure that finally slows the server down.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::capture::frame::FrameRun;
 use crate::decode::{Decoder, Event};
 use crate::encode::mapper::Mapper;
 use crate::encode::plan::Plan;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fanout::outlets::Outlets;
 use crate::fanout::worker::Delivery;
 
@@ -35,11 +35,11 @@ pub struct RiverOptions {
 pub fn run(
     mut frames: mpsc::Receiver<FrameRun>,
     plan: Arc<Plan>,
-    outlets: &Outlets,
+    outlets: Arc<Outlets>,
     options: RiverOptions,
 ) -> Result<()> {
+    outlets.send(&Delivery::Restart);
     let mut river = River::new(plan, outlets, options);
-    river.send(Delivery::Restart)?;
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
     }
@@ -47,17 +47,17 @@ pub fn run(
 }
 
 /// The river without its thread, for whoever drives it step by step.
-pub struct River<'a> {
+pub struct River {
     decoder: Decoder,
     mapper: Mapper,
-    outlets: &'a Outlets,
+    outlets: Arc<Outlets>,
     options: RiverOptions,
     idle_sent: Option<(Lsn, Instant)>,
 }
 
-impl<'a> River<'a> {
+impl River {
     /// A river for a new session.
-    pub fn new(plan: Arc<Plan>, outlets: &'a Outlets, options: RiverOptions) -> Self {
+    pub fn new(plan: Arc<Plan>, outlets: Arc<Outlets>, options: RiverOptions) -> Self {
         River {
             decoder: Decoder::new(),
             mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from),
@@ -77,18 +77,18 @@ impl<'a> River<'a> {
             Ok(idle) => idle,
             Err(error) => {
                 if let Some(run) = self.mapper.take_ended() {
-                    self.send(Delivery::Run(Arc::new(run)))?;
+                    self.outlets.send(&Delivery::Run(Arc::new(run)));
                 }
                 return Err(error);
             }
         };
         if let Some(run) = self.mapper.take_whole() {
-            self.send(Delivery::Run(Arc::new(run)))?;
+            self.outlets.send(&Delivery::Run(Arc::new(run)));
         }
-        match idle {
-            Some(wal_end) => self.idle(wal_end),
-            None => Ok(()),
+        if let Some(wal_end) = idle {
+            self.idle(wal_end);
         }
+        Ok(())
     }
 
     /// Decodes and maps, and delivers what has become large. Returns the idle position where the frames end with one.
@@ -102,7 +102,7 @@ impl<'a> River<'a> {
                     idle = None;
                     self.mapper.map(event)?;
                     if let Some(run) = self.mapper.take_full() {
-                        self.send(Delivery::Run(Arc::new(run)))?;
+                        self.outlets.send(&Delivery::Run(Arc::new(run)));
                     }
                 }
             }
@@ -110,7 +110,7 @@ impl<'a> River<'a> {
         Ok(idle)
     }
 
-    fn idle(&mut self, wal_end: Lsn) -> Result<()> {
+    fn idle(&mut self, wal_end: Lsn) {
         let now = Instant::now();
         let is_due = match self.idle_sent {
             None => true,
@@ -118,12 +118,7 @@ impl<'a> River<'a> {
         };
         if is_due {
             self.idle_sent = Some((wal_end, now));
-            self.send(Delivery::Idle(wal_end))?;
+            self.outlets.send(&Delivery::Idle(wal_end));
         }
-        Ok(())
-    }
-
-    fn send(&self, delivery: Delivery) -> Result<()> {
-        self.outlets.send(&delivery).map_err(|_| Error::halt("every sink has stopped"))
     }
 }

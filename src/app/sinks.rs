@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use crossbeam_channel::Sender;
+use tokio::sync::{mpsc, watch};
 
 use super::d1::{self, Transports};
 use crate::Lsn;
@@ -12,9 +13,9 @@ use crate::capture::slot::SourceIdentity;
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
+use crate::fanout::chain::{Inlet, chain};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress, State};
-use crate::fanout::queue;
 use crate::fanout::retry::{self, Backoff, Decision};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink, Whole};
 use crate::fanout::worker::{BatchLimits, Worker};
@@ -139,7 +140,7 @@ impl OpenSinks {
     }
 
     fn running(&self) -> impl Iterator<Item = &(AnySink, Arc<SinkProgress>, Option<Checkpoint>)> {
-        let is_running = |progress: &SinkProgress| matches!(progress.state(), State::Attached);
+        let is_running = |progress: &SinkProgress| progress.is_running();
         self.sinks.iter().filter(move |(_, progress, _)| is_running(progress))
     }
 
@@ -161,36 +162,43 @@ impl OpenSinks {
         }
     }
 
-    /// Gives each running sink its queue and thread. The workers are done when the returned receiver closes; `deadline`
-    /// says from when on they give up retrying.
+    /// Lets a sink start on its own copy of the slot.
+    pub fn stand_apart(&self, name: &str) {
+        if let Some((_, progress, _)) = self.sinks.iter().find(|(_, progress, _)| progress.name == name) {
+            progress.stand_apart();
+        }
+    }
+
+    /// Gives each running sink its thread, and its queue if it takes the main stream. `deadline` says from when on the
+    /// workers give up retrying.
     pub fn spawn(
         self,
         config: &Config,
         deadline: impl Fn() -> Option<Instant> + Clone + Send + 'static,
     ) -> Result<Fanout> {
-        let (alive, done) = mpsc::channel(1);
-        let (mut queues, mut progresses) = (Vec::new(), Vec::new());
+        let (outlets, leaving) = Outlets::new(config.queue.patience);
+        let (mut lanes, mut progresses) = (Vec::new(), Vec::new());
         let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
         for ((sink, progress, _), sink_config) in self.sinks.into_iter().zip(&config.sinks) {
             progresses.push(progress.clone());
-            if progress.state() != State::Attached {
+            if !progress.is_running() {
                 continue;
             }
-            let (sender, receiver) = queue::bounded(config.queue.max_bytes);
-            queues.push(sender);
+            let (inlets, chain) = chain();
+            if progress.state() == State::Attached {
+                let (outlet, inlet) = outlets.queue(&progress, config.queue.max_bytes);
+                outlets.attach(outlet);
+                // The other end is right here.
+                let _ = inlets.send(inlet);
+            }
+            let (alive, done) = watch::channel(());
+            lanes.push(Lane { sink: progress.clone(), inlets, done });
             let limits = batch_limits(config, &sink_config.target);
             let position = progress.durable_lsn();
             let name = progress.name.clone();
-            let worker = Worker::new(
-                sink,
-                receiver,
-                progress.clone(),
-                position,
-                limits,
-                backoff,
-                fastrand::Rng::new(),
-            );
-            let (alive, deadline) = (alive.clone(), deadline.clone());
+            let worker =
+                Worker::new(sink, chain, progress.clone(), position, limits, backoff, fastrand::Rng::new());
+            let deadline = deadline.clone();
             std::thread::Builder::new()
                 .name(format!("sink-{name}"))
                 .spawn(move || {
@@ -201,8 +209,9 @@ impl OpenSinks {
                 })
                 .map_err(|error| Error::halt(format!("starting the thread of sink {name}")).because(error))?;
         }
-        let outlets = Arc::new(Outlets::new(queues));
-        Ok(Fanout { outlets, progress: Progress::new(progresses), done, _transports: self.transports })
+        let outlets = Arc::new(outlets);
+        let progress = Progress::new(progresses);
+        Ok(Fanout { outlets, leaving, progress, lanes, transports: self.transports })
     }
 }
 
@@ -240,17 +249,40 @@ fn patiently<T>(backoff: Backoff, mut attempt: impl FnMut() -> Result<T>) -> Res
 
 /// The running sinks.
 pub struct Fanout {
-    /// Where the river sends.
+    /// Where the main river sends.
     pub outlets: Arc<Outlets>,
+    /// The sinks that the main river leaves behind.
+    pub leaving: mpsc::UnboundedReceiver<Arc<SinkProgress>>,
     /// How far each sink is.
     pub progress: Progress,
-    /// Closes when the last worker is done.
-    pub done: mpsc::Receiver<()>,
-    /// Nobody waits for a request any more once the engine is gone.
-    _transports: Transports,
+    /// The running sinks' workers.
+    pub lanes: Vec<Lane>,
+    /// Ends the waiting for requests when it is dropped.
+    pub transports: Transports,
 }
 
-fn stop(progress: &SinkProgress, error: &Error) {
+/// One sink's worker, as the engine holds it.
+#[derive(Clone)]
+pub struct Lane {
+    /// Its sink.
+    pub sink: Arc<SinkProgress>,
+    /// Where queues are put behind those that it has. It ends once this is dropped and they are empty.
+    pub inlets: Sender<Inlet>,
+    /// Closes when the worker is done.
+    pub done: watch::Receiver<()>,
+}
+
+impl Lane {
+    /// Gives the worker no further queue. The future waits until it is done.
+    pub fn end(self) -> impl Future<Output = ()> {
+        let Lane { inlets, mut done, .. } = self;
+        drop(inlets);
+        async move { while done.changed().await.is_ok() {} }
+    }
+}
+
+/// Takes a sink out of action, and says so.
+pub fn stop(progress: &SinkProgress, error: &Error) {
     tracing::error!(
         sink = progress.name,
         kind = error.kind().as_str(),

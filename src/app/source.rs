@@ -70,33 +70,64 @@ impl Source {
         history
     }
 
-    /// Holds the slot against the sinks' checkpoints. Read the checkpoints first.
+    /// Holds the slot and its copies against the sinks' checkpoints. Read the checkpoints first.
     pub async fn judge(
         &self,
         client: &Client,
         server: &Server,
         checkpoints: &[(String, Option<Checkpoint>)],
-    ) -> Result<(Option<Slot>, Judgement)> {
+    ) -> Result<Judged> {
         let history = self.timeline_history(server.timeline).await?;
         let slot = slot::read(client, &self.config.slot).await?;
+        let copies = slot::read_copies(client, &self.config.slot, &server.database).await?;
         let current_wal_lsn = match &slot {
             Some(slot) => slot.current_wal_lsn,
             None => catalog::read_server(client).await?.current_wal_lsn,
         };
-        let sinks: Vec<SinkCheckpoint> =
-            checkpoints.iter().map(|(name, checkpoint)| sink_checkpoint(name, checkpoint.as_ref())).collect();
+        let sinks: Vec<SinkCheckpoint> = checkpoints
+            .iter()
+            .map(|(name, checkpoint)| {
+                let copy = self.copy_of(name, &copies).cloned();
+                sink_checkpoint(name, checkpoint.as_ref(), copy)
+            })
+            .collect();
         let identity = self.identity(server);
-        Ok((slot.clone(), slot::judge(&identity, current_wal_lsn, &history, slot.as_ref(), &sinks)))
+        let judgement = slot::judge(&identity, current_wal_lsn, &history, slot.as_ref(), &sinks);
+        Ok(Judged { slot, copies, judgement })
+    }
+
+    /// The sink's own among the copies of the slot.
+    pub fn copy_of<'a>(&self, sink: &str, copies: &'a [Slot]) -> Option<&'a Slot> {
+        let name = config::slot_copy(&self.config.slot, sink);
+        copies.iter().find(|copy| copy.name == name)
+    }
+
+    /// The copies that belong to none of these sinks: whoever had them was taken out of the configuration.
+    pub fn abandoned<'a>(&self, sinks: &[config::Sink], copies: &'a [Slot]) -> Vec<&'a Slot> {
+        let names: Vec<String> =
+            sinks.iter().map(|sink| config::slot_copy(&self.config.slot, sink.name.as_str())).collect();
+        copies.iter().filter(|copy| !names.contains(&copy.name)).collect()
     }
 }
 
-fn sink_checkpoint(name: &str, checkpoint: Option<&Checkpoint>) -> SinkCheckpoint {
+/// What [`Source::judge`] read, and what it means.
+pub struct Judged {
+    /// The slot, if there is one.
+    pub slot: Option<Slot>,
+    /// All its copies.
+    pub copies: Vec<Slot>,
+    /// Whether slot and sinks fit.
+    pub judgement: Judgement,
+}
+
+fn sink_checkpoint(name: &str, checkpoint: Option<&Checkpoint>, copy: Option<Slot>) -> SinkCheckpoint {
     SinkCheckpoint {
         sink: name.to_owned(),
         lsn: checkpoint.map(|checkpoint| checkpoint.lsn),
         system_identifier: checkpoint.map_or(0, |checkpoint| checkpoint.source.system_identifier),
         timeline: checkpoint.map_or(0, |checkpoint| checkpoint.source.timeline),
         slot: checkpoint.map_or_else(String::new, |checkpoint| checkpoint.source.slot.clone()),
+        copy,
     }
 }
 

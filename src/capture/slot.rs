@@ -1,9 +1,10 @@
-//! The replication slot: its state ([`read`]), its creation ([`create`]), its end ([`drop`]), and the decision whether
-//! the sinks can go on from it ([`judge`]). A slot is the only thing walcast leaves at the source that costs the
+//! The replication slot: its state ([`read`]), its creation ([`create`]), its copies ([`copy`]), its end ([`drop`]), and
+//! the decision whether the sinks can go on from it ([`judge`]). A slot is the only thing walcast leaves at the source that costs the
 //! source something while walcast is away: the WAL it holds back.
 //!
 //! Nothing here ever advances a slot or peeks into it.
 
+mod copy;
 mod create;
 mod judge;
 mod remedy;
@@ -11,12 +12,15 @@ mod remedy;
 use std::time::Duration;
 
 use pgwire_replication::Lsn;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
+pub use copy::{copy, read_copies};
 pub use create::{Blocker, Created, blockers, create, create_statement};
 pub use judge::{
     Judgement, SinkCheckpoint, SinkVerdict, SlotVerdict, SourceIdentity, TimelineHistory, judge,
 };
+
+pub use remedy::ANEW;
 
 use super::catalog::lsn;
 use super::query::{field, rows};
@@ -106,9 +110,13 @@ pub fn check_name(name: &str) -> Result<()> {
 /// Transient when the connection fails.
 pub async fn read(client: &Client, name: &str) -> Result<Option<Slot>> {
     let doing = format!("reading slot {name}");
-    let found = rows(client, include_str!("../../sql/slot.sql"), &[&name], &doing).await?;
-    let Some(row) = found.first() else { return Ok(None) };
-    Ok(Some(Slot {
+    let sql = include_str!("../../sql/slot.sql");
+    let found = rows(client, sql, &[&Some(name), &None::<&str>], &doing).await?;
+    found.first().map(from_row).transpose()
+}
+
+fn from_row(row: &Row) -> Result<Slot> {
+    Ok(Slot {
         name: field(row, "name")?,
         plugin: field(row, "plugin")?,
         database: field(row, "database")?,
@@ -127,7 +135,7 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Slot>> {
             .map(|seconds| Duration::from_secs(seconds.max(0).unsigned_abs())),
         current_wal_lsn: lsn(row, "current_wal_lsn")?.unwrap_or(Lsn::ZERO),
         retained_bytes: field(row, "retained_bytes")?,
-    }))
+    })
 }
 
 /// The ancestors of the server's current timeline. Empty, so that nothing of another timeline resumes, where the server

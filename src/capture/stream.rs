@@ -25,7 +25,6 @@ use super::frame::{FrameRun, complete_prefix};
 use super::pace::{Pace, PaceOptions};
 use crate::Lsn;
 use crate::error::{Error, Result};
-use crate::telemetry;
 
 /// How much one read takes at most.
 const READ_BYTES: usize = 256 * 1024;
@@ -216,7 +215,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Sends a standby status update.
     async fn status(&mut self, reply_requested: bool) -> Result<()> {
         self.sent = self.sent.max((self.confirmable)());
-        telemetry::confirmed(self.sent);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let message = encode_standby_status_update(
             self.sent,

@@ -15,6 +15,8 @@ use crate::document::problems::{self, Problems, steps};
 pub(super) const KIB: usize = 1 << 10;
 pub(super) const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+/// Postgres cuts longer names.
+pub(super) const SLOT_NAME_BYTES_MAX: usize = 63;
 
 /// Notes what is wrong while it builds the configuration.
 pub(super) struct Checker<'a> {
@@ -32,13 +34,28 @@ impl Checker<'_> {
     /// Checks everything and builds the configuration, which is of use only if nothing was noted. Relative paths start
     /// at `base`.
     pub(super) fn check(&mut self, written: Written, base: &Path) -> Config {
-        let Written { schema, mut source, sink, batch, queue, transaction, retry, shutdown, d1, log } =
-            written;
+        let Written {
+            schema,
+            mut source,
+            sink,
+            batch,
+            queue,
+            catch_up,
+            transaction,
+            retry,
+            shutdown,
+            d1,
+            log,
+        } = written;
         self.source(&mut source, base);
-        let sinks = self.sinks(sink, base);
+        let sinks = self.sinks(sink, &source.slot, base);
         self.between(steps!["batch", "max_rows"], batch.max_rows, 1..=1_000_000);
         self.size(steps!["batch", "max_bytes"], batch.max_bytes, 4 * KIB..=GIB);
         self.size(steps!["queue", "max_bytes"], queue.max_bytes, 64 * KIB..=GIB);
+        self.duration(steps!["queue", "patience"], queue.patience, "10ms", "1h");
+        if catch_up.max_wal.is_some_and(|bytes| bytes < MIB as u64) {
+            self.note(steps!["catch_up", "max_wal"], format!("must be at least {}", ByteSize(MIB as u64)));
+        }
         let part = steps!["transaction", "part_max_bytes"];
         self.size(part.clone(), transaction.part_max_bytes, 4 * KIB..=GIB);
         if transaction.part_max_bytes > queue.max_bytes {
@@ -56,7 +73,7 @@ impl Checker<'_> {
         self.between(requests, d1.requests_per_5_minutes, 10..=1200);
         self.log(&log);
         let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
-        Config { schema, source, sinks, batch, queue, transaction, retry, shutdown, d1, log }
+        Config { schema, source, sinks, batch, queue, catch_up, transaction, retry, shutdown, d1, log }
     }
 
     fn source(&mut self, source: &mut Source, base: &Path) {

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::Requires;
-use super::check::{Checker, KIB, MIB};
+use super::check::{Checker, KIB, MIB, SLOT_NAME_BYTES_MAX};
 use super::sink::{
     D1Database, D1Worker, D1Writing, Secret, Sink, SinkName, SinkTarget, SinkType, WrittenSink,
 };
+use super::{Requires, slot_copy};
 use crate::document::problems::steps;
 
 /// Where Cloudflare's API is.
@@ -29,11 +29,12 @@ enum Place {
 }
 
 impl Checker<'_> {
-    pub(super) fn sinks(&mut self, written: Vec<WrittenSink>, base: &Path) -> Vec<Sink> {
+    pub(super) fn sinks(&mut self, written: Vec<WrittenSink>, slot: &str, base: &Path) -> Vec<Sink> {
         if written.is_empty() && self.requires == Requires::Everything {
             self.note(steps!["sink"], "there is no sink: add a [[sink]] with name, type and path");
         }
         let mut names: HashMap<SinkName, usize> = HashMap::new();
+        let mut copies: HashMap<String, usize> = HashMap::new();
         let mut places: HashMap<Place, usize> = HashMap::new();
         let mut sinks = Vec::with_capacity(written.len());
         for (number, sink) in written.into_iter().enumerate() {
@@ -43,6 +44,17 @@ impl Checker<'_> {
             if let Some(first) = sink.name.as_ref().and_then(|name| names.insert(name.clone(), number)) {
                 let message = format!("sink[{first}] has this name already");
                 self.note(steps!["sink", number, "name"], message);
+            } else if let Some(name) = &sink.name {
+                let copy = slot_copy(slot, name.as_str());
+                if copy.len() > SLOT_NAME_BYTES_MAX {
+                    let message = "its slot while it catches up would be named";
+                    let message = format!("{message} {copy}, which is longer than 63 bytes");
+                    self.note(steps!["sink", number, "name"], message);
+                }
+                if let Some(first) = copies.insert(copy.clone(), number) {
+                    let message = format!("sink[{first}]'s slot would have the same name, {copy}");
+                    self.note(steps!["sink", number, "name"], message);
+                }
             }
             let Some(kind) = sink.r#type else {
                 let message = "a sink needs a type: \"sqlite\", \"d1\", \"d1-worker\" or \"null\"";

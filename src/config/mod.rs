@@ -30,6 +30,10 @@ pub use sink::{D1Database, D1Worker, D1Writing, OnRejected, Secret, Sink, SinkNa
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "walcast.toml";
 
+/// What stands between a slot's name and a sink's in the name of the sink's own copy of the slot. Two underscores,
+/// because `walcast_eu` may well be the slot of another pipeline, and copies are dropped by name.
+pub const COPY_INFIX: &str = "__";
+
 const MIB: usize = 1 << 20;
 
 /// Everything that can be set.
@@ -45,6 +49,8 @@ pub struct Config {
     pub batch: Batch,
     /// `[queue]`: what waits for a sink at most.
     pub queue: Queue,
+    /// `[catch_up]`: what a sink that falls behind may cost.
+    pub catch_up: CatchUp,
     /// `[transaction]`: how large transactions travel.
     pub transaction: Transaction,
     /// `[retry]`: the pauses between attempts.
@@ -102,6 +108,11 @@ impl Default for Source {
     }
 }
 
+/// The name of the copy of `slot` that the named sink reads while it catches up.
+pub fn slot_copy(slot: &str, sink: &str) -> String {
+    format!("{slot}{COPY_INFIX}{}", sink.replace('-', "_"))
+}
+
 /// What one `apply` takes at most.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -124,15 +135,29 @@ impl Default for Batch {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Queue {
-    /// Bytes that wait for one sink. Default 8 MiB; 64 KiB to 1 GiB.
+    /// Bytes that wait for one sink; twice as many while it re-joins the others. Default 8 MiB; 64 KiB to 1 GiB.
     #[serde(deserialize_with = "scalar::size")]
     pub max_bytes: usize,
+    /// How long, in sum, a sink may keep sinks that have nothing to do waiting for room in its full queue, before the
+    /// stream goes on without it. Default 2 s; 10 ms to 1 h.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub patience: Duration,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Queue { max_bytes: 8 * MIB }
+        Queue { max_bytes: 8 * MIB, patience: Duration::from_secs(2) }
     }
+}
+
+/// What a sink that falls behind may cost.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CatchUp {
+    /// A sink further behind the server than this, in bytes of WAL, is detached and must be filled anew. Default none:
+    /// the server keeps what it lacks for as long as its disk, or its own limit, allows. At least 1 MiB.
+    #[serde(deserialize_with = "scalar::maybe_size")]
+    pub max_wal: Option<u64>,
 }
 
 /// How large transactions travel.
@@ -238,6 +263,7 @@ struct Written {
     sink: Vec<WrittenSink>,
     batch: Batch,
     queue: Queue,
+    catch_up: CatchUp,
     transaction: Transaction,
     retry: Retry,
     shutdown: Shutdown,

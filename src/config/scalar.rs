@@ -34,6 +34,11 @@ pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, 
     deserializer.deserialize_any(ScalarVisitor::<Size>(PhantomData)).map(|Size(size)| size)
 }
 
+/// A number of bytes that need not be there.
+pub(super) fn maybe_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    size(deserializer).map(|size| Some(size as u64))
+}
+
 /// A time with its unit.
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     deserializer.deserialize_any(ScalarVisitor::<Time>(PhantomData)).map(|Time(time)| time)

@@ -32,6 +32,9 @@ max_rows = 100
 max_bytes = 65536
 [queue]
 max_bytes = "4MiB"
+patience = "500ms"
+[catch_up]
+max_wal = "10GiB"
 [transaction]
 part_max_bytes = "512KiB"
 [retry]
@@ -89,6 +92,8 @@ fn every_key_is_read_and_paths_start_at_the_file() {
     assert_eq!(config.sinks, [eu, bench]);
     assert_eq!((config.batch.max_rows, config.batch.max_bytes), (100, 64 * KIB));
     assert_eq!((config.queue.max_bytes, config.transaction.part_max_bytes), (4 * MIB, 512 * KIB));
+    assert_eq!(config.queue.patience, Duration::from_millis(500));
+    assert_eq!(config.catch_up.max_wal, Some(10 << 30));
     assert_eq!((config.retry.initial, config.retry.max), (Duration::from_millis(10), Duration::from_secs(5)));
     assert_eq!(config.shutdown.timeout, Duration::from_secs(3));
     assert_eq!((config.log.level.as_str(), config.log.format), ("info,walcast=debug", LogFormat::Json));
@@ -103,7 +108,32 @@ fn a_sink_is_enough_and_the_rest_has_defaults() {
     assert_eq!(config.source.max_message_bytes, 256 * MIB);
     assert_eq!((config.batch.max_rows, config.batch.max_bytes), (5000, MIB));
     assert_eq!((config.queue.max_bytes, config.transaction.part_max_bytes), (8 * MIB, MIB));
+    assert_eq!(config.queue.patience, Duration::from_secs(2));
+    assert_eq!(config.catch_up.max_wal, None);
     assert_eq!(config.log.format, LogFormat::Text);
+}
+
+#[test]
+fn names_whose_slots_for_catching_up_would_collide_or_be_cut_are_refused() {
+    let sink = |name: &str| format!("[[sink]]\nname = \"{name}\"\ntype = \"null\"\n");
+    assert_wrong(
+        &[sink("us-east"), sink("us_east")].concat(),
+        &[],
+        &["walcast.toml:5:8: sink[1].name: sink[0]'s slot would have the same name, walcast__us_east"],
+    );
+    let slot = "s".repeat(50);
+    assert_eq!(slot_copy(&slot, "us-east"), format!("{slot}__us_east"));
+    assert_wrong(
+        &format!("[source]\nslot = \"{slot}\"\n{}[catch_up]\nmax_wal = 1\n", sink("australia-east")),
+        &[],
+        &[
+            &format!(
+                "walcast.toml:4:8: sink[0].name: its slot while it catches up would be named \
+                 {slot}__australia_east, which is longer than 63 bytes"
+            ),
+            "walcast.toml:7:11: catch_up.max_wal: must be at least 1.0 MiB",
+        ],
+    );
 }
 
 #[test]

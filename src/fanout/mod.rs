@@ -3,6 +3,9 @@
 //! [`sink::Sink`] is the delivery contract; [`worker::Worker`] keeps it; [`progress::Progress`] says what the slot may
 //! be told. Nothing here knows what a sink is made of.
 
+pub mod blame;
+pub mod chain;
+pub mod detour;
 pub mod outlets;
 pub mod progress;
 pub mod queue;

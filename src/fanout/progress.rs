@@ -1,24 +1,53 @@
-//! What each sink has made durable, and what the slot may therefore be told.
+//! What each sink has made durable, and what a slot may therefore be told.
 //!
 //! Workers write, the capture stage and the command line read. Positions are single atomics: a worker stores its
 //! position after the sink committed, so whoever reads it can rely on the commit.
+//!
+//! **Two kinds of slot.** The main slot holds what any sink lacks, unless a copy of it holds that for the sink. A sink's
+//! way from one to the other and back is the [`State`] here, and each of its steps is one method, because whether the
+//! main slot may forget what the sink lacks hangs on their order:
+//!
+//! ```text
+//! Attached ──leave──► Left ──stand_apart──► Apart ──take_in──► Joining ──rejoin──► Attached
+//!                      ▲   (the copy exists)                      │  (it has all up to where it was taken in)
+//!                      └───────────────────leave──────────────────┘
+//! ```
+//!
+//! The main slot is held for the sink in every state but `Apart`; the copy, from `Apart` until it is dropped some time
+//! after `rejoin`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::Lsn;
 use crate::error::{Error, Kind};
+use crate::telemetry;
 
-/// All sinks of one slot.
+/// The sinks as one slot and its stream see them.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     sinks: Vec<Arc<SinkProgress>>,
+    slot: SlotKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum SlotKind {
+    #[default]
+    Main,
+    /// A sink's own.
+    Copy,
 }
 
 impl Progress {
-    /// The progress of these sinks, in the configuration's order.
+    /// All sinks, in the configuration's order, as the main slot sees them.
     pub fn new(sinks: Vec<Arc<SinkProgress>>) -> Self {
-        Progress { sinks }
+        Progress { sinks, slot: SlotKind::Main }
+    }
+
+    /// One sink, as its own copy of the slot sees it.
+    pub fn of_copy(sink: Arc<SinkProgress>) -> Self {
+        Progress { sinks: vec![sink], slot: SlotKind::Copy }
     }
 
     /// Every sink, stopped ones included.
@@ -26,18 +55,40 @@ impl Progress {
         &self.sinks
     }
 
-    /// The highest position that every sink has made durable: what may be confirmed. A stopped sink holds it back,
-    /// because its rows are not there yet; a detached one does not, because the slot can no longer help it. Zero until
-    /// every sink has a position.
+    /// The highest position that every sink which depends on the slot has made durable: what may be confirmed. A stopped
+    /// sink holds it back, because its rows are not there yet; a detached one does not, because the slot can no longer
+    /// help it; one that has a slot of its own does not hold back the main one. Zero until every such sink has a position.
     pub fn confirmable(&self) -> Lsn {
-        let holding = self.sinks.iter().filter(|sink| !matches!(sink.state(), State::Detached(_)));
-        holding.map(|sink| sink.durable_lsn()).min().unwrap_or(Lsn::ZERO)
+        // The positions first. A sink that is taken in between the two reads is taken in at or behind them, so leaving
+        // it out was right; the other way round, the others' positions might lie behind where it was taken in.
+        let positions: Vec<Lsn> = self.sinks.iter().map(|sink| sink.durable_lsn()).collect();
+        let holding = self.sinks.iter().zip(positions).filter(|(sink, _)| self.depends(sink));
+        holding.map(|(_, lsn)| lsn).min().unwrap_or(Lsn::ZERO)
     }
 
-    /// The lowest position of a sink that still runs: what was committed before it need not be applied again. Zero
-    /// until every such sink has a position.
+    fn depends(&self, sink: &SinkProgress) -> bool {
+        let relation = sink.relation();
+        let is_elsewhere = self.slot == SlotKind::Main && relation.has_own_slot;
+        !is_elsewhere && !matches!(relation.state, State::Detached(_))
+    }
+
+    /// The lowest position of a sink that takes this stream: what was committed before it need not be applied again.
+    /// Zero until every such sink has a position.
     pub fn needed_from(&self) -> Lsn {
-        self.running().map(|sink| sink.durable_lsn()).min().unwrap_or(Lsn::ZERO)
+        let takers = self.sinks.iter().filter(|sink| match sink.state() {
+            State::Attached | State::CatchingUp(Phase::Joining(_)) => true,
+            State::CatchingUp(Phase::Left | Phase::Apart) => self.slot == SlotKind::Copy,
+            State::Stopped(_) | State::Detached(_) => false,
+        });
+        takers.map(|sink| sink.durable_lsn()).min().unwrap_or(Lsn::ZERO)
+    }
+
+    /// A sink that takes this stream and nothing else, and is behind `confirmed`: the slot has lost what it lacks.
+    pub fn behind(&self, confirmed: Lsn) -> Option<&Arc<SinkProgress>> {
+        self.sinks.iter().find(|sink| {
+            let is_from_here = self.slot == SlotKind::Copy || sink.state() == State::Attached;
+            is_from_here && sink.is_running() && sink.durable_lsn() < confirmed
+        })
     }
 
     /// Whether every sink that still runs has reached `target`.
@@ -45,39 +96,77 @@ impl Progress {
         self.running().all(|sink| sink.durable_lsn() >= target)
     }
 
-    /// How often a sink has lost its open transaction and asked for the stream again. Grows by one each time; each
-    /// sink asks once until the stream has started again.
-    pub fn replays_requested(&self) -> u64 {
-        self.running().map(|sink| sink.replays_requested.load(Ordering::Acquire)).sum()
-    }
-
     /// The sinks that are still applied to.
     pub fn running(&self) -> impl Iterator<Item = &Arc<SinkProgress>> {
-        self.sinks.iter().filter(|sink| sink.state() == State::Attached)
+        self.sinks.iter().filter(|sink| sink.is_running())
     }
 }
 
 /// A sink's relation to the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// It takes what the stream brings. Set at the start; `Stopped` or `Detached` may follow.
+    /// It takes what the main stream brings. Set at the start and by [`SinkProgress::rejoin`]; anything may follow.
     Attached,
-    /// It waits for an operator, who finds the reason here. Set by its worker or at the start. The slot keeps what it
+    /// It was slower than the others, and the main stream goes on without it. Set by [`SinkProgress::leave`], or at the
+    /// start for one that was catching up before.
+    CatchingUp(Phase),
+    /// It waits for an operator, who finds the reason here. Set by its worker or at the start. A slot keeps what it
     /// lacks, so it goes on after a restart.
     Stopped(String),
-    /// It lacks changes that no slot has any more; only filling it anew makes it right. Set like `Stopped`.
+    /// It lacks changes that no slot has any more, or holds back more WAL than it may; only filling it anew makes it
+    /// right. Set like `Stopped`.
     Detached(String),
 }
 
+/// How far a sink is with catching up. See the module's head for what may follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It has left the main stream. The main slot keeps what it lacks until it has a copy.
+    Left,
+    /// It reads a copy of the slot at its own pace.
+    Apart,
+    /// It still reads its copy, up to this position; what comes after it in the main stream queues for it already.
+    Joining(Lsn),
+}
+
 impl State {
-    /// The state as one lower-case word.
+    /// The state in lower-case words.
     pub fn as_str(&self) -> &'static str {
         match self {
             State::Attached => "attached",
+            State::CatchingUp(_) => "catching up",
             State::Stopped(_) => "stopped",
             State::Detached(_) => "detached",
         }
     }
+}
+
+/// Why a sink's last attempt failed; its worker tries again.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// When the first attempt in a row failed.
+    pub since: SystemTime,
+    /// How many failed in a row.
+    pub attempts: u32,
+    /// The last error's kind.
+    pub kind: Kind,
+    /// The last error with its causes.
+    pub problem: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// What decides which slots a sink depends on.
+#[derive(Debug, Clone)]
+struct Relation {
+    state: State,
+    /// A copy of the slot keeps what the sink lacks, and the main slot need not. Outlasts `Apart` only in a sink that
+    /// stopped there.
+    has_own_slot: bool,
+    /// Since when it has been in this state.
+    since: SystemTime,
+    /// What keeps it from catching up.
+    obstacle: Option<String>,
 }
 
 /// One sink's progress.
@@ -91,8 +180,8 @@ pub struct SinkProgress {
     transactions: AtomicU64,
     dead_letters: AtomicU64,
     retries: AtomicU64,
-    replays_requested: AtomicU64,
-    state: Mutex<State>,
+    relation: Mutex<Relation>,
+    failure: Mutex<Option<Failure>>,
 }
 
 impl SinkProgress {
@@ -106,8 +195,13 @@ impl SinkProgress {
             transactions: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
             retries: AtomicU64::new(0),
-            replays_requested: AtomicU64::new(0),
-            state: Mutex::new(State::Attached),
+            relation: Mutex::new(Relation {
+                state: State::Attached,
+                has_own_slot: false,
+                since: SystemTime::now(),
+                obstacle: None,
+            }),
+            failure: Mutex::new(None),
         })
     }
 
@@ -143,7 +237,39 @@ impl SinkProgress {
 
     /// The sink's relation to the stream.
     pub fn state(&self) -> State {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.relation().state.clone()
+    }
+
+    /// Since when it has been attached, catching up, stopped or detached.
+    pub fn since(&self) -> SystemTime {
+        self.relation().since
+    }
+
+    /// What keeps a sink that has left from catching up, and what to do about it.
+    pub fn obstacle(&self) -> Option<String> {
+        self.relation().obstacle.clone()
+    }
+
+    /// Says what keeps the sink from catching up, or that nothing does.
+    pub fn set_obstacle(&self, error: Option<&Error>) {
+        self.relation().obstacle = error.map(|error| match error.hint_text() {
+            Some(hint) => format!("{} ({hint})", error.chain()),
+            None => error.chain(),
+        });
+    }
+
+    /// Whether it is still applied to.
+    pub fn is_running(&self) -> bool {
+        matches!(self.relation().state, State::Attached | State::CatchingUp(_))
+    }
+
+    /// Why its last attempt failed, until one succeeds.
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn relation(&self) -> MutexGuard<'_, Relation> {
+        self.relation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that the sink's checkpoint is `lsn` now. Never goes back.
@@ -160,18 +286,79 @@ impl SinkProgress {
         }
     }
 
-    pub(super) fn count_retry(&self) {
+    pub(super) fn count_retry(&self, error: &Error) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, attempts) =
+            failure.as_ref().map_or((SystemTime::now(), 0), |before| (before.since, before.attempts));
+        *failure = Some(Failure {
+            since,
+            attempts: attempts.saturating_add(1),
+            kind: error.kind(),
+            problem: error.chain(),
+            hint: error.hint_text().map(str::to_owned),
+        });
     }
 
-    pub(super) fn request_replay(&self) {
-        self.replays_requested.fetch_add(1, Ordering::Release);
+    pub(super) fn recover(&self) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Takes the sink out of action because of `error`, whose kind says whether the slot can still help it.
+    /// The main stream goes on without the sink. True if it was attached; a joining one is back where it was.
+    pub(super) fn leave(&self) -> bool {
+        let mut relation = self.relation();
+        let was_attached = relation.state == State::Attached;
+        if was_attached || matches!(relation.state, State::CatchingUp(_)) {
+            self.enter(&mut relation, State::CatchingUp(Phase::Left));
+        }
+        was_attached
+    }
+
+    /// A copy of the slot holds what the sink lacks: it exists, and was not confirmed past the sink's checkpoint. A
+    /// sink that is stopped stays so.
+    pub fn stand_apart(&self) {
+        let mut relation = self.relation();
+        match relation.state {
+            State::Attached | State::CatchingUp(Phase::Left) => {
+                relation.has_own_slot = true;
+                self.enter(&mut relation, State::CatchingUp(Phase::Apart));
+            }
+            State::Stopped(_) => relation.has_own_slot = true,
+            State::CatchingUp(Phase::Apart | Phase::Joining(_)) | State::Detached(_) => {}
+        }
+    }
+
+    /// Everything from now on in the main stream goes to the sink again. `at` says up to where the main slot may have
+    /// been confirmed without it; it is asked while nobody can leave the sink out any more. False for a sink that does
+    /// not wait for that.
+    pub(super) fn take_in(&self, at: impl FnOnce() -> Lsn) -> bool {
+        let mut relation = self.relation();
+        let waits = relation.state == State::CatchingUp(Phase::Apart);
+        if waits {
+            relation.has_own_slot = false;
+            self.enter(&mut relation, State::CatchingUp(Phase::Joining(at())));
+        }
+        waits
+    }
+
+    /// Attaches a sink that has everything up to where it was taken in; false for any other. From here on the main
+    /// stream alone feeds it.
+    pub fn rejoin(&self) -> bool {
+        let mut relation = self.relation();
+        let is_there = match relation.state {
+            State::CatchingUp(Phase::Joining(at)) => self.durable_lsn() >= at,
+            _ => false,
+        };
+        if is_there {
+            self.enter(&mut relation, State::Attached);
+        }
+        is_there
+    }
+
+    /// Takes the sink out of action because of `error`, whose kind says whether a slot can still help it.
     pub fn stop(&self, error: &Error) {
         let reason = error.chain();
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = match error.kind() {
+        let state = match error.kind() {
             Kind::NeedsBackfill => State::Detached(reason),
             Kind::Transient
             | Kind::Throttled { .. }
@@ -181,6 +368,15 @@ impl SinkProgress {
             | Kind::Config
             | Kind::Bug => State::Stopped(reason),
         };
+        self.enter(&mut self.relation(), state);
+    }
+
+    fn enter(&self, relation: &mut Relation, state: State) {
+        if relation.state.as_str() != state.as_str() {
+            relation.since = SystemTime::now();
+            telemetry::state_changed(&self.name, state.as_str());
+        }
+        relation.state = state;
     }
 }
 
@@ -203,6 +399,76 @@ mod tests {
         assert!(progress.has_reached(Lsn(20)));
         na.stop(&Error::new(Kind::NeedsBackfill, "the slot is past it"));
         assert_eq!(progress.confirmable(), Lsn(20));
+    }
+
+    #[test]
+    fn the_main_slot_waits_for_a_sink_that_left_until_a_copy_does_and_again_from_where_it_is_taken_in() {
+        let (eu, na) = (SinkProgress::new("eu"), SinkProgress::new("na"));
+        let main = Progress::new(vec![eu.clone(), na.clone()]);
+        let copy = Progress::of_copy(na.clone());
+        eu.set_durable(Lsn(20));
+        na.set_durable(Lsn(10));
+        let seen = || (main.confirmable(), main.needed_from(), copy.confirmable());
+        assert_eq!(seen(), (Lsn(10), Lsn(10), Lsn(10)));
+
+        assert!(na.leave());
+        assert_eq!(
+            seen(),
+            (Lsn(10), Lsn(20), Lsn(10)),
+            "it holds the slot, but takes nothing from the stream"
+        );
+        na.stand_apart();
+        assert_eq!(seen(), (Lsn(20), Lsn(20), Lsn(10)), "its copy holds what it lacks");
+        assert!(main.behind(Lsn(20)).is_none() && copy.behind(Lsn(11)).is_some());
+        assert!(!na.rejoin());
+
+        assert!(na.take_in(|| Lsn(30)));
+        assert_eq!(seen(), (Lsn(10), Lsn(10), Lsn(10)), "both slots are held");
+        assert!(main.behind(Lsn(20)).is_none(), "the copy still brings it there");
+        na.set_durable(Lsn(29));
+        assert!(!na.rejoin(), "between its position and 30 only the copy helps");
+        na.set_durable(Lsn(30));
+        assert!(na.rejoin());
+        assert_eq!((na.state(), seen().0), (State::Attached, Lsn(20)));
+    }
+
+    #[test]
+    fn a_sink_that_is_left_behind_again_while_it_joins_does_not_join() {
+        let na = SinkProgress::new("na");
+        assert!(na.leave());
+        na.stand_apart();
+        assert!(na.take_in(|| Lsn(30)));
+        assert!(!na.leave(), "it was not attached");
+        na.set_durable(Lsn(40));
+        assert!(!na.rejoin(), "what came after 30 went past it");
+        assert_eq!(na.state(), State::CatchingUp(Phase::Left));
+    }
+
+    #[test]
+    fn a_sink_that_stops_on_its_copy_does_not_hold_the_main_slot() {
+        let (eu, na) = (SinkProgress::new("eu"), SinkProgress::new("na"));
+        let main = Progress::new(vec![eu.clone(), na.clone()]);
+        eu.set_durable(Lsn(20));
+        na.leave();
+        na.stand_apart();
+        na.stop(&Error::halt("wrong file"));
+        assert_eq!(main.confirmable(), Lsn(20));
+        na.stand_apart();
+        assert!(!na.take_in(|| Lsn(30)) && !na.leave() && !na.is_running(), "and nothing starts it again");
+    }
+
+    #[test]
+    fn a_failure_is_kept_until_an_attempt_succeeds() {
+        let eu = SinkProgress::new("eu");
+        assert!(eu.failure().is_none());
+        eu.count_retry(&Error::transient("away"));
+        eu.count_retry(&Error::transient("still away").hint("look there"));
+        let failure = eu.failure().unwrap();
+        assert_eq!((failure.attempts, failure.problem.as_str()), (2, "still away"));
+        assert_eq!(failure.hint.as_deref(), Some("look there"));
+        eu.recover();
+        assert!(eu.failure().is_none());
+        assert_eq!(eu.retries(), 2);
     }
 
     #[test]

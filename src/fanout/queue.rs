@@ -1,7 +1,8 @@
-//! A channel bounded by bytes, not by count: a sender waits while what the receiver has not released yet is too much.
-//! Blocking here is the engine's back-pressure.
+//! A channel bounded by bytes, not by count: there is no room while what the receiver has not released yet is too much.
+//! Waiting for room is the engine's back-pressure; who waits, and for how long, is the sender's matter.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel as channel;
 
@@ -36,30 +37,55 @@ pub struct Receiver<T> {
     budget: Arc<Budget>,
 }
 
-/// The other end is gone.
+/// Why an item was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no room for it now.
+    Full,
+    /// The receiver is gone.
+    Closed,
+}
+
+/// What a look into the queue found.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Closed;
+pub enum Received<T> {
+    /// The next item.
+    Item(T),
+    /// Nothing yet.
+    Empty,
+    /// Nothing, and nothing will come: the sender is gone.
+    Closed,
+}
+
+impl Used {
+    fn refuses(&self, bytes: usize, bytes_max: usize) -> Option<Refused> {
+        match self.is_closed {
+            true => Some(Refused::Closed),
+            false => (self.bytes > 0 && self.bytes + bytes > bytes_max).then_some(Refused::Full),
+        }
+    }
+}
 
 impl<T> Sender<T> {
-    /// Sends an item that takes `bytes`, waiting for room.
+    /// Sends an item that takes `bytes`, if there is room for it.
     ///
     /// # Errors
-    /// [`Closed`] once the receiver is gone; the item is dropped.
-    pub fn send(&self, item: T, bytes: usize) -> Result<(), Closed> {
-        let used = self.budget.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut used = self
-            .budget
-            .changed
-            .wait_while(used, |used| {
-                !used.is_closed && used.bytes > 0 && used.bytes + bytes > self.budget.bytes_max
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        if used.is_closed {
-            return Err(Closed);
+    /// There is none, or the receiver is gone; the item is dropped.
+    pub fn try_send(&self, item: T, bytes: usize) -> Result<(), Refused> {
+        let mut used = self.budget.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(refused) = used.refuses(bytes, self.budget.bytes_max) {
+            return Err(refused);
         }
         used.bytes += bytes;
         drop(used);
-        self.tx.send(item).map_err(|_| Closed)
+        self.tx.send(item).map_err(|_| Refused::Closed)
+    }
+
+    /// Waits until there may be room for `bytes`, or nobody to take them, but not longer than `limit`.
+    pub fn wait_for_room(&self, bytes: usize, limit: Duration) {
+        let used = self.budget.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |used: &mut Used| used.refuses(bytes, self.budget.bytes_max) == Some(Refused::Full);
+        drop(self.budget.changed.wait_timeout_while(used, limit, is_full));
     }
 
     /// Bytes that were sent and not released yet.
@@ -75,8 +101,12 @@ impl<T> Receiver<T> {
     }
 
     /// The next item if it is there.
-    pub fn try_receive(&self) -> Option<T> {
-        self.rx.try_recv().ok()
+    pub fn try_receive(&self) -> Received<T> {
+        match self.rx.try_recv() {
+            Ok(item) => Received::Item(item),
+            Err(channel::TryRecvError::Empty) => Received::Empty,
+            Err(channel::TryRecvError::Disconnected) => Received::Closed,
+        }
     }
 
     /// Gives back the room of items that are done with.
@@ -98,15 +128,21 @@ impl<T> Drop for Receiver<T> {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_sender_waits_until_enough_bytes_are_released() {
         let (sender, receiver) = bounded(10);
-        sender.send("first", 8).unwrap();
+        sender.try_send("first", 8).unwrap();
+        assert_eq!(sender.try_send("second", 5), Err(Refused::Full));
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| sender.send("second", 5));
+            let second = scope.spawn(|| {
+                sender.wait_for_room(5, LONG);
+                sender.try_send("second", 5)
+            });
             assert_eq!(receiver.receive(), Some("first"));
             // Received is not released: the memory is still held.
-            assert!(receiver.try_receive().is_none());
+            assert_eq!(receiver.try_receive(), Received::Empty);
             receiver.release(8);
             assert_eq!(receiver.receive(), Some("second"));
             assert_eq!(second.join().unwrap(), Ok(()));
@@ -117,27 +153,31 @@ mod tests {
     #[test]
     fn one_item_of_any_size_fits_an_empty_queue() {
         let (sender, receiver) = bounded(10);
-        sender.send((), 1000).unwrap();
+        sender.try_send((), 1000).unwrap();
         assert_eq!(receiver.receive(), Some(()));
     }
 
     #[test]
-    fn a_waiting_sender_is_told_when_the_receiver_is_gone() {
+    fn a_wait_for_room_ends_when_the_receiver_is_gone_or_the_time_is_over() {
         let (sender, receiver) = bounded(1);
-        sender.send((), 1).unwrap();
+        sender.try_send((), 1).unwrap();
+        sender.wait_for_room(1, Duration::ZERO);
+        assert_eq!(sender.try_send((), 1), Err(Refused::Full));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| sender.send((), 1));
+            let waiting = scope.spawn(|| sender.wait_for_room(1, LONG));
             drop(receiver);
-            assert_eq!(waiting.join().unwrap(), Err(Closed));
+            waiting.join().unwrap();
         });
+        assert_eq!(sender.try_send((), 1), Err(Refused::Closed));
     }
 
     #[test]
     fn what_was_sent_before_the_sender_went_is_still_received() {
         let (sender, receiver) = bounded(10);
-        sender.send(1, 1).unwrap();
+        sender.try_send(1, 1).unwrap();
         drop(sender);
-        assert_eq!(receiver.receive(), Some(1));
+        assert_eq!(receiver.try_receive(), Received::Item(1));
+        assert_eq!(receiver.try_receive(), Received::Closed);
         assert_eq!(receiver.receive(), None);
     }
 }

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::chain::Chain;
 use super::progress::SinkProgress;
-use super::queue::Receiver;
+use super::queue::Received;
 use super::retry::{self, Backoff, Decision};
 use super::sink::{Applied, Batch, OpenTransaction, Sink};
 use crate::Lsn;
@@ -15,14 +16,15 @@ use crate::encode::run::{Run, Span};
 use crate::error::{Error, Kind, Result};
 use crate::telemetry::{self, BatchApplied};
 
-/// What the river sends to a sink.
+/// What a river sends to a sink.
 #[derive(Debug, Clone)]
 pub enum Delivery {
     /// Changes, in commit order.
     Run(Arc<Run>),
     /// Nothing else was committed up to this position.
     Idle(Lsn),
-    /// The stream starts again at or before the sink's checkpoint: forget a transaction that has not ended.
+    /// The stream starts again at or before the sink's checkpoint, or goes on in another queue between two transactions:
+    /// forget one that has not ended.
     Restart,
 }
 
@@ -32,6 +34,15 @@ impl Delivery {
         match self {
             Delivery::Run(run) => run.bytes(),
             Delivery::Idle(_) | Delivery::Restart => 0,
+        }
+    }
+
+    /// The position up to which everything was sent once this was; `None` inside a transaction, and at a restart.
+    pub fn end_lsn(&self) -> Option<Lsn> {
+        match self {
+            Delivery::Run(run) => run.spans().last()?.end_lsn,
+            Delivery::Idle(lsn) => Some(*lsn),
+            Delivery::Restart => None,
         }
     }
 }
@@ -45,10 +56,10 @@ pub struct BatchLimits {
     pub bytes_max: usize,
 }
 
-/// One sink with its queue.
+/// One sink with its queues.
 pub struct Worker<S> {
     sink: S,
-    queue: Receiver<Delivery>,
+    queue: Chain,
     progress: Arc<SinkProgress>,
     limits: BatchLimits,
     backoff: Backoff,
@@ -99,7 +110,7 @@ pub enum Step {
     Done,
     /// The attempt failed; try again after this.
     Wait(Duration),
-    /// The queue is closed and empty.
+    /// The last queue is closed and empty.
     Closed,
     /// The sink cannot go on.
     Stopped(Error),
@@ -109,7 +120,7 @@ impl<S: Sink> Worker<S> {
     /// A worker for an opened sink whose checkpoint is `position`.
     pub fn new(
         sink: S,
-        queue: Receiver<Delivery>,
+        queue: Chain,
         progress: Arc<SinkProgress>,
         position: Lsn,
         limits: BatchLimits,
@@ -132,9 +143,9 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    /// Runs until the queue is closed and empty, the sink stops, or `deadline` says that the engine no longer waits.
+    /// Runs until the last queue is closed and empty, the sink stops or is stopped, or `deadline` says that the engine no longer waits.
     pub fn run(mut self, deadline: impl Fn() -> Option<Instant>) {
-        loop {
+        while self.progress.is_running() {
             match self.step(true) {
                 Step::Done => {}
                 Step::Closed => return,
@@ -170,6 +181,9 @@ impl<S: Sink> Worker<S> {
         }
         match self.attempt() {
             Ok(()) => {
+                if self.attempt > 0 {
+                    self.progress.recover();
+                }
                 self.attempt = 0;
                 let taken = std::mem::take(&mut self.taken);
                 drop(taken.runs);
@@ -180,7 +194,7 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    /// Takes what has queued, up to the limits. False once the queue is closed and empty.
+    /// Takes what has queued, up to the limits. False once the last queue is closed and empty.
     fn take(&mut self, may_wait: bool) -> bool {
         let mut next = if self.taken.awaits_end {
             self.receive_the_end(may_wait)
@@ -190,7 +204,11 @@ impl<S: Sink> Worker<S> {
                 None => return false,
             }
         } else {
-            self.queue.try_receive()
+            match self.queue.try_receive() {
+                Received::Item(delivery) => Some(delivery),
+                Received::Empty => None,
+                Received::Closed => return false,
+            }
         };
         while let Some(delivery) = next {
             self.taken.bytes += delivery.bytes();
@@ -212,7 +230,10 @@ impl<S: Sink> Worker<S> {
             next = match self.wants_the_end() {
                 true => self.receive_the_end(may_wait),
                 false if is_full => None,
-                false => self.queue.try_receive(),
+                false => match self.queue.try_receive() {
+                    Received::Item(delivery) => Some(delivery),
+                    Received::Empty | Received::Closed => None,
+                },
             };
         }
         true
@@ -242,10 +263,16 @@ impl<S: Sink> Worker<S> {
     fn receive_the_end(&mut self, may_wait: bool) -> Option<Delivery> {
         self.queue.release(self.taken.bytes - self.taken.released_bytes);
         self.taken.released_bytes = self.taken.bytes;
-        let next = if may_wait { self.queue.receive() } else { self.queue.try_receive() };
-        self.taken.awaits_end = next.is_none() && !may_wait;
-        self.taken.is_cut_off = next.is_none() && may_wait;
-        next
+        let received = match may_wait {
+            true => self.queue.receive().map_or(Received::Closed, Received::Item),
+            false => self.queue.try_receive(),
+        };
+        self.taken.awaits_end = matches!(received, Received::Empty);
+        self.taken.is_cut_off = matches!(received, Received::Closed);
+        match received {
+            Received::Item(delivery) => Some(delivery),
+            Received::Empty | Received::Closed => None,
+        }
     }
 
     fn attempt(&mut self) -> Result<()> {
@@ -282,7 +309,7 @@ impl<S: Sink> Worker<S> {
             decision => decision,
         };
         self.attempt += 1;
-        self.progress.count_retry();
+        self.progress.count_retry(&error);
         telemetry::retried(&self.progress.name, error.kind());
         tracing::warn!(
             sink = self.progress.name,
@@ -308,7 +335,7 @@ impl<S: Sink> Worker<S> {
             Decision::Retry(wait) if !lost_its_start => Step::Wait(wait),
             _ => {
                 self.awaits_restart = true;
-                self.progress.request_replay();
+                self.queue.request_replay();
                 Step::Done
             }
         }

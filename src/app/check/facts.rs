@@ -20,6 +20,8 @@ pub struct Request {
     pub publication: String,
     /// The slot's name.
     pub slot: String,
+    /// How many sinks there are.
+    pub sinks: usize,
     /// The mapped tables.
     pub tables: Vec<MappedTable>,
     /// The fewest columns per table that any sink takes (100 for D1); `None` without such a limit.
@@ -61,6 +63,8 @@ pub struct Facts {
     pub publication: Option<Publication>,
     /// The slot, if there is one.
     pub slot: Option<Slot>,
+    /// How many copies of the slot sinks have of their own.
+    pub copies: usize,
 }
 
 /// What the role that walcast connects as may do.
@@ -101,8 +105,10 @@ pub struct Access {
 ///
 /// Where the source does not answer. A table that cannot be mapped is no error here but a fact.
 pub async fn gather(client: &Client, request: &Request) -> Result<Facts> {
+    let server = read_server(client).await?;
     Ok(Facts {
-        server: read_server(client).await?,
+        copies: slot::read_copies(client, &request.slot, &server.database).await?.len(),
+        server,
         role: read_role(client).await?,
         tables: gather_tables(client, &request.tables).await?,
         publication: publication::describe(client, &request.publication).await?,

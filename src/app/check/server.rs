@@ -17,8 +17,9 @@ pub(super) fn evaluate(request: &Request, facts: &Facts, findings: &mut Vec<Find
     findings.push(version(server));
     findings.extend(pooler(&request.host, request.port));
     findings.push(wal_level(server));
-    findings.push(slots(server, facts.slot.is_some()));
-    findings.push(senders(server));
+    let wanted = wanted(request, facts);
+    findings.push(slots(server, wanted));
+    findings.push(senders(server, wanted));
     findings.push(keep_size(server));
     findings.push(sender_timeout(server));
     findings.extend(idle_timeout(server));
@@ -67,34 +68,46 @@ fn wal_level(server: &Server) -> Finding {
     )
 }
 
-fn slots(server: &Server, has_slot: bool) -> Finding {
-    let (used, max) = (server.slots_used, server.slots_max);
-    let free = max.saturating_sub(used);
-    let message = format!("{used} of {max} replication slots are in use");
-    let remedy =
-        format!("ALTER SYSTEM SET max_replication_slots = {}; then restart the server", max.max(used) + 5);
-    match (free, has_slot) {
-        (0, false) => Finding::problem("server", format!("{message}, and walcast needs one")).remedy(remedy),
-        (0, true) | (1, false) => {
-            let why = "a region that falls behind needs one for itself to catch up";
-            Finding::warning("server", format!("{message}: {why}")).remedy(remedy)
-        }
-        (_, _) => Finding::ok("server", message),
-    }
+/// What walcast needs more than is in use now.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// For the main stream: one, or none where it is there already.
+    now: u32,
+    /// For regions that fall behind the others, all at once at worst. One alone has no others.
+    later: u32,
 }
 
-fn senders(server: &Server) -> Finding {
-    let (used, max) = (server.senders_used, server.senders_max);
-    let message = format!("{used} of {max} WAL senders are in use");
-    let remedy = format!("ALTER SYSTEM SET max_wal_senders = {}; then restart the server", max.max(used) + 5);
-    match max.saturating_sub(used) {
-        0 => Finding::problem("server", format!("{message}, and walcast needs one")).remedy(remedy),
-        1 => {
-            let why = "a region that falls behind needs one for itself to catch up";
-            Finding::warning("server", format!("{message}: {why}")).remedy(remedy)
-        }
-        _ => Finding::ok("server", message),
+fn wanted(request: &Request, facts: &Facts) -> Wanted {
+    let later = if request.sinks > 1 { request.sinks.saturating_sub(facts.copies) } else { 0 };
+    Wanted { now: u32::from(facts.slot.is_none()), later: later as u32 }
+}
+
+fn slots(server: &Server, wanted: Wanted) -> Finding {
+    room("replication slots", "max_replication_slots", server.slots_used, server.slots_max, wanted)
+}
+
+fn senders(server: &Server, wanted: Wanted) -> Finding {
+    // An engine that runs has one, and is not asked; that this asks for one more is no harm.
+    let wanted = Wanted { now: 1, ..wanted };
+    room("WAL senders", "max_wal_senders", server.senders_used, server.senders_max, wanted)
+}
+
+fn room(what: &str, setting: &str, used: u32, max: u32, wanted: Wanted) -> Finding {
+    let free = max.saturating_sub(used);
+    let message = format!("{used} of {max} {what} are in use");
+    let enough = max.max(used + wanted.now + wanted.later);
+    let remedy = format!("ALTER SYSTEM SET {setting} = {enough}; then restart the server");
+    if free < wanted.now {
+        return Finding::problem("server", format!("{message}, and walcast needs one")).remedy(remedy);
     }
+    if free < wanted.now + wanted.later {
+        let why = format!(
+            "each of the {} regions needs one more while it catches up; without, it waits, and the slot keeps WAL for it",
+            wanted.later
+        );
+        return Finding::warning("server", format!("{message}: {why}")).remedy(remedy);
+    }
+    Finding::ok("server", message)
 }
 
 fn keep_size(server: &Server) -> Finding {
@@ -209,7 +222,7 @@ mod tests {
             clock_ahead_us: -2_000,
         };
         let role = Role { name: "walcast".into(), has_provider_replication: true, ..Role::default() };
-        Facts { server, role, tables: vec![], publication: None, slot: None }
+        Facts { server, role, tables: vec![], publication: None, slot: None, copies: 0 }
     }
 
     /// The severities and messages that a change to good facts brings.
@@ -218,7 +231,7 @@ mod tests {
         change(&mut facts);
         let mut findings = Vec::new();
         evaluate(
-            &Request { host: "db.example.com".into(), port: 5432, ..Request::default() },
+            &Request { host: "db.example.com".into(), port: 5432, sinks: 6, ..Request::default() },
             &facts,
             &mut findings,
         );
@@ -235,11 +248,13 @@ mod tests {
     #[test]
     fn every_setting_that_hurts_is_reported() {
         type Change = fn(&mut Facts);
-        let cases: [(Change, &str); 13] = [
+        let cases: [(Change, &str); 15] = [
             (|facts| facts.server.version = ServerVersion(130_002), "problem Postgres 13.2 is older"),
             (|facts| facts.server.wal_level = "replica".into(), "problem wal_level is replica"),
             (|facts| facts.server.slots_used = 10, "problem 10 of 10 replication slots"),
             (|facts| facts.server.slots_used = 9, "warning 9 of 10 replication slots"),
+            (|facts| facts.server.slots_used = 4, "warning 4 of 10 replication slots"),
+            (|facts| facts.server.senders_used = 8, "warning 8 of 10 WAL senders"),
             (|facts| facts.server.senders_used = 10, "problem 10 of 10 WAL senders"),
             (
                 |facts| facts.server.max_slot_wal_keep_bytes = None,

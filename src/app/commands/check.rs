@@ -96,7 +96,7 @@ async fn find(config: &Config) -> Result<Vec<Finding>> {
     let plan = match connect(&source).await {
         Ok((client, ok)) => {
             findings.push(ok);
-            match find_at_source(&source, &client, schema.as_ref(), &mut findings).await {
+            match find_at_source(&source, config.sinks.len(), &client, schema.as_ref(), &mut findings).await {
                 Ok((plan, facts)) => {
                     sinks::find(config, &plan, Some((&source, &client, &facts)), &mut findings).await;
                     return Ok(findings);
@@ -136,11 +136,12 @@ async fn connect(source: &Source) -> Result<(Client, Finding)> {
 /// What the source has to say, and as much of the plan as can be drawn.
 async fn find_at_source(
     source: &Source,
+    sinks: usize,
     client: &Client,
     schema: Option<&SchemaFile>,
     findings: &mut Vec<Finding>,
 ) -> Result<(Plan, Facts)> {
-    let mut request = request(source, schema);
+    let mut request = request(source, sinks, schema);
     let facts = gather(client, &request).await?;
     let tables: Vec<Table> = facts.tables.iter().flatten().map(|(table, _)| table.clone()).collect();
     let (plan, problems) = match schema {
@@ -171,7 +172,7 @@ async fn find_at_source(
     Ok((plan, facts))
 }
 
-fn request(source: &Source, schema: Option<&SchemaFile>) -> Request {
+fn request(source: &Source, sinks: usize, schema: Option<&SchemaFile>) -> Request {
     let (host, port) = address(&source.info);
     let tables = schema.into_iter().flat_map(|schema| &schema.tables).map(|(name, entry)| MappedTable {
         name: name.clone(),
@@ -184,6 +185,7 @@ fn request(source: &Source, schema: Option<&SchemaFile>) -> Request {
         port,
         publication: source.config.publication.clone(),
         slot: source.config.slot.clone(),
+        sinks,
         tables: tables.collect(),
         // schema.json is not read with more columns than any sink takes.
         columns_max: None,

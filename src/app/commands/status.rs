@@ -13,7 +13,7 @@ use crate::app::cli::Global;
 use crate::error::Result;
 
 pub use gather::Gatherer;
-pub use report::{SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status};
+pub use report::{CopyStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -17,7 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   walcast teardown                       shows what it will remove, and asks
   walcast teardown --yes                 does not ask (scripts)
-  walcast teardown --keep-publication    only the slot
+  walcast teardown --keep-publication    only the slot and its copies
 
 The replicas stay as they are, but cannot go on from where they are without the slot.
 To start anew: move the replica files away, then walcast run.";
@@ -43,16 +43,18 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     let config = global.load_for_source()?.source;
     let source = Source::new(&config)?;
     let client = source.connect().await?;
-    let identity = SourceIdentity::new(&read_server(&client).await?, &config.slot);
+    let server = read_server(&client).await?;
+    let identity = SourceIdentity::new(&server, &config.slot);
+    let copies = slot::read_copies(&client, &config.slot, &server.database).await?;
     let slot = slot::read(&client, &config.slot).await?;
     let publication = match arguments.keep_publication {
         true => None,
         false => publication::describe(&client, &config.publication).await?,
     };
-    if let Some(slot) = &slot {
+    for slot in slot.iter().chain(&copies) {
         refuse_other(slot, &identity)?;
     }
-    if slot.is_none() && publication.is_none() {
+    if slot.is_none() && copies.is_empty() && publication.is_none() {
         output::print(&format!("nothing to remove: there is no slot {}{}\n", config.slot, {
             match arguments.keep_publication {
                 true => String::new(),
@@ -62,15 +64,15 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
 
-    output::print(&announcement(&source, slot.as_ref(), publication.as_ref()))?;
+    output::print(&announcement(&source, slot.iter().chain(&copies), publication.as_ref()))?;
     if !arguments.yes && !is_confirmed(&config.slot)? {
         eprintln!("nothing was removed");
         return Ok(ExitCode::FAILURE);
     }
-    // The slot first: it decodes through the publication.
-    if slot.is_some() {
-        slot::drop(&client, &config.slot).await?;
-        output::print(&format!("slot {} removed\n", config.slot))?;
+    // The slots first: they decode through the publication.
+    for slot in copies.iter().chain(&slot) {
+        slot::drop(&client, &slot.name).await?;
+        output::print(&format!("slot {} removed\n", slot.name))?;
     }
     if publication.is_some() {
         publication::drop(&client, &config.publication).await?;
@@ -104,9 +106,13 @@ fn refuse_other(slot: &Slot, identity: &SourceIdentity) -> Result<()> {
     }
 }
 
-fn announcement(source: &Source, slot: Option<&Slot>, publication: Option<&Publication>) -> String {
+fn announcement<'a>(
+    source: &Source,
+    slots: impl Iterator<Item = &'a Slot>,
+    publication: Option<&Publication>,
+) -> String {
     let mut text = format!("This removes from {}:\n", source.info);
-    if let Some(slot) = slot {
+    for slot in slots {
         let retained = match slot.retained_bytes {
             Some(bytes) => format!("it holds back {} of WAL", output::bytes(bytes.max(0).unsigned_abs())),
             None => "it holds back no WAL any more".to_owned(),

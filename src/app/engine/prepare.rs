@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_postgres::Client;
 
-use super::{Engine, RunOptions, no_sink_left};
+use super::{Engine, RunOptions, Setup, no_sink_left};
 use crate::Lsn;
 use crate::app::sinks::OpenSinks;
-use crate::app::source::{Source, Survey, read_schema};
+use crate::app::source::{Judged, Source, Survey, read_schema};
 use crate::capture::catalog::{self, ServerVersion};
 use crate::capture::publication::{self, PublicationChange};
-use crate::capture::slot::{self, Judgement, SinkVerdict, SlotVerdict, SourceIdentity};
+use crate::capture::slot::{self, Judgement, SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::capture::table::{Oid, TableName};
 use crate::config::Config;
 use crate::encode::plan::Plan;
@@ -34,8 +34,11 @@ impl Engine {
         let published = publish(&source, &client, &schema, &survey, &plan).await?;
 
         // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
-        if let Some(pid) = slot::read(&client, &source.config.slot).await?.and_then(|slot| slot.active_pid) {
-            return Err(Error::transient(format!("slot {} is in use by backend {pid}", source.config.slot))
+        let name = &source.config.slot;
+        let mut slots = slot::read_copies(&client, name, &survey.server.database).await?;
+        slots.extend(slot::read(&client, name).await?);
+        if let Some((slot, pid)) = slots.iter().find_map(|slot| Some((&slot.name, slot.active_pid?))) {
+            return Err(Error::transient(format!("slot {slot} is in use by backend {pid}"))
                 .hint("another walcast streams from it: stop that one, or give this one a slot of its own"));
         }
 
@@ -46,7 +49,7 @@ impl Engine {
             // A slot that feeds nobody would only hold back WAL.
             return Err(no_sink_left());
         }
-        let (slot, judgement) = source.judge(&client, &survey.server, &checkpoints).await?;
+        let Judged { slot, copies, judgement } = source.judge(&client, &survey.server, &checkpoints).await?;
         if let Some(error) = judgement.slot.error(&identity) {
             return Err(error);
         }
@@ -59,12 +62,14 @@ impl Engine {
             (_, Some(confirmed)) => confirmed,
         };
         settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot);
+        settle_copies(&source, &client, config, &sinks, &judgement, &copies).await;
 
         let target = catalog::read_server(&client).await?.current_wal_lsn;
         let deadline = Arc::new(OnceLock::new());
         let when = deadline.clone();
         let fanout = sinks.spawn(config, move || when.get().copied())?;
-        Ok(Engine { source, config: config.clone(), plan, fanout, options, target, deadline, published })
+        let setup = Arc::new(Setup { source, config: config.clone(), plan, options, deadline });
+        Ok(Engine { setup, fanout, target, published })
     }
 }
 
@@ -110,12 +115,64 @@ fn settle(
                 }
                 sinks.start_at(config, sink, start);
             }
-            None => {}
+            None => {
+                if let SinkVerdict::CatchUp { confirmed } = verdict {
+                    tracing::info!(sink, slot_confirmed = %start, copy_confirmed = %confirmed, "was catching up");
+                    sinks.stand_apart(sink);
+                }
+            }
             Some(_) if *verdict == SinkVerdict::NoCheckpoint && start_at_slot.contains(sink) => {
                 tracing::warn!(sink, lsn = %start, "starts at the slot's position: older rows are missing");
                 sinks.start_at(config, sink, start);
             }
             Some(error) => sinks.stop(sink, &error),
+        }
+    }
+}
+
+/// Drops the copies that no sink needs, and says which are nobody's. A sink that could not be opened may need its copy,
+/// which then holds for it what the slot need not.
+async fn settle_copies(
+    source: &Source,
+    client: &Client,
+    config: &Config,
+    sinks: &OpenSinks,
+    judgement: &Judgement,
+    copies: &[Slot],
+) {
+    for copy in source.abandoned(&config.sinks, copies) {
+        tracing::warn!(
+            slot = copy.name,
+            retained_bytes = copy.retained_bytes,
+            "the copy of a sink that is not configured keeps WAL; drop it: SELECT pg_drop_replication_slot('{}')",
+            copy.name
+        );
+    }
+    for sink in &config.sinks {
+        let name = sink.name.as_str();
+        let Some(copy) = source.copy_of(name, copies) else { continue };
+        let verdict = judgement.sinks.iter().find(|(judged, _)| judged == name).map(|(_, verdict)| verdict);
+        match verdict {
+            None if copy.invalidation().is_none() => sinks.stand_apart(name),
+            None | Some(SinkVerdict::CatchUp { .. }) => {}
+            Some(
+                SinkVerdict::OtherSystem { .. }
+                | SinkVerdict::OtherTimeline { .. }
+                | SinkVerdict::AfterSwitch { .. }
+                | SinkVerdict::BeyondWal { .. },
+            ) => {}
+            Some(
+                SinkVerdict::Resume
+                | SinkVerdict::Fresh
+                | SinkVerdict::NoCheckpoint
+                | SinkVerdict::SlotMissing
+                | SinkVerdict::SlotAhead { .. },
+            ) => match slot::drop(client, &copy.name).await {
+                Ok(()) => {
+                    tracing::info!(sink = name, slot = copy.name, "a copy that is not needed is dropped")
+                }
+                Err(error) => tracing::warn!(slot = copy.name, "dropping a copy: {}", error.chain()),
+            },
         }
     }
 }

@@ -1,32 +1,33 @@
-//! One replication session: from the check of the slot to whatever ends it. What ends it without an error is an
-//! [`Ending`]; it never decides what happens then.
+//! One replication session: from the check of the slot to whatever ends it, for the main stream as for a sink's own. What
+//! ends it without an error is an [`Ending`]; it never decides what happens then.
 
 use std::cell::Cell;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Engine, asked_to_stop};
+use super::{Setup, Stop};
 use crate::Lsn;
-use crate::app::notify;
 use crate::app::river::{self, RiverOptions};
 use crate::app::source::start_replication;
 use crate::capture::frame::FrameRun;
 use crate::capture::pace::PaceOptions;
-use crate::capture::publication;
 use crate::capture::slot;
 use crate::capture::stream::{Stream, StreamOptions};
 use crate::error::{Error, Kind, Result};
+use crate::fanout::outlets::Outlets;
+use crate::fanout::progress::Progress;
 use crate::postgres::socket::Socket;
 use crate::telemetry;
 
 /// Frame runs between the socket and the river: enough to keep both busy, few enough to stay small.
 const RUNS_QUEUED: usize = 4;
 /// How often positions are looked at where there is no event to wait for.
-const POLL: Duration = Duration::from_millis(10);
+pub(super) const POLL: Duration = Duration::from_millis(10);
 /// How often an idle server is asked for its position while a run waits to be caught up.
-const CATCH_UP_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const CATCH_UP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why a session ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +40,32 @@ pub(super) enum Ending {
     Replay,
     /// A table left the publication; it is this one of `Engine::published`.
     Unpublished(usize),
+    /// No sink of this stream runs any more.
+    Deserted,
+    /// The sink takes the main stream again, and has everything from before that.
+    Rejoined,
     /// The river is gone; it says why when it is joined.
     River,
+}
+
+/// A stream's way: from which slot, to whom, and what of it may be confirmed.
+pub(super) struct Route {
+    /// The slot's name.
+    pub slot: String,
+    /// What its river's thread is called.
+    pub thread: String,
+    /// The queues that it feeds.
+    pub outlets: Arc<Outlets>,
+    /// The sinks that depend on the slot.
+    pub progress: Progress,
+    /// How often an idle position is asked for and handed on.
+    pub idle_interval: Duration,
+}
+
+/// What a session is made of.
+pub(super) struct Session<'a> {
+    pub setup: &'a Setup,
+    pub route: &'a Route,
 }
 
 /// A session's river thread.
@@ -51,25 +76,34 @@ struct RiverThread {
     done: oneshot::Receiver<Result<()>>,
 }
 
-impl Engine {
-    /// One replication session, until something ends it. Its stream is returned alive, if it started, to confirm what
-    /// still finishes.
-    pub(super) async fn session(
-        &self,
-        shutdown: &mut watch::Receiver<bool>,
-        ends: Option<Instant>,
+impl Session<'_> {
+    /// Streams until an error, a shutdown, a sink that asks for the stream again, or `ending`. `started` is called once
+    /// the stream flows. The stream is returned alive, if it started, to confirm what still finishes.
+    pub(super) async fn run(
+        self,
+        stop: &mut Stop,
+        started: impl FnOnce(),
+        ending: impl Future<Output = Ending>,
     ) -> Result<(Ending, Option<Stream<Socket>>)> {
         let mut stream = tokio::select! {
             stream = self.start_stream() => stream?,
-            () = asked_to_stop(shutdown, ends) => return Ok((Ending::Shutdown, None)),
+            () = stop.asked() => return Ok((Ending::Shutdown, None)),
         };
-        telemetry::session_started();
-        tracing::info!(slot = self.source.config.slot, "streaming");
-        notify::ready();
+        telemetry::session_started(&self.route.slot);
+        tracing::info!(slot = self.route.slot, "streaming");
+        started();
 
+        let replays_before = self.route.outlets.replays_requested();
         let RiverThread { runs, done } = self.start_river()?;
         let why = Cell::new(Ending::River);
-        let streamed = stream.run(&runs, async { why.set(self.ending(shutdown, ends).await) }).await;
+        let ends = async {
+            why.set(tokio::select! {
+                () = stop.asked() => Ending::Shutdown,
+                () = self.replay_requested(replays_before) => Ending::Replay,
+                ending = ending => ending,
+            });
+        };
+        let streamed = stream.run(&runs, ends).await;
         drop(runs);
 
         // The river finishes what it has; the session stays alive meanwhile.
@@ -78,8 +112,8 @@ impl Engine {
             let mut done = pin!(done);
             tokio::select! {
                 result = &mut done => flowed = result,
-                () = asked_to_stop(shutdown, ends) => {
-                    self.start_deadline();
+                () = stop.asked() => {
+                    self.setup.start_deadline();
                     flowed = done.await;
                 }
             }
@@ -97,93 +131,45 @@ impl Engine {
         Ok((why.get(), Some(stream)))
     }
 
-    /// Resolves when something other than an error ends the session.
-    async fn ending(&self, shutdown: &mut watch::Receiver<bool>, ends: Option<Instant>) -> Ending {
-        let progress = &self.fanout.progress;
-        let replays_before = progress.replays_requested();
-        let noticed = async {
-            loop {
-                if self.options.until_caught_up && progress.has_reached(self.target) {
-                    return Ending::CaughtUp;
-                }
-                if progress.replays_requested() > replays_before {
-                    return Ending::Replay;
-                }
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        tokio::select! {
-            () = asked_to_stop(shutdown, ends) => Ending::Shutdown,
-            ending = noticed => ending,
-            index = self.leaves_publication() => Ending::Unpublished(index),
+    async fn replay_requested(&self, before: u64) {
+        while self.route.outlets.replays_requested() == before {
+            tokio::time::sleep(POLL).await;
         }
-    }
-
-    /// Resolves when a table is no longer published. The stream does not say so, it only falls silent: after DROP
-    /// TABLE, ALTER PUBLICATION, or DROP COLUMN … CASCADE of a column that the publication names.
-    async fn leaves_publication(&self) -> usize {
-        let mut client = None;
-        loop {
-            tokio::time::sleep(self.source.config.idle_checkpoint_interval).await;
-            // A failure here is the session's matter; this only looks again.
-            let Ok(connected) = (match client.take() {
-                Some(connected) => Ok(connected),
-                None => self.source.connect().await,
-            }) else {
-                continue;
-            };
-            // A publication that is gone as a whole ends the stream by itself.
-            if let Ok(described) = publication::describe(&connected, &self.source.config.publication).await {
-                let gone = described.and_then(|now| {
-                    self.published
-                        .iter()
-                        .position(|(oid, _)| now.tables.iter().all(|member| member.oid != *oid))
-                });
-                if let Some(index) = gone {
-                    return index;
-                }
-                client = Some(connected);
-            }
-        }
-    }
-
-    pub(super) fn unpublished(&self, index: usize) -> Error {
-        Error::halt(format!(
-            "table {} is no longer in publication {}: what changed in it since then is not in the replicas",
-            self.published[index].1, self.source.config.publication
-        ))
-        .hint("walcast check says how to publish it again; rows that changed meanwhile must be written once more")
     }
 
     /// Connects, holds the slot against the sinks, starts the stream, and looks at the slot again: an LSN that the server
     /// moved meanwhile must not be behind any sink.
     async fn start_stream(&self) -> Result<Stream<Socket>> {
-        let client = self.source.connect().await?;
+        let source = &self.setup.source;
+        let client = source.connect().await?;
         self.check_slot(&client, "before the start").await?;
-        let replication = self.source.connect_replication().await?;
-        let sql = start_replication(&self.source.config.slot, &self.source.config.publication);
+        let replication = source.connect_replication().await?;
+        let sql = start_replication(&self.route.slot, &source.config.publication);
         let (socket, buffer) = replication.start_copy_both(&sql).await?;
         self.check_slot(&client, "after the start").await?;
-        let config = &self.source.config;
         let options = StreamOptions {
-            status_interval: match self.options.until_caught_up {
-                true => config.status_interval.min(CATCH_UP_INTERVAL),
-                false => config.status_interval,
+            status_interval: match self.setup.options.until_caught_up {
+                true => source.config.status_interval.min(CATCH_UP_INTERVAL),
+                false => source.config.status_interval,
             },
-            keepalive_interval: self.idle_interval(),
-            message_bytes_max: config.max_message_bytes,
+            keepalive_interval: self.route.idle_interval,
+            message_bytes_max: source.config.max_message_bytes,
             pace: match socket {
                 Socket::Unix(_) => PaceOptions::UNIX,
                 Socket::Tcp(_) => PaceOptions::TCP,
                 Socket::Tls(_) => PaceOptions::TLS,
             },
         };
-        let progress = self.fanout.progress.clone();
-        Ok(Stream::new(socket, buffer, options, move || progress.confirmable()))
+        let (progress, slot) = (self.route.progress.clone(), self.route.slot.clone());
+        Ok(Stream::new(socket, buffer, options, move || {
+            let confirmable = progress.confirmable();
+            telemetry::confirmed(&slot, confirmable);
+            confirmable
+        }))
     }
 
     async fn check_slot(&self, client: &tokio_postgres::Client, when: &str) -> Result<()> {
-        let name = &self.source.config.slot;
+        let name = &self.route.slot;
         let Some(slot) = slot::read(client, name).await? else {
             return Err(Error::new(Kind::NeedsBackfill, format!("slot {name} is gone ({when})"))
                 .hint("walcast status shows the sinks' checkpoints; walcast check says what to do"));
@@ -196,7 +182,7 @@ impl Engine {
             .hint("walcast status shows the sinks' checkpoints; walcast check says what to do"));
         }
         let confirmed = slot.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);
-        match self.fanout.progress.running().find(|sink| sink.durable_lsn() < confirmed) {
+        match self.route.progress.behind(confirmed) {
             None => Ok(()),
             Some(sink) => Err(Error::new(
                 Kind::NeedsBackfill,
@@ -213,30 +199,21 @@ impl Engine {
     fn start_river(&self) -> Result<RiverThread> {
         let (runs, frames) = mpsc::channel(RUNS_QUEUED);
         let (finished, done) = oneshot::channel();
-        let (plan, outlets) = (self.plan.clone(), self.fanout.outlets.clone());
+        let (plan, outlets) = (self.setup.plan.clone(), self.route.outlets.clone());
         let options = RiverOptions {
-            part_bytes_max: self.config.transaction.part_max_bytes,
-            idle_interval: match self.options.until_caught_up {
+            part_bytes_max: self.setup.config.transaction.part_max_bytes,
+            idle_interval: match self.setup.options.until_caught_up {
                 true => Duration::ZERO,
-                false => self.idle_interval(),
+                false => self.route.idle_interval,
             },
-            needed_from: self.fanout.progress.needed_from(),
+            needed_from: self.route.progress.needed_from(),
         };
         std::thread::Builder::new()
-            .name("river".to_owned())
+            .name(self.route.thread.clone())
             .spawn(move || {
-                let result = river::run(frames, plan, &outlets, options);
-                drop(outlets);
-                let _ = finished.send(result);
+                let _ = finished.send(river::run(frames, plan, outlets, options));
             })
             .map_err(|error| Error::halt("starting the river's thread").because(error))?;
         Ok(RiverThread { runs, done })
-    }
-
-    fn idle_interval(&self) -> Duration {
-        match self.options.until_caught_up {
-            true => CATCH_UP_INTERVAL,
-            false => self.source.config.idle_checkpoint_interval,
-        }
     }
 }

@@ -13,11 +13,14 @@
 //! | usable | none at any sink | `Resume` | `Fresh`: starts at the confirmed position |
 //! | usable | none at this sink | `Resume` | `NoCheckpoint`: needs backfill, or the gap accepted by name |
 //! | usable | at or after confirmed, same history | `Resume` | `Resume` |
-//! | usable | before confirmed | `Resume` | `SlotAhead`: needs backfill |
+//! | usable | before confirmed, but not before its usable copy's confirmed | `Resume` | `CatchUp`: on its copy |
+//! | usable | before confirmed, and no copy that helps | `Resume` | `SlotAhead`: needs backfill |
 //! | any usable | of another system | `Resume` | `OtherSystem`: halt |
 //! | any usable | of a newer timeline, or one that is no ancestor | `Resume` | `OtherTimeline`: halt |
 //! | any usable | of an ancestor timeline, after the switch | `Resume` | `AfterSwitch`: halt |
 //! | any usable | beyond the server's WAL | `Resume` | `BeyondWal`: halt |
+//!
+//! A copy of the slot is a sink's own; it is looked at only where the slot itself does not help.
 //!
 //! A checkpoint that another slot of the same server left is as good as one of this slot: positions are the server's,
 //! not the slot's. After a failover the new primary has a new timeline and the same WAL up to the switch, so a
@@ -66,6 +69,8 @@ pub struct SinkCheckpoint {
     pub timeline: u32,
     /// The slot that fed it.
     pub slot: String,
+    /// The sink's own copy of the slot, if there is one.
+    pub copy: Option<Slot>,
 }
 
 /// The ancestors of the current timeline and where each ended, from `TIMELINE_HISTORY`.
@@ -138,6 +143,11 @@ pub enum SlotVerdict {
 pub enum SinkVerdict {
     /// Everything after its checkpoint will be sent.
     Resume,
+    /// The slot was confirmed past its checkpoint, but its own copy of the slot was not.
+    CatchUp {
+        /// What the copy was confirmed to.
+        confirmed: Lsn,
+    },
     /// It was never fed and neither was any other: it starts with the slot.
     Fresh,
     /// It was never fed, but others were: it lacks what they got before.
@@ -257,7 +267,12 @@ fn fit(
     }
     match confirmed {
         None => SinkVerdict::SlotMissing,
-        Some(confirmed) if confirmed > lsn => SinkVerdict::SlotAhead { checkpoint: lsn, confirmed },
+        Some(confirmed) if confirmed > lsn => {
+            match sink.copy.as_ref().and_then(|copy| usable(source, copy).ok()) {
+                Some(confirmed) if confirmed <= lsn => SinkVerdict::CatchUp { confirmed },
+                Some(_) | None => SinkVerdict::SlotAhead { checkpoint: lsn, confirmed },
+            }
+        }
         Some(_) => SinkVerdict::Resume,
     }
 }

@@ -5,7 +5,7 @@ use super::judge::{SinkVerdict, SlotVerdict, SourceIdentity};
 use crate::error::{Error, Kind};
 
 /// What remains where the slot can no longer bring what the sinks lack.
-const ANEW: &str =
+pub const ANEW: &str =
     "fill the replicas anew: move the replica files away, run walcast teardown, then walcast run";
 
 impl SlotVerdict {
@@ -51,11 +51,11 @@ impl SlotVerdict {
 }
 
 impl SinkVerdict {
-    /// What stops the sink, with the operator's next command; `None` for `Resume` and `Fresh`.
+    /// What stops the sink, with the operator's next command; `None` for one that goes on.
     pub fn error(&self, sink: &str, source: &SourceIdentity) -> Option<Error> {
         let slot = &source.slot;
         let (kind, message) = match self {
-            SinkVerdict::Resume | SinkVerdict::Fresh => return None,
+            SinkVerdict::Resume | SinkVerdict::CatchUp { .. } | SinkVerdict::Fresh => return None,
             SinkVerdict::NoCheckpoint => (
                 Kind::NeedsBackfill,
                 format!("sink {sink} has no checkpoint, and slot {slot} has already fed others"),
@@ -111,7 +111,7 @@ impl SinkVerdict {
                 format!("check that source and replica are the ones you mean; if so, {ANEW}")
             }
             SinkVerdict::SlotMissing | SinkVerdict::SlotAhead { .. } => ANEW.to_owned(),
-            SinkVerdict::Resume | SinkVerdict::Fresh => return None,
+            SinkVerdict::Resume | SinkVerdict::CatchUp { .. } | SinkVerdict::Fresh => return None,
         };
         Some(Error::new(kind, message).hint(next))
     }

@@ -9,8 +9,8 @@ use crate::Lsn;
 use crate::app::check::{Facts, Finding};
 use crate::app::commands::output;
 use crate::app::replicas::{self, Replica};
-use crate::app::source::Source;
-use crate::capture::slot::{SlotVerdict, SourceIdentity};
+use crate::app::source::{Judged, Source};
+use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
@@ -42,7 +42,8 @@ pub(super) async fn find(
     let mut current = None;
     if let (Some((source, client, facts)), Some(identity)) = (source, &identity) {
         match source.judge(client, &facts.server, &held).await {
-            Ok((slot, judgement)) => {
+            Ok(Judged { slot, copies, judgement }) => {
+                findings.extend(source.abandoned(&config.sinks, &copies).into_iter().map(abandoned));
                 current = Some(slot.map_or(facts.server.current_wal_lsn, |slot| slot.current_wal_lsn));
                 if let (SlotVerdict::Missing, Some(error)) = (&judgement.slot, judgement.slot.error(identity))
                 {
@@ -70,9 +71,23 @@ pub(super) async fn find(
         let error = verdict.zip(identity.as_ref()).and_then(|(verdict, source)| verdict.error(name, source));
         findings.push(match error {
             Some(error) => problem(subject, &error),
+            None if matches!(verdict, Some(SinkVerdict::CatchUp { .. })) => {
+                let position = position(checkpoint.as_ref(), current);
+                Finding::ok(subject, format!("{position}, and catches up on a copy of the slot"))
+            }
             None => Finding::ok(subject, position(checkpoint.as_ref(), current)),
         });
     }
+}
+
+/// A copy of the slot whose sink is not configured any more: it keeps WAL for nobody.
+fn abandoned(copy: &Slot) -> Finding {
+    let retained = output::bytes(copy.retained_bytes.unwrap_or(0).max(0).unsigned_abs());
+    Finding::problem(
+        format!("slot {}", copy.name),
+        format!("it is the copy of a sink that is not configured, and holds back {retained} of WAL"),
+    )
+    .remedy(format!("SELECT pg_drop_replication_slot('{}');", copy.name))
 }
 
 /// A sink's replica, if walcast may write it for this source.

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::Client;
 
-use super::report::{CostStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status};
+use super::report::{
+    CopyStatus, CostStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status,
+};
 use crate::Lsn;
 use crate::app::replicas::{self, D1Facts, Replica, Unreadable};
-use crate::app::source::Source;
+use crate::app::source::{Judged, Source};
 use crate::capture::catalog::{Server, read_server};
-use crate::capture::slot::{Judgement, Slot, SlotVerdict, SourceIdentity};
+use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::config::{self, Config, SinkTarget};
 use crate::error::{Error, Kind, Result};
 use crate::fanout::sink::Checkpoint;
@@ -32,8 +34,7 @@ pub struct Gatherer<'a> {
 struct Answer {
     server: Server,
     wal_bytes_per_second: u64,
-    slot: Option<Slot>,
-    judgement: Judgement,
+    judged: Judged,
 }
 
 /// A sink as its target shows it.
@@ -65,7 +66,7 @@ impl<'a> Gatherer<'a> {
                     ..SourceStatus::default()
                 };
                 let sinks = self.look_at_sinks().into_iter().map(|found| found.status).collect();
-                Status { is_ok: false, source, slot: None, sinks }
+                Status { is_ok: false, source, slot: None, sinks, abandoned_copies: Vec::new() }
             }
         }
     }
@@ -99,15 +100,15 @@ impl<'a> Gatherer<'a> {
                 held.push((sink.name.to_string(), found.checkpoint.clone()));
             }
         }
-        let (slot, judgement) = self.source.judge(&client, &server, &held).await?;
+        let judged = self.source.judge(&client, &server, &held).await?;
         self.client = Some(client);
         let written = server.current_wal_lsn.0.saturating_sub(before.current_wal_lsn.0);
         let wal_bytes_per_second = (written as f64 / elapsed.as_secs_f64()) as u64;
-        Ok((found, Answer { server, wal_bytes_per_second, slot, judgement }))
+        Ok((found, Answer { server, wal_bytes_per_second, judged }))
     }
 
     fn judged(&self, address: String, found: Vec<Found>, answer: Answer) -> Status {
-        let Answer { server, wal_bytes_per_second, slot, judgement } = answer;
+        let Answer { server, wal_bytes_per_second, judged: Judged { slot, copies, judgement } } = answer;
         let identity = self.source.identity(&server);
         let current = slot.as_ref().map_or(server.current_wal_lsn, |slot| slot.current_wal_lsn);
         let now_micros = unix_micros() + server.clock_ahead_us;
@@ -116,6 +117,8 @@ impl<'a> Gatherer<'a> {
             if let Some(checkpoint) = &checkpoint {
                 status.set_lag(checkpoint, current, now_micros);
             }
+            let copy = self.source.copy_of(&status.name, &copies);
+            status.copy = copy.map(CopyStatus::new);
             if status.state == SinkState::Unknown {
                 let verdict = judgement.sinks.iter().find(|(name, _)| *name == status.name);
                 let error = verdict.and_then(|(name, verdict)| verdict.error(name, &identity));
@@ -126,6 +129,11 @@ impl<'a> Gatherer<'a> {
                         SinkState::NeedsBackfill
                     }
                     (None, _, _) if checkpoint.is_none() => SinkState::NotCreated,
+                    (None, Some((_, SinkVerdict::CatchUp { .. })), _) => SinkState::CatchingUp,
+                    // Where the slot is not ahead of it, it is still read while an engine brings the sink back.
+                    (None, Some(_), _) if copy.is_some_and(|copy| copy.active_pid.is_some()) => {
+                        SinkState::CatchingUp
+                    }
                     (None, Some(_), _) => SinkState::Attached,
                     (None, None, _) => SinkState::Unknown,
                 };
@@ -133,9 +141,13 @@ impl<'a> Gatherer<'a> {
             }
             sinks.push(status);
         }
+        let abandoned_copies: Vec<CopyStatus> =
+            self.source.abandoned(&self.config.sinks, &copies).into_iter().map(CopyStatus::new).collect();
         let slot = slot_status(&identity, &server, slot, wal_bytes_per_second, &judgement.slot);
         Status {
-            is_ok: slot.state != SlotState::Lost && !sinks.iter().any(|sink| sink.state.needs_operator()),
+            is_ok: slot.state != SlotState::Lost
+                && !sinks.iter().any(|sink| sink.state.needs_operator())
+                && abandoned_copies.is_empty(),
             source: SourceStatus {
                 address,
                 is_reachable: true,
@@ -148,6 +160,7 @@ impl<'a> Gatherer<'a> {
             },
             slot: Some(slot),
             sinks,
+            abandoned_copies,
         }
     }
 }
@@ -194,6 +207,7 @@ fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
         lag_seconds: None,
         transactions: None,
         dead_letters: None,
+        copy: None,
         cost: None,
         problem: None,
         hint: None,
@@ -219,6 +233,20 @@ fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
         }
     };
     Found { status, checkpoint }
+}
+
+impl CopyStatus {
+    fn new(copy: &Slot) -> Self {
+        let unsigned = |bytes: i64| bytes.max(0).unsigned_abs();
+        CopyStatus {
+            name: copy.name.clone(),
+            active_pid: copy.active_pid,
+            wal_status: copy.wal_status.clone(),
+            confirmed_flush_lsn: copy.confirmed_flush_lsn.map(|lsn| lsn.to_string()),
+            retained_bytes: copy.retained_bytes.map(unsigned),
+            safe_bytes: copy.safe_wal_size.map(unsigned),
+        }
+    }
 }
 
 fn cost(D1Facts { usage, bytes }: &D1Facts) -> CostStatus {

@@ -18,6 +18,25 @@ pub struct Status {
     pub slot: Option<SlotStatus>,
     /// Every sink, in the configuration's order.
     pub sinks: Vec<SinkStatus>,
+    /// Copies of the slot whose sinks are not configured any more: they hold back WAL for nobody.
+    pub abandoned_copies: Vec<CopyStatus>,
+}
+
+/// A sink's own copy of the slot.
+#[derive(Debug, Clone, Serialize)]
+pub struct CopyStatus {
+    /// Its name.
+    pub name: String,
+    /// The backend that uses it: the sink catches up now.
+    pub active_pid: Option<i32>,
+    /// `pg_replication_slots.wal_status`.
+    pub wal_status: Option<String>,
+    /// What the sink has; nothing before it is sent again.
+    pub confirmed_flush_lsn: Option<String>,
+    /// The WAL that it holds back.
+    pub retained_bytes: Option<u64>,
+    /// How much more WAL may be written before the server gives it up; null without a limit.
+    pub safe_bytes: Option<u64>,
 }
 
 /// The server.
@@ -100,6 +119,8 @@ pub struct SinkStatus {
     pub transactions: Option<u64>,
     /// Rows that it did not take, in `_walcast_dead_letters`.
     pub dead_letters: Option<u64>,
+    /// Its own copy of the slot, while it catches up.
+    pub copy: Option<CopyStatus>,
     /// What it costs; null for a sink that is no D1 database.
     pub cost: Option<CostStatus>,
     /// What is wrong with it.
@@ -137,6 +158,9 @@ pub struct CostStatus {
 pub enum SinkState {
     /// The slot holds everything that it lacks: it goes on from its checkpoint while an engine runs.
     Attached,
+    /// The slot went on without it, because it was slower than the others; a copy of the slot holds everything that it
+    /// lacks, and it comes back to the others while an engine runs.
+    CatchingUp,
     /// It was never fed; `walcast run` creates it.
     NotCreated,
     /// It lacks changes that the slot does not hold any more.
@@ -158,6 +182,7 @@ impl SinkState {
     pub fn as_str(self) -> &'static str {
         match self {
             SinkState::Attached => "attached",
+            SinkState::CatchingUp => "catching-up",
             SinkState::NotCreated => "not-created",
             SinkState::NeedsBackfill => "needs-backfill",
             SinkState::Halted => "halted",
@@ -172,7 +197,11 @@ impl SinkState {
     pub fn needs_operator(self) -> bool {
         match self {
             SinkState::NeedsBackfill | SinkState::Halted | SinkState::Foreign | SinkState::Unreadable => true,
-            SinkState::Attached | SinkState::NotCreated | SinkState::Unknown | SinkState::Discards => false,
+            SinkState::Attached
+            | SinkState::CatchingUp
+            | SinkState::NotCreated
+            | SinkState::Unknown
+            | SinkState::Discards => false,
         }
     }
 }
@@ -202,6 +231,16 @@ impl Status {
         });
         text.push('\n');
         text.push_str(&output::table(&header, &[3, 4, 5, 6], rows));
+        for sink in &self.sinks {
+            if let Some(copy) = &sink.copy {
+                text.push_str(&format!("\nsink {} has slot {}: {}\n", sink.name, copy.name, copy.text()));
+            }
+        }
+        for copy in &self.abandoned_copies {
+            let problem = format!("its sink is not configured any more; {}", copy.text());
+            let hint = format!("SELECT pg_drop_replication_slot('{}');", copy.name);
+            push_problem(&mut text, &format!("slot {}", copy.name), &Some(problem), &Some(hint));
+        }
         let costs = self.sinks.iter().filter_map(|sink| Some(sink.cost.as_ref()?.row(&sink.name)));
         let costs: Vec<_> = costs.collect();
         if !costs.is_empty() {
@@ -216,6 +255,23 @@ impl Status {
         }
         for sink in &self.sinks {
             push_problem(&mut text, &format!("sink {}", sink.name), &sink.problem, &sink.hint);
+        }
+        text
+    }
+}
+
+impl CopyStatus {
+    fn text(&self) -> String {
+        let use_ = match self.active_pid {
+            Some(pid) => format!("in use by backend {pid}"),
+            None => "not in use".to_owned(),
+        };
+        let confirmed = output::or_dash(self.confirmed_flush_lsn.as_ref());
+        let retained = output::or_dash(self.retained_bytes.map(output::bytes));
+        let status = self.wal_status.as_deref().unwrap_or("no wal_status");
+        let mut text = format!("{use_}, confirmed {confirmed}, holds back {retained} of WAL ({status})");
+        if let Some(safe) = self.safe_bytes {
+            text.push_str(&format!(", lost after {} more", output::bytes(safe)));
         }
         text
     }

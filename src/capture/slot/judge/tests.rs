@@ -32,11 +32,24 @@ fn at(lsn: u64, timeline: u32) -> SinkCheckpoint {
         system_identifier: SYSTEM,
         timeline,
         slot: "walcast".into(),
+        copy: None,
     }
 }
 
+/// With a copy of the slot that was confirmed to `confirmed`.
+fn with_copy(sink: SinkCheckpoint, confirmed: u64) -> SinkCheckpoint {
+    SinkCheckpoint { copy: Some(Slot { name: "walcast__eu".into(), ..slot(confirmed) }), ..sink }
+}
+
 fn never_fed() -> SinkCheckpoint {
-    SinkCheckpoint { sink: "na".into(), lsn: None, system_identifier: 0, timeline: 0, slot: String::new() }
+    SinkCheckpoint {
+        sink: "na".into(),
+        lsn: None,
+        system_identifier: 0,
+        timeline: 0,
+        slot: String::new(),
+        copy: None,
+    }
 }
 
 fn verdicts(slot: Option<&Slot>, sinks: &[SinkCheckpoint]) -> (SlotVerdict, Vec<SinkVerdict>) {
@@ -127,6 +140,42 @@ fn a_sink_resumes_only_where_everything_after_its_checkpoint_is_sent_again() {
         assert_eq!((slot, sinks), (SlotVerdict::Resume, vec![expected.clone()]), "{confirmed} {sink:?}");
         assert_eq!(expected.error("eu", &source()).is_none(), expected == SinkVerdict::Resume);
     }
+}
+
+#[test]
+fn a_sink_that_the_slot_has_left_behind_catches_up_on_its_copy_if_that_still_has_everything() {
+    let ahead = SinkVerdict::SlotAhead { checkpoint: Lsn(500), confirmed: Lsn(600) };
+    let spoilt = |change: fn(&mut Slot)| {
+        let mut sink = with_copy(at(500, 3), 450);
+        change(sink.copy.as_mut().expect("it has one"));
+        sink
+    };
+    let cases = [
+        (with_copy(at(500, 3), 450), SinkVerdict::CatchUp { confirmed: Lsn(450) }),
+        (with_copy(at(500, 3), 500), SinkVerdict::CatchUp { confirmed: Lsn(500) }),
+        (with_copy(at(500, 3), 501), ahead.clone()),
+        (spoilt(|copy| copy.wal_status = Some("lost".into())), ahead.clone()),
+        (spoilt(|copy| copy.plugin = Some("wal2json".into())), ahead.clone()),
+        (spoilt(|copy| copy.database = Some("other".into())), ahead.clone()),
+        (spoilt(|copy| copy.confirmed_flush_lsn = None), ahead),
+        // Where the slot itself has everything, the copy does not matter.
+        (with_copy(at(600, 3), 450), SinkVerdict::Resume),
+        (with_copy(at(900, 3), 950), SinkVerdict::Resume),
+        // And it helps nobody whose position means nothing here.
+        (
+            with_copy(at(1_001, 3), 450),
+            SinkVerdict::BeyondWal { checkpoint: Lsn(1_001), current: Lsn(1_000) },
+        ),
+        (with_copy(at(500, 4), 450), SinkVerdict::OtherTimeline { checkpoint: 4 }),
+        (with_copy(never_fed(), 450), SinkVerdict::Fresh),
+    ];
+    for (sink, expected) in cases {
+        let (slot, sinks) = verdicts(Some(&slot(600)), std::slice::from_ref(&sink));
+        assert_eq!((slot, sinks), (SlotVerdict::Resume, vec![expected]), "{sink:?}");
+    }
+    let alone = verdicts(None, &[with_copy(at(500, 3), 450)]);
+    assert_eq!(alone, (SlotVerdict::Missing, vec![SinkVerdict::SlotMissing]));
+    assert_eq!(SinkVerdict::CatchUp { confirmed: Lsn(450) }.error("eu", &source()).is_none(), true);
 }
 
 #[test]
