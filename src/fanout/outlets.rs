@@ -384,6 +384,27 @@ mod tests {
     }
 
     #[test]
+    fn a_sink_is_taken_in_no_earlier_than_where_the_slot_may_have_been_confirmed_without_it() {
+        let (outlets, _) = Outlets::new(LONG);
+        let (na, eu) = (Taker::new("na", &outlets, 1000), Taker::new("eu", &outlets, 1000));
+        let joins_at = |lsn| {
+            outlets.leave(&eu.sink);
+            eu.sink.stand_apart();
+            let (outlet, _inlet) = outlets.queue(&eu.sink, 1000);
+            outlets.join(outlet);
+            assert_eq!(eu.sink.state(), State::CatchingUp(Phase::Joining(Lsn(lsn))));
+        };
+        outlets.send(&run(1000, true));
+        // The stream starts again behind what the others have.
+        outlets.send(&Delivery::Restart);
+        outlets.send(&Delivery::Idle(Lsn(600)));
+        joins_at(1008);
+        // Another sink's own stream has brought it further than this one is.
+        na.sink.set_durable(Lsn(2000));
+        joins_at(2000);
+    }
+
+    #[test]
     fn a_river_that_waits_gives_up_when_the_outlets_are_closed() {
         let (outlets, _) = Outlets::new(LONG);
         let _stuck = Taker::new("stuck", &outlets, 1);
