@@ -16,8 +16,8 @@ demo: prepare ## Build walcast and show it at work on a throwaway Postgres and r
 	$(CARGO) build --release --locked --bin walcast
 	$(TARGET_DIRECTORY)/release/walcast demo $(ARGS)
 
-test: prepare ## Run every test: unit, integration against a real Postgres, documentation
-	@echo 'make test: running every test; those that need a Postgres start their own'
+test: prepare ## Run every test: unit, integration against a real Postgres and a real workerd, documentation
+	@echo 'make test: running every test; those that need a Postgres or a workerd start their own'
 	$(CARGO) test --locked $(ARGS)
 
 bench: prepare ## Measure throughput and latency beside pg_recvlogical, on a throwaway Postgres
@@ -30,5 +30,5 @@ lint: prepare ## Check format, lints and documentation; a warning is an error
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 
-prepare: ## Install what is missing on this machine: a C compiler, pkg-config, make, a Postgres server
+prepare: ## Install what is missing on this machine: a C compiler, pkg-config, make, a Postgres server, workerd
 	@.ci/prepare

@@ -16,11 +16,11 @@
 //! | Module | Holds |
 //! |---|---|
 //! | [`error`], `document`, [`config`], [`telemetry`], [`postgres`] | what every stage uses |
-//! | [`capture`] | Postgres → frames: catalog, publication, slot, replication stream |
+//! | [`capture`] | Postgres → frames: catalog, publication, slot, replication stream; chunks of a table |
 //! | [`decode`] | frames → transactions of typed changes. Pure |
-//! | [`encode`] | transactions → runs: `schema.json`, plan, mapping, rendering, folding. Pure |
+//! | [`encode`] | transactions and chunks → runs: `schema.json`, plan, mapping, rendering, folding. Pure |
 //! | [`fanout`] | the [`Sink`](fanout::sink::Sink) contract, queues, workers, retries, progress |
-//! | [`sink`] | adapters: SQLite, null |
+//! | [`sink`] | adapters: D1, SQLite, null |
 //! | [`app`] | the top: engine, commands, demo |
 //!
 //! Three kinds of thread run. The main thread is a tokio runtime with the replication socket, timers and signals. One
@@ -39,8 +39,9 @@
 //!    (`tests/simulation.rs`, `tests/source_failures.rs`)
 //! 3. A sink's rows and its checkpoint commit in one transaction at the sink. Replay is skipped by checkpoint: delivery
 //!    is at least once, the effect exactly once. (`tests/simulation.rs`, `tests/delivery.rs`)
-//! 4. Per sink, transactions apply in commit order and readers never see half of one, whatever its size.
-//!    (`tests/simulation.rs`, `tests/delivery.rs`)
+//! 4. Per sink, transactions apply in commit order and readers never see half of one, whatever its size. Only a D1 sink
+//!    splits one that alone exceeds what D1 takes in a request, and then its checkpoint says how many of the changes
+//!    are there. (`tests/simulation.rs`, `tests/delivery.rs`, `tests/d1_simulation.rs`, `tests/d1_regions.rs`)
 //! 5. A slow, dead or misconfigured sink never stalls the others and never loses data. One that stops is passed over,
 //!    and a slot keeps what it lacks. One that is slower than the others is *catching up*: it leaves the main stream once
 //!    it has kept sinks without work waiting for `queue.patience`, reads a copy of the slot at its own pace, and joins
@@ -52,6 +53,10 @@
 //! 8. Slot missing, invalidated, ahead of a sink's checkpoint, or on another system or timeline: that sink or the
 //!    engine stops with the next command to run. It never resumes from somewhere else.
 //!    (`capture::slot::judge`, `tests/source_failures.rs`)
+//! 9. A row of a chunk may be newer than the stream position it is queued at, never older than what the sink holds:
+//!    what its snapshot sees decides, not LSN order. The parts of it are built ([`capture::chunk`],
+//!    [`encode::touched`]); the engine does not fill tables yet. (`tests/backfill_simulation.rs`,
+//!    `tests/visibility.rs`)
 
 pub mod app;
 pub mod capture;

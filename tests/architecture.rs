@@ -12,7 +12,8 @@ const ROOT: [&str; 5] = ["error", "document", "config", "telemetry", "postgres"]
 /// Of the root, what code without a socket, a clock or a file may use.
 const PURE_ROOT: [&str; 2] = ["error", "document"];
 /// What of `capture` describes instead of doing: all that `decode` and `encode` may import of it.
-const PURE_CAPTURE: [&str; 2] = ["capture::frame", "capture::table"];
+const PURE_CAPTURE: [&str; 4] =
+    ["capture::copy_text", "capture::frame", "capture::snapshot", "capture::table"];
 /// What code that must be pure never mentions.
 const IMPURE: [&str; 9] = [
     "tokio::",

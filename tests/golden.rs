@@ -3,13 +3,17 @@
 //! `tests/golden/<inputs>.sql` says what happens at the source, `<inputs>.schema.json` what is mapped. Recorded from a
 //! server: `<name>.bin`, the bytes of the replication socket, and `<name>.tables.json`, the catalog. Expected:
 //! `<name>.txt`, every message and what it was mapped to, and `<name>.applied.sql`, every statement that SQLite
-//! executed, with its values, and the rows that are there in the end.
+//! executed, with its values, and the rows that are there in the end; `<name>.d1.sql`, every statement that is sent to
+//! D1 for each transaction, but for the checkpoint. The rows in a D1 database are the same, also when everything is
+//! folded into one request.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test golden` records everything again and writes what it finds; `UPDATE_GOLDEN=expected`
 //! keeps the recordings and writes only what is expected of them. Read the difference before you commit it. LSNs, xids and times are numbered in the rendering, so that it says the same next time.
 
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/local_d1.rs"]
+mod local_d1;
 #[path = "support/recorder.rs"]
 mod recorder;
 #[path = "support/rendering.rs"]
@@ -21,6 +25,7 @@ use std::fs;
 use std::sync::Arc;
 
 use golden::{Recording, path, text};
+use local_d1::LocalD1;
 use rendering::{Names, shortened};
 use walcast::Lsn;
 use walcast::capture::frame::FrameRun;
@@ -31,7 +36,9 @@ use walcast::encode::run::Run;
 use walcast::encode::schema_file::SchemaFile;
 use walcast::error::Result;
 use walcast::fanout::sink::{Batch, Sink};
-use walcast::sink::sqlite::{OnRejected, SqliteSink};
+use walcast::sink::d1::{D1Sink, Options};
+use walcast::sink::replica::OnRejected;
+use walcast::sink::sqlite::SqliteSink;
 
 macro_rules! scenarios {
     ($($sentence:ident: $name:literal from $inputs:literal with $options:literal;)*) => {
@@ -89,7 +96,13 @@ fn check(name: &str, inputs: &str, options: &str) {
     let recording = Recording::read(name, inputs);
     let names = Names::of(&recording.stream);
     compare(&format!("{name}.txt"), &transactions(&recording, &names));
-    compare(&format!("{name}.applied.sql"), &applied(&recording, &names));
+    let applied = applied(&recording, &names);
+    compare(&format!("{name}.applied.sql"), &applied);
+    let (statements, found) = applied_to_d1(&recording, &names);
+    compare(&format!("{name}.d1.sql"), &statements);
+    for found in found {
+        assert!(applied.ends_with(&found), "tests/golden/{name}.applied.sql does not end with\n{found}");
+    }
 }
 
 fn compare(file: &str, found: &str) {
@@ -134,9 +147,7 @@ fn applied(recording: &Recording, names: &Names) -> String {
     let file = directory.path().join("replica.db");
     let tracing = trace::start();
     let mut sink = SqliteSink::new(&file, OnRejected::DeadLetter);
-    let source =
-        SourceIdentity { system_identifier: 7, timeline: 1, slot: "golden".into(), database: "app".into() };
-    assert_eq!(sink.open(&recording.plan, &source).unwrap(), None);
+    assert_eq!(sink.open(&recording.plan, &identity()).unwrap(), None);
     sink.start_at(Lsn(1)).unwrap();
     tracing.take();
 
@@ -155,6 +166,41 @@ fn applied(recording: &Recording, names: &Names) -> String {
     text.push_str(if outcome.is_err() { "-- halted\n" } else { "" });
     drop(sink);
     text + &rows(&file, recording)
+}
+
+/// Every statement that the D1 sink sends, a request for each transaction; and the rows in the end, with such requests
+/// and with a single one.
+fn applied_to_d1(recording: &Recording, names: &Names) -> (String, [String; 2]) {
+    let open = || {
+        let database = LocalD1::new(1);
+        let mut sink = D1Sink::new("golden", Box::new(database.clone()), Options::default());
+        assert_eq!(sink.open(&recording.plan, &identity()).unwrap(), None);
+        sink.start_at(Lsn(1)).unwrap();
+        database.take_sent();
+        (database, sink)
+    };
+    let ((singly, mut sink), mut runs, mut text) = (open(), Vec::new(), String::new());
+    // A recording that halts does so behind its last run.
+    let _ = river(recording, |_, run| {
+        let Some(run) = run else { return Ok(()) };
+        runs.push(run.clone());
+        sink.apply(&Batch::new(&runs[runs.len() - 1..], Lsn(1), None))?;
+        for statement in singly.take_sent().iter().flat_map(|request| &request[1..]) {
+            let params: String =
+                statement.params.iter().map(|param| format!("\n  -- {}", shortened(param))).collect();
+            text.push_str(&format!("{}\n", names.normalised_lines(&format!("{};{params}", statement.sql))));
+        }
+        text.push('\n');
+        Ok(())
+    });
+    let (folded, mut sink) = open();
+    sink.apply(&Batch::new(&runs, Lsn(1), None)).unwrap();
+    assert!(folded.take_sent().len() <= 1, "everything fits one request");
+    (text, [singly, folded].map(|database| database.with(|connection| rows_in(connection, recording))))
+}
+
+fn identity() -> SourceIdentity {
+    SourceIdentity { system_identifier: 7, timeline: 1, slot: "golden".into(), database: "app".into() }
 }
 
 /// Decodes and maps the recording; hands on every event and message, and a run for every transaction that ended.
@@ -191,8 +237,11 @@ fn river(
 }
 
 fn rows(file: &std::path::Path, recording: &Recording) -> String {
+    rows_in(&rusqlite::Connection::open(file).unwrap(), recording)
+}
+
+fn rows_in(connection: &rusqlite::Connection, recording: &Recording) -> String {
     use rusqlite::types::ValueRef;
-    let connection = rusqlite::Connection::open(file).unwrap();
     let mut text = String::new();
     let select = |table: &str, columns: &str, order: &str| -> String {
         let sql = format!("SELECT {columns} FROM \"{table}\" ORDER BY {order}");

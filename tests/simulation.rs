@@ -370,6 +370,7 @@ impl Sink for ModelSink {
             source: self.source.clone(),
             epoch: 1,
             transactions: target.transactions,
+            open: None,
         })
     }
 

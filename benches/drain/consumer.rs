@@ -1,12 +1,13 @@
-//! Who drains: `pg_recvlogical`, which only receives, and walcast into nothing, one region and six.
+//! Who drains: `pg_recvlogical`, which only receives, and walcast into nothing, one region and six; for D1, clients
+//! that have what they send ready.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 use walcast::error::{Error, Result};
 
+use crate::d1::{Databases, Ready};
 use crate::measure::{self, Sample};
 use crate::server::Server;
 use crate::workload::Backlog;
@@ -21,6 +22,12 @@ pub enum Consumer {
     Null(Transport),
     /// SQLite regions, over TCP.
     Sqlite(usize),
+    /// A client with ready row sets, into so many D1 databases.
+    RowSets(usize),
+    /// A client with a statement for each row, into one.
+    RowStatements,
+    /// D1 databases through the REST API, over TCP.
+    Rest(usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,12 +62,24 @@ impl Consumer {
         Consumer::Sqlite(6),
     ];
 
+    /// Into D1.
+    pub const D1: [Consumer; 5] = [
+        Consumer::RowSets(1),
+        Consumer::RowStatements,
+        Consumer::Rest(1),
+        Consumer::RowSets(6),
+        Consumer::Rest(6),
+    ];
+
     pub fn name(self) -> String {
         match self {
             Consumer::Recvlogical(transport) => format!("pg_recvlogical, {}", transport.name()),
             Consumer::Null(transport) => format!("walcast → null, {}", transport.name()),
             Consumer::Sqlite(1) => "walcast → 1 SQLite region, TCP".to_owned(),
             Consumer::Sqlite(regions) => format!("walcast → {regions} SQLite regions, TCP"),
+            Consumer::RowSets(databases) => format!("ready row sets → {databases} D1"),
+            Consumer::RowStatements => "ready statements, one a row → 1 D1".to_owned(),
+            Consumer::Rest(databases) => format!("walcast → {databases} D1, REST"),
         }
     }
 
@@ -73,6 +92,8 @@ impl Consumer {
         match self {
             Consumer::Recvlogical(transport) | Consumer::Null(transport) => Consumer::Recvlogical(transport),
             Consumer::Sqlite(_) => Consumer::Recvlogical(Transport::Tcp),
+            Consumer::RowSets(databases) | Consumer::Rest(databases) => Consumer::RowSets(databases),
+            Consumer::RowStatements => Consumer::RowSets(1),
         }
     }
 
@@ -81,22 +102,49 @@ impl Consumer {
         !matches!(self, Consumer::Recvlogical(Transport::Unix) | Consumer::Null(Transport::Unix))
     }
 
-    /// Drains a copy of the backlog's slot.
+    /// Drains a copy of the backlog's slot, or sends what the backlog came to.
     pub fn drain(self, server: &Server, backlog: &Backlog) -> Result<Sample> {
+        match self {
+            Consumer::RowSets(databases) => {
+                let (ready, databases) = (Ready::row_sets(server, backlog)?, Databases::start(databases)?);
+                let sample = databases.drain(&ready)?;
+                databases.verify(backlog).map(|()| sample)
+            }
+            Consumer::RowStatements => {
+                let (ready, database) = (Ready::row_statements(server, backlog)?, Databases::start(1)?);
+                database.allow_many_statements()?;
+                let sample = database.drain(&ready)?;
+                database.verify(backlog).map(|()| sample)
+            }
+            _ => self.drain_slot(server, backlog),
+        }
+    }
+
+    fn drain_slot(self, server: &Server, backlog: &Backlog) -> Result<Sample> {
         server.text(&format!("SELECT pg_copy_logical_replication_slot('{}', '{SLOT}')", backlog.slot))?;
         let sample = match self {
             Consumer::Recvlogical(transport) => {
                 measure::run(recvlogical(server, transport, backlog), SLOT, server)?
             }
             Consumer::Null(transport) => {
-                let home = Home::new(&transport.url(server), SLOT, backlog, 0)?;
+                let home = Home::new(&transport.url(server), SLOT, backlog, NULL_SINK)?;
                 measure::run(home.walcast(&["--until-caught-up"]), SLOT, server)?
             }
             Consumer::Sqlite(regions) => {
-                let home = Home::new(&Transport::Tcp.url(server), SLOT, backlog, regions)?;
+                let home = Home::new(&Transport::Tcp.url(server), SLOT, backlog, &sqlite_sinks(regions))?;
                 let sample = measure::run(home.walcast(&["--until-caught-up"]), SLOT, server)?;
                 (0..regions).try_for_each(|region| verify(&home.region(region), backlog))?;
                 sample
+            }
+            Consumer::Rest(databases) => {
+                let databases = Databases::start(databases)?;
+                let home = Home::new(&Transport::Tcp.url(server), SLOT, backlog, &databases.rest_sinks())?;
+                let sample = measure::run(home.walcast(&["--until-caught-up"]), SLOT, server)?;
+                databases.verify(backlog)?;
+                sample
+            }
+            Consumer::RowSets(_) | Consumer::RowStatements => {
+                return Err(Error::bug("a client without a slot"));
             }
         };
         // The server may need a moment to see that the consumer is gone.
@@ -132,21 +180,24 @@ fn verify(path: &Path, backlog: &Backlog) -> Result<()> {
     }
 }
 
+const NULL_SINK: &str = "[[sink]]\nname = \"null\"\ntype = \"null\"\n";
+
+/// The `[[sink]]` sections of so many SQLite regions.
+pub fn sqlite_sinks(regions: usize) -> String {
+    let sink =
+        |region| format!("[[sink]]\nname = \"r{region}\"\ntype = \"sqlite\"\npath = \"r{region}.db\"\n");
+    (0..regions).map(sink).collect()
+}
+
 /// A directory with walcast's configuration, on a real disk, where the regions go too.
 pub struct Home(TempDir);
 
 impl Home {
-    /// A configuration with this many SQLite regions, or a null sink where it is none.
-    pub fn new(url: &str, slot: &str, backlog: &Backlog, regions: usize) -> Result<Home> {
+    /// A configuration with these `[[sink]]` sections.
+    pub fn new(url: &str, slot: &str, backlog: &Backlog, sinks: &str) -> Result<Home> {
         let publication = &backlog.publication;
-        let mut toml = format!("[source]\nurl = {url:?}\nslot = {slot:?}\npublication = {publication:?}\n");
-        if regions == 0 {
-            toml.push_str("[[sink]]\nname = \"null\"\ntype = \"null\"\n");
-        }
-        for region in 0..regions {
-            write!(toml, "[[sink]]\nname = \"r{region}\"\ntype = \"sqlite\"\npath = \"r{region}.db\"\n")
-                .expect("a String takes it");
-        }
+        let source = format!("[source]\nurl = {url:?}\nslot = {slot:?}\npublication = {publication:?}\n");
+        let toml = format!("{source}[d1]\nrequests_per_5_minutes = 100000\n{sinks}");
         let write = || -> std::io::Result<Home> {
             let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
             std::fs::write(directory.path().join("walcast.toml"), toml)?;

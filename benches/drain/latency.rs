@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use walcast::error::{Error, Result};
 
-use crate::consumer::Home;
+use crate::consumer::{Home, sqlite_sinks};
 use crate::server::Server;
 use crate::workload::{Backlog, Workload};
 
@@ -30,7 +30,7 @@ pub struct Latency {
 /// Commits one row at a time and watches the regions.
 pub fn measure(server: &mut Server, regions: usize) -> Result<Latency> {
     let backlog = Workload::Narrow.write(server, 0.0)?;
-    let home = Home::new(&server.cluster.tcp_url(), &backlog.slot, &backlog, regions)?;
+    let home = Home::new(&server.cluster.tcp_url(), &backlog.slot, &backlog, &sqlite_sinks(regions))?;
     let mut engine = home.walcast(&["--log-level", "warn"]);
     let engine = engine.stdin(Stdio::null()).spawn();
     let mut engine = Engine(engine.map_err(|error| Error::halt("starting walcast").because(error))?);

@@ -11,6 +11,7 @@
 //! at the end of a full run, or where `--output` says.
 
 mod consumer;
+mod d1;
 mod latency;
 mod measure;
 mod report;
@@ -29,6 +30,9 @@ use report::{Drained, Report};
 use server::Server;
 use workload::Workload;
 
+/// The part of each workload that is drained into D1: workerd takes fewer rows a second.
+const D1_SCALE: f64 = 0.3;
+
 /// Measures walcast beside pg_recvlogical on a throwaway Postgres
 #[derive(Parser)]
 pub struct Arguments {
@@ -38,7 +42,7 @@ pub struct Arguments {
     /// How often each consumer drains each backlog
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// What to measure: narrow, tpcb, update, wide, giant, ceiling, latency; everything by default
+    /// What to measure: narrow, tpcb, update, wide, giant, d1, ceiling, latency; everything by default
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Which consumers drain, by a part of their name; all by default
@@ -76,7 +80,12 @@ fn main() -> Result<()> {
     let mut server = Server::start()?;
     let mut report = Report::new(server.version()?, &arguments);
     for workload in Workload::ALL.into_iter().filter(|workload| arguments.wants(workload.name())) {
-        report.workloads.push(drain(&mut server, workload, &arguments)?);
+        report.workloads.push(drain(&mut server, workload, &Consumer::ALL, 1.0, &arguments)?);
+    }
+    if arguments.wants("d1") {
+        for workload in [Workload::Narrow, Workload::Update, Workload::Wide] {
+            report.workloads.push(drain(&mut server, workload, &Consumer::D1, D1_SCALE, &arguments)?);
+        }
     }
     if arguments.wants("latency") {
         for regions in [1, 6] {
@@ -98,7 +107,8 @@ fn main() -> Result<()> {
 }
 
 fn is_known(name: &str) -> bool {
-    ["latency", "ceiling"].contains(&name) || Workload::ALL.iter().any(|workload| workload.name() == name)
+    ["d1", "latency", "ceiling"].contains(&name)
+        || Workload::ALL.iter().any(|workload| workload.name() == name)
 }
 
 fn scaled(count: u64, scale: f64) -> u64 {
@@ -107,11 +117,17 @@ fn scaled(count: u64, scale: f64) -> u64 {
 }
 
 /// Writes one workload's backlog and lets every consumer drain it in every round.
-fn drain(server: &mut Server, workload: Workload, arguments: &Arguments) -> Result<Drained> {
+fn drain(
+    server: &mut Server,
+    workload: Workload,
+    consumers: &[Consumer],
+    scale: f64,
+    arguments: &Arguments,
+) -> Result<Drained> {
     eprintln!("{}: writing the backlog", workload.name());
-    let backlog = workload.write(server, arguments.scale)?;
+    let backlog = workload.write(server, arguments.scale * scale)?;
     let consumers: Vec<Consumer> =
-        Consumer::ALL.into_iter().filter(|consumer| consumer.is_among(&arguments.consumers)).collect();
+        consumers.iter().copied().filter(|consumer| consumer.is_among(&arguments.consumers)).collect();
     let mut samples = vec![Vec::new(); consumers.len()];
     for round in 1..=arguments.rounds {
         for (consumer, samples) in consumers.iter().zip(&mut samples) {

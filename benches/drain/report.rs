@@ -8,6 +8,7 @@ use walcast::error::{Error, Result};
 
 use crate::Arguments;
 use crate::consumer::Consumer;
+use crate::d1;
 use crate::latency::Latency;
 use crate::measure::Spread;
 use crate::sqlite::Ceiling;
@@ -42,6 +43,11 @@ impl Drained {
         self.changes as f64 / seconds
     }
 
+    /// Whether it was about D1 databases.
+    fn is_into_d1(&self) -> bool {
+        self.results.iter().any(|(consumer, _)| Consumer::D1.contains(consumer))
+    }
+
     /// How many times as fast as the reference.
     fn ratio(&self, consumer: Consumer, spread: &Spread) -> Option<f64> {
         let (_, reference) = self.results.iter().find(|(other, _)| *other == consumer.reference())?;
@@ -71,11 +77,16 @@ impl Report {
              of its process to its exit. Rates are medians with the slowest and fastest round; the ratio is that of \
              the medians to `pg_recvlogical` over the same transport, which receives and discards. CPU seconds are \
              medians, memory is the highest peak. The source runs with fsync off; SQLite regions are durable \
-             (WAL, `synchronous = FULL`).",
-            self.rounds
+             (WAL, `synchronous = FULL`).\n\n\
+             Into D1: databases on one local workerd, through the REST API, each with one request in flight. There the \
+             ratio is to a client that posts the same rows in bodies it has ready; another sends one statement for \
+             each row, {} a request.",
+            self.rounds,
+            d1::ROW_STATEMENTS
         )?;
         for drained in &self.workloads {
-            writeln!(page, "\n## {}\n", drained.workload.title(drained.changes))?;
+            let into_d1 = if drained.is_into_d1() { ", into D1" } else { "" };
+            writeln!(page, "\n## {}{into_d1}\n", drained.workload.title(drained.changes))?;
             writeln!(page, "| Consumer | Changes/s | Range | Ratio | CPU s | Walsender CPU s | Peak MiB |")?;
             writeln!(page, "|---|--:|--:|--:|--:|--:|--:|")?;
             for (consumer, spread) in &drained.results {
@@ -155,13 +166,17 @@ impl Report {
             )
         };
         for drained in &self.workloads {
-            body += &text(0.0, y, "start", "title", &drained.workload.title(drained.changes));
+            let into_d1 = if drained.is_into_d1() { ", into D1" } else { "" };
+            let title = format!("{}{into_d1}", drained.workload.title(drained.changes));
+            body += &text(0.0, y, "start", "title", &title);
             y += 10.0;
             for (consumer, rate) in rates(drained) {
                 let length = rate / most * BAR_LENGTH_MAX;
                 let (class, name) = match consumer {
-                    Consumer::Recvlogical(_) => ("other", consumer.name()),
-                    Consumer::Null(_) | Consumer::Sqlite(_) => ("own", consumer.name()),
+                    Consumer::Recvlogical(_) | Consumer::RowSets(_) | Consumer::RowStatements => {
+                        ("other", consumer.name())
+                    }
+                    Consumer::Null(_) | Consumer::Sqlite(_) | Consumer::Rest(_) => ("own", consumer.name()),
                 };
                 let name = name.trim_end_matches(", TCP");
                 body += &text(BARS_LEFT - 8.0, y + 12.0, "end", "label", name);

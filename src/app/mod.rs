@@ -4,9 +4,11 @@
 pub mod check;
 pub mod cli;
 pub mod commands;
+pub mod d1;
 pub mod demo;
 pub mod engine;
 pub mod notify;
+pub mod replicas;
 pub mod river;
 pub mod sinks;
 pub mod source;

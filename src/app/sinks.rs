@@ -2,11 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use tokio::sync::{mpsc, watch};
 
+use super::d1::{self, Transports};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::config::{self, Config, SinkTarget};
@@ -15,38 +16,49 @@ use crate::error::{Error, Result};
 use crate::fanout::chain::{Inlet, chain};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress, State};
-use crate::fanout::retry::Backoff;
-use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
+use crate::fanout::retry::{self, Backoff, Decision};
+use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink, Whole};
 use crate::fanout::worker::{BatchLimits, Worker};
+use crate::sink::d1::D1Sink;
 use crate::sink::null::NullSink;
-use crate::sink::sqlite::{self, SqliteSink};
+use crate::sink::sqlite::SqliteSink;
+
+/// How long the start of an engine waits for a sink that cannot be reached. Then it starts without it.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Any kind of sink.
 pub enum AnySink {
     /// A SQLite file.
     Sqlite(SqliteSink),
+    /// A D1 database.
+    D1(Box<D1Sink>),
     /// Counts and discards.
     Null(NullSink),
 }
 
 impl AnySink {
     /// The sink that the configuration describes; nothing is opened.
-    pub fn new(config: &config::Sink) -> Self {
-        match &config.target {
-            SinkTarget::Sqlite { path } => {
-                let on_rejected = match config.on_rejected {
-                    config::OnRejected::DeadLetter => sqlite::OnRejected::DeadLetter,
-                    config::OnRejected::Halt => sqlite::OnRejected::Halt,
-                };
-                AnySink::Sqlite(SqliteSink::new(path, on_rejected))
+    ///
+    /// # Errors
+    /// Its address is none.
+    pub fn new(config: &config::Sink, transports: &Transports) -> Result<Self> {
+        let on_rejected = d1::on_rejected(config.on_rejected);
+        Ok(match (&config.target, transports.connect(&config.target, None)?) {
+            (SinkTarget::D1(_, writing) | SinkTarget::D1Worker(_, writing), Some(transport)) => {
+                let options = d1::options(writing, on_rejected);
+                AnySink::D1(Box::new(D1Sink::new(d1::place(&config.target), transport, options)))
             }
-            SinkTarget::Null => AnySink::Null(NullSink::default()),
-        }
+            (SinkTarget::Sqlite { path }, _) => AnySink::Sqlite(SqliteSink::new(path, on_rejected)),
+            (SinkTarget::Null | SinkTarget::D1(..) | SinkTarget::D1Worker(..), _) => {
+                AnySink::Null(NullSink::default())
+            }
+        })
     }
 
     fn any(&mut self) -> &mut dyn Sink {
         match self {
             AnySink::Sqlite(sink) => sink,
+            AnySink::D1(sink) => &mut **sink,
             AnySink::Null(sink) => sink,
         }
     }
@@ -68,53 +80,58 @@ impl Sink for AnySink {
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         self.any().checkpoint()
     }
-}
 
-/// What a sink's target holds, read without an engine: its checkpoint and number of dead letters, if it was ever fed.
-pub fn inspect(config: &config::Sink) -> Result<Option<(Checkpoint, u64)>> {
-    match &config.target {
-        SinkTarget::Sqlite { path } => sqlite::inspect(path),
-        SinkTarget::Null => Ok(None),
-    }
-}
-
-/// Whether a sink's target holds something that walcast did not make.
-pub fn is_foreign(config: &config::Sink) -> Result<bool> {
-    match &config.target {
-        SinkTarget::Sqlite { path } => sqlite::is_foreign(path),
-        SinkTarget::Null => Ok(false),
-    }
-}
-
-/// Refuses a sink whose checkpoint belongs to another source or slot.
-pub fn check_source(config: &config::Sink, checkpoint: &Checkpoint, source: &SourceIdentity) -> Result<()> {
-    match &config.target {
-        SinkTarget::Sqlite { path } => sqlite::check_source(checkpoint, source, path),
-        SinkTarget::Null => Ok(()),
+    fn whole(&self) -> Whole {
+        match self {
+            AnySink::Sqlite(sink) => sink.whole(),
+            AnySink::D1(sink) => sink.whole(),
+            AnySink::Null(sink) => sink.whole(),
+        }
     }
 }
 
 /// All sinks, opened or stopped with the reason, in the configuration's order.
 pub struct OpenSinks {
     sinks: Vec<(AnySink, Arc<SinkProgress>, Option<Checkpoint>)>,
+    transports: Transports,
 }
 
 impl OpenSinks {
-    /// Opens every sink. One that cannot be opened is stopped; the others go on.
+    /// Opens every sink, all at the same time. One that cannot be opened is stopped; the others go on.
     pub fn open(config: &Config, plan: &Arc<Plan>, source: &SourceIdentity) -> Self {
-        let sinks = config.sinks.iter().map(|config| {
-            let mut sink = AnySink::new(config);
+        let transports = Transports::new(config);
+        let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
+        let open = |config: &config::Sink| {
             let progress = SinkProgress::new(config.name.as_str());
-            let checkpoint = sink.open(plan, source).unwrap_or_else(|error| {
-                stop(&progress, &error);
-                None
+            let opened = AnySink::new(config, &transports).and_then(|mut sink| {
+                let checkpoint = patiently(backoff, || sink.open(plan, source))?;
+                Ok((sink, checkpoint))
             });
-            if let Some(checkpoint) = &checkpoint {
-                progress.set_durable(checkpoint.lsn);
+            match opened {
+                Ok((sink, checkpoint)) => {
+                    if let Some(checkpoint) = &checkpoint {
+                        progress.set_durable(checkpoint.lsn);
+                    }
+                    (sink, progress, checkpoint)
+                }
+                Err(error) => {
+                    stop(&progress, &error);
+                    (AnySink::Null(NullSink::default()), progress, None)
+                }
             }
-            (sink, progress, checkpoint)
+        };
+        let sinks = std::thread::scope(|scope| {
+            let threads: Vec<_> = config.sinks.iter().map(|sink| scope.spawn(|| open(sink))).collect();
+            let sinks = threads.into_iter().zip(&config.sinks).map(|(thread, config)| {
+                thread.join().unwrap_or_else(|_| {
+                    let progress = SinkProgress::new(config.name.as_str());
+                    stop(&progress, &Error::bug("opening the sink panicked"));
+                    (AnySink::Null(NullSink::default()), progress, None)
+                })
+            });
+            sinks.collect()
         });
-        OpenSinks { sinks: sinks.collect() }
+        OpenSinks { sinks, transports }
     }
 
     /// The checkpoint of each sink that is open.
@@ -128,9 +145,10 @@ impl OpenSinks {
     }
 
     /// Starts a sink that has no checkpoint at `lsn`, or stops it.
-    pub fn start_at(&mut self, name: &str, lsn: Lsn) {
+    pub fn start_at(&mut self, config: &Config, name: &str, lsn: Lsn) {
+        let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
         for (sink, progress, _) in self.sinks.iter_mut().filter(|(_, progress, _)| progress.name == name) {
-            match sink.start_at(lsn) {
+            match patiently(backoff, || sink.start_at(lsn)) {
                 Ok(()) => progress.set_durable(lsn),
                 Err(error) => stop(progress, &error),
             }
@@ -160,9 +178,8 @@ impl OpenSinks {
     ) -> Result<Fanout> {
         let (outlets, leaving) = Outlets::new(config.queue.patience);
         let (mut lanes, mut progresses) = (Vec::new(), Vec::new());
-        let limits = BatchLimits { rows_max: config.batch.max_rows, bytes_max: config.batch.max_bytes };
         let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
-        for (sink, progress, _) in self.sinks {
+        for ((sink, progress, _), sink_config) in self.sinks.into_iter().zip(&config.sinks) {
             progresses.push(progress.clone());
             if !progress.is_running() {
                 continue;
@@ -176,6 +193,7 @@ impl OpenSinks {
             }
             let (alive, done) = watch::channel(());
             lanes.push(Lane { sink: progress.clone(), inlets, done });
+            let limits = batch_limits(config, &sink_config.target);
             let position = progress.durable_lsn();
             let name = progress.name.clone();
             let worker =
@@ -191,8 +209,42 @@ impl OpenSinks {
                 })
                 .map_err(|error| Error::halt(format!("starting the thread of sink {name}")).because(error))?;
         }
-        Ok(Fanout { outlets: Arc::new(outlets), leaving, progress: Progress::new(progresses), lanes })
+        let outlets = Arc::new(outlets);
+        let progress = Progress::new(progresses);
+        Ok(Fanout { outlets, leaving, progress, lanes, transports: self.transports })
     }
+}
+
+/// How much a sink takes at once. For a D1 database that is a request, which is measured by its text: rows in memory take
+/// about twice as much.
+fn batch_limits(config: &Config, target: &SinkTarget) -> BatchLimits {
+    match target {
+        SinkTarget::D1(_, writing) | SinkTarget::D1Worker(_, writing) => {
+            BatchLimits { rows_max: writing.request_max_rows, bytes_max: writing.request_max_bytes * 2 }
+        }
+        SinkTarget::Sqlite { .. } | SinkTarget::Null => {
+            BatchLimits { rows_max: config.batch.max_rows, bytes_max: config.batch.max_bytes }
+        }
+    }
+}
+
+/// Tries until it succeeds, fails for good, or has taken too long for an engine that waits to start.
+fn patiently<T>(backoff: Backoff, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let (started, mut rng) = (Instant::now(), fastrand::Rng::new());
+    for failed in 0.. {
+        let error = match attempt() {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let Decision::Retry(wait) = retry::decide(error.kind(), failed, backoff, &mut rng) else {
+            return Err(error);
+        };
+        if started.elapsed() + wait > OPEN_PATIENCE {
+            return Err(error);
+        }
+        std::thread::sleep(wait);
+    }
+    Err(Error::bug("attempts are counted without end"))
 }
 
 /// The running sinks.
@@ -205,6 +257,8 @@ pub struct Fanout {
     pub progress: Progress,
     /// The running sinks' workers.
     pub lanes: Vec<Lane>,
+    /// Ends the waiting for requests when it is dropped.
+    pub transports: Transports,
 }
 
 /// One sink's worker, as the engine holds it.

@@ -1,6 +1,5 @@
 //! What the configuration must satisfy beyond its shape. Every broken rule is noted, none stops the check.
 
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -9,35 +8,45 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::SecretString;
 
-use super::{
-    Config, Log, Requires, Sink, SinkName, SinkTarget, SinkType, Source, Written, WrittenSink, slot_copy,
-};
+use super::{Config, Environment, Log, Requires, Source, Written};
 use crate::document::Document;
 use crate::document::problems::{self, Problems, steps};
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
+pub(super) const KIB: usize = 1 << 10;
+pub(super) const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 /// Postgres cuts longer names.
-const SLOT_NAME_BYTES_MAX: usize = 63;
+pub(super) const SLOT_NAME_BYTES_MAX: usize = 63;
 
 /// Notes what is wrong while it builds the configuration.
 pub(super) struct Checker<'a> {
     pub(super) document: Document,
     pub(super) problems: &'a mut Problems,
     pub(super) requires: Requires,
+    pub(super) environment: &'a Environment,
 }
 
 impl Checker<'_> {
-    fn note(&mut self, path: problems::Path, message: impl Display) {
+    pub(super) fn note(&mut self, path: problems::Path, message: impl Display) {
         self.problems.add(&self.document, &path, message);
     }
 
     /// Checks everything and builds the configuration, which is of use only if nothing was noted. Relative paths start
     /// at `base`.
     pub(super) fn check(&mut self, written: Written, base: &Path) -> Config {
-        let Written { schema, mut source, sink, batch, queue, catch_up, transaction, retry, shutdown, log } =
-            written;
+        let Written {
+            schema,
+            mut source,
+            sink,
+            batch,
+            queue,
+            catch_up,
+            transaction,
+            retry,
+            shutdown,
+            d1,
+            log,
+        } = written;
         self.source(&mut source, base);
         let sinks = self.sinks(sink, &source.slot, base);
         self.between(steps!["batch", "max_rows"], batch.max_rows, 1..=1_000_000);
@@ -60,9 +69,11 @@ impl Checker<'_> {
             self.note(steps!["retry", "initial"], format!("must not be more than retry.max, which is {max}"));
         }
         self.duration(steps!["shutdown", "timeout"], shutdown.timeout, "100ms", "1h");
+        let requests = steps!["d1", "requests_per_5_minutes"];
+        self.between(requests, d1.requests_per_5_minutes, 10..=1_000_000);
         self.log(&log);
         let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
-        Config { schema, source, sinks, batch, queue, catch_up, transaction, retry, shutdown, log }
+        Config { schema, source, sinks, batch, queue, catch_up, transaction, retry, shutdown, d1, log }
     }
 
     fn source(&mut self, source: &mut Source, base: &Path) {
@@ -94,60 +105,6 @@ impl Checker<'_> {
         self.size(steps!["source", "max_message_bytes"], source.max_message_bytes, MIB..=GIB);
     }
 
-    fn sinks(&mut self, written: Vec<WrittenSink>, slot: &str, base: &Path) -> Vec<Sink> {
-        if written.is_empty() && self.requires == Requires::Everything {
-            self.note(steps!["sink"], "there is no sink: add a [[sink]] with name, type and path");
-        }
-        let mut names: HashMap<SinkName, usize> = HashMap::new();
-        let mut copies: HashMap<String, usize> = HashMap::new();
-        let mut paths: HashMap<PathBuf, usize> = HashMap::new();
-        let mut sinks = Vec::with_capacity(written.len());
-        for (number, sink) in written.into_iter().enumerate() {
-            let at = |key: &str| steps!["sink", number, key];
-            if sink.name.is_none() {
-                self.note(at("name"), "a sink needs a name");
-            }
-            if let Some(first) = sink.name.as_ref().and_then(|name| names.insert(name.clone(), number)) {
-                self.note(at("name"), format!("sink[{first}] has this name already"));
-            } else if let Some(name) = &sink.name {
-                let copy = slot_copy(slot, name.as_str());
-                if copy.len() > SLOT_NAME_BYTES_MAX {
-                    let message = "its slot while it catches up would be named";
-                    self.note(at("name"), format!("{message} {copy}, which is longer than 63 bytes"));
-                }
-                if let Some(first) = copies.insert(copy.clone(), number) {
-                    self.note(at("name"), format!("sink[{first}]'s slot would have the same name, {copy}"));
-                }
-            }
-            let target = match (sink.r#type, sink.path) {
-                (None, _) => {
-                    self.note(at("type"), "a sink needs a type: \"sqlite\" or \"null\"");
-                    None
-                }
-                (Some(SinkType::Sqlite), None) => {
-                    self.note(at("path"), "a sqlite sink needs a path");
-                    None
-                }
-                (Some(SinkType::Sqlite), Some(path)) => {
-                    let path: PathBuf = base.join(path).components().collect();
-                    if let Some(first) = paths.insert(path.clone(), number) {
-                        self.note(at("path"), format!("sink[{first}] has this path already"));
-                    }
-                    Some(SinkTarget::Sqlite { path })
-                }
-                (Some(SinkType::Null), Some(_)) => {
-                    self.note(at("path"), "a null sink has no path");
-                    None
-                }
-                (Some(SinkType::Null), None) => Some(SinkTarget::Null),
-            };
-            if let (Some(name), Some(target)) = (sink.name, target) {
-                sinks.push(Sink { name, target, on_rejected: sink.on_rejected });
-            }
-        }
-        sinks
-    }
-
     fn log(&mut self, log: &Log) {
         // A lone unknown word would be a directive for a module of that name, so a misspelt level would hide.
         let is_directives = log.level.contains(['=', ',', '[']);
@@ -161,19 +118,24 @@ impl Checker<'_> {
         }
     }
 
-    fn between<T: PartialOrd + Display>(&mut self, at: problems::Path, value: T, range: RangeInclusive<T>) {
+    pub(super) fn between<T: PartialOrd + Display>(
+        &mut self,
+        at: problems::Path,
+        value: T,
+        range: RangeInclusive<T>,
+    ) {
         if !range.contains(&value) {
             self.note(at, format!("must be from {} to {}", range.start(), range.end()));
         }
     }
 
-    fn size(&mut self, at: problems::Path, value: usize, range: RangeInclusive<usize>) {
+    pub(super) fn size(&mut self, at: problems::Path, value: usize, range: RangeInclusive<usize>) {
         let size = |bytes: usize| ByteSize(bytes as u64);
         self.between(at, size(value), size(*range.start())..=size(*range.end()));
     }
 
     /// `min` and `max` are written as the file writes them.
-    fn duration(&mut self, at: problems::Path, value: Duration, min: &str, max: &str) {
+    pub(super) fn duration(&mut self, at: problems::Path, value: Duration, min: &str, max: &str) {
         let limit = |text: &str| humantime::parse_duration(text).expect("the limits are written right");
         if !(limit(min)..=limit(max)).contains(&value) {
             self.note(at, format!("must be from {min} to {max}"));

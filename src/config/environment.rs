@@ -9,7 +9,8 @@ const PREFIX: &str = "WALCAST_";
 
 /// The sections that a variable may reach into. Other `WALCAST_…` variables are not ours: Kubernetes makes
 /// `WALCAST_SERVICE_HOST` and the like for a service of that name.
-const SECTIONS: [&str; 8] = ["source", "sink", "batch", "queue", "transaction", "retry", "shutdown", "log"];
+const SECTIONS: [&str; 9] =
+    ["source", "sink", "batch", "queue", "transaction", "retry", "shutdown", "d1", "log"];
 
 /// Variables that have a meaning elsewhere too, in the order in which they win over the file.
 const WELL_KNOWN: [(&str, [&str; 2]); 5] = [

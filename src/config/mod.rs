@@ -6,26 +6,26 @@
 //! Relative paths, also those from the environment, start at the file's directory.
 
 mod check;
+mod check_sinks;
 mod environment;
 mod scalar;
+mod sink;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
-use serde_with::DeserializeFromStr;
 
 use crate::document::Document;
 use crate::document::problems::Problems;
 use crate::error::{Error, Result};
 use check::Checker;
 pub use environment::Environment;
+use sink::WrittenSink;
+pub use sink::{D1Database, D1Worker, D1Writing, OnRejected, Secret, Sink, SinkName, SinkTarget};
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "walcast.toml";
@@ -57,6 +57,8 @@ pub struct Config {
     pub retry: Retry,
     /// `[shutdown]`: how the engine ends.
     pub shutdown: Shutdown,
+    /// `[d1]`: what all D1 sinks share.
+    pub d1: D1,
     /// `[log]`: what is logged, and how.
     pub log: Log,
 }
@@ -106,72 +108,9 @@ impl Default for Source {
     }
 }
 
-/// A sink's name: 1 to 32 of `a-z`, `0-9`, `_` and `-`. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, DeserializeFromStr)]
-pub struct SinkName(Arc<str>);
-
-impl SinkName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// The name of the copy of `slot` that the named sink reads while it catches up.
 pub fn slot_copy(slot: &str, sink: &str) -> String {
     format!("{slot}{COPY_INFIX}{}", sink.replace('-', "_"))
-}
-
-impl Display for SinkName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for SinkName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
-        match (1..=32).contains(&text.len()) && text.bytes().all(is_allowed) {
-            true => Ok(SinkName(text.into())),
-            false => Err("a sink's name is 1 to 32 of a-z, 0-9, _ and -"),
-        }
-    }
-}
-
-/// One target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sink {
-    /// Its name, which no other sink has.
-    pub name: SinkName,
-    /// What it is, and where.
-    pub target: SinkTarget,
-    /// What happens to a row that it will never take. Default dead letter.
-    pub on_rejected: OnRejected,
-}
-
-/// What a sink is, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SinkTarget {
-    /// An SQLite file, which no other sink has.
-    Sqlite {
-        /// The database file; it is created where there is none.
-        path: PathBuf,
-    },
-    /// Counts and discards, for benchmarks.
-    Null,
-}
-
-/// What happens to a row that a sink will never take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnRejected {
-    /// The row is kept at the sink with its reason, and the stream goes on.
-    #[default]
-    DeadLetter,
-    /// The sink stops for the operator.
-    Halt,
 }
 
 /// What one `apply` takes at most.
@@ -271,6 +210,22 @@ impl Default for Shutdown {
     }
 }
 
+/// What all D1 sinks share.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct D1 {
+    /// Requests to Cloudflare's API in five minutes, for all sinks of one token together. Default 1000; 10 to 1200, which
+    /// is where Cloudflare blocks a token, whoever uses it, for the rest of the five minutes.
+    #[serde(deserialize_with = "scalar::count")]
+    pub requests_per_5_minutes: usize,
+}
+
+impl Default for D1 {
+    fn default() -> Self {
+        D1 { requests_per_5_minutes: 1000 }
+    }
+}
+
 /// What is logged, and how.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -312,23 +267,8 @@ struct Written {
     transaction: Transaction,
     retry: Retry,
     shutdown: Shutdown,
+    d1: D1,
     log: Log,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct WrittenSink {
-    name: Option<SinkName>,
-    r#type: Option<SinkType>,
-    path: Option<PathBuf>,
-    on_rejected: OnRejected,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "kebab-case")]
-enum SinkType {
-    Sqlite,
-    Null,
 }
 
 /// What must be there for the configuration to be of use.
@@ -389,7 +329,8 @@ impl Config {
         document.replace_strings(&mut problems, &|text| environment.fill(text));
         let written: Written = document.read(&mut problems).unwrap_or_default();
         let base = file.and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
-        let config = Checker { document, problems: &mut problems, requires }.check(written, base);
+        let config =
+            Checker { document, problems: &mut problems, requires, environment }.check(written, base);
         problems.finish()?;
         Ok(config)
     }

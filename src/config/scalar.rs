@@ -14,6 +14,21 @@ pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize,
     deserializer.deserialize_any(ScalarVisitor::<Count>(PhantomData)).map(|Count(count)| count)
 }
 
+/// A whole number that may be absent.
+pub(super) fn some_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    count(deserializer).map(Some)
+}
+
+/// A number of bytes that may be absent.
+pub(super) fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    size(deserializer).map(Some)
+}
+
+/// `true` or `false`, that may be absent.
+pub(super) fn some_flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    deserializer.deserialize_any(ScalarVisitor::<Flag>(PhantomData)).map(|Flag(flag)| Some(flag))
+}
+
 /// A number of bytes, with or without a unit.
 pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     deserializer.deserialize_any(ScalarVisitor::<Size>(PhantomData)).map(|Size(size)| size)
@@ -55,6 +70,16 @@ impl Scalar for Count {
     }
 }
 
+struct Flag(bool);
+
+impl Scalar for Flag {
+    const EXPECTED: &'static str = "true or false";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.trim().parse().ok().map(Flag)
+    }
+}
+
 struct Size(usize);
 
 impl Scalar for Size {
@@ -87,6 +112,10 @@ impl<T: Scalar> Visitor<'_> for ScalarVisitor<T> {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
         T::parse(text).ok_or_else(|| E::custom(format!("expected {}", T::EXPECTED)))
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<T, E> {
+        self.visit_str(if flag { "true" } else { "false" })
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {

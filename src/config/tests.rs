@@ -42,6 +42,8 @@ initial = "10ms"
 max = "5s"
 [shutdown]
 timeout = "3s"
+[d1]
+requests_per_5_minutes = "600"
 [log]
 level = "info,walcast=debug"
 format = "json"
@@ -318,13 +320,13 @@ format = "jsn"
             "walcast.toml:12:1: sink[0].path: a sqlite sink needs a path",
             "walcast.toml:13:8: sink[0].name: a sink's name is 1 to 32 of a-z, 0-9, _ and -",
             "walcast.toml:15:15: sink[0].on_rejected: unknown value, did you mean \"dead-letter\"?",
-            "walcast.toml:18:8: sink[1].type: unknown value, expected one of sqlite, null",
+            "walcast.toml:18:8: sink[1].type: unknown value, expected one of sqlite, d1, d1-worker, null",
             "walcast.toml:20:8: sink[2].name: sink[1] has this name already",
             "walcast.toml:22:8: sink[2].path: a null sink has no path",
             "walcast.toml:27:1: sink[4].name: a sink needs a name",
             "walcast.toml:29:8: sink[4].path: sink[3] has this path already",
             "walcast.toml:30:1: sink[5].name: a sink needs a name",
-            "walcast.toml:30:1: sink[5].type: a sink needs a type: \"sqlite\" or \"null\"",
+            "walcast.toml:30:1: sink[5].type: a sink needs a type: \"sqlite\", \"d1\", \"d1-worker\" or \"null\"",
             "walcast.toml:32:12: batch.max_rows: must be from 1 to 1000000",
             "walcast.toml:33:13: batch.max_bytes: expected a number of bytes, such as 4096 or \"1MiB\"",
             "walcast.toml:35:13: queue.max_bytes: expected a number of bytes, such as 4096 or \"1MiB\"",
@@ -438,4 +440,86 @@ proptest! {
         let variables = environment(&[(&format!("WALCAST_{name}"), &value)]);
         let _ = Config::read(Some((Path::new("walcast.toml"), SINK)), &variables, Requires::Everything);
     }
+}
+
+const D1: &str = "[[sink]]\nname = \"eu\"\ntype = \"d1\"\n";
+const ACCOUNT: &str = "0123456789abcdef0123456789abcdef";
+
+fn targets(text: &str, variables: &[(&str, &str)]) -> Vec<SinkTarget> {
+    read(text, variables).unwrap().sinks.into_iter().map(|sink| sink.target).collect()
+}
+
+#[test]
+fn a_d1_sink_is_described_by_keys_or_by_a_dsn_and_its_token_by_the_environment() {
+    let database = D1Database {
+        account_id: ACCOUNT.to_owned(),
+        database: "walcast-eu".to_owned(),
+        api_token: Secret::from("token"),
+        base_url: "https://api.cloudflare.com/client/v4".to_owned(),
+    };
+    let writing = D1Writing { request_max_rows: 20_000, request_max_bytes: 4 * MIB, skip_unchanged: false };
+    let expected = [SinkTarget::D1(database.clone(), writing)];
+    let keys = format!("{D1}account_id = \"{ACCOUNT}\"\ndatabase = \"walcast-eu\"\n");
+    let dsn = format!("{D1}dsn = \"d1://{ACCOUNT}/walcast-eu\"\n");
+    let name = format!("{D1}database = \"walcast-eu\"\n");
+    let token = ("CLOUDFLARE_API_TOKEN", "token");
+    assert_eq!(targets(&keys, &[token]), expected);
+    assert_eq!(targets(&dsn, &[token]), expected);
+    assert_eq!(targets(&name, &[token, ("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)]), expected);
+    // What the sink says itself counts.
+    let own = format!("{keys}api_token = \"token\"\nbase_url = \"http://127.0.0.1:80/v4/\"\n");
+    let local = D1Database { base_url: "http://127.0.0.1:80/v4".to_owned(), ..database };
+    assert_eq!(targets(&own, &[("CLOUDFLARE_API_TOKEN", "another")]), [SinkTarget::D1(local, writing)]);
+    assert!(!format!("{:?}", targets(&own, &[])).contains("\"token\""), "secrets are kept from sight");
+}
+
+#[test]
+fn a_worker_sink_has_a_url_a_binding_and_a_key() {
+    let text = "[[sink]]\nname = \"eu\"\ntype = \"d1-worker\"\nurl = \"https://walcast.example.workers.dev/\"\n\
+                binding = \"DB_EU\"\nrequest_max_rows = 100\nrequest_max_bytes = \"64KiB\"\nskip_unchanged = true\n";
+    let worker = D1Worker {
+        url: "https://walcast.example.workers.dev".to_owned(),
+        binding: "DB_EU".to_owned(),
+        key: Secret::from("secret"),
+    };
+    let writing = D1Writing { request_max_rows: 100, request_max_bytes: 64 << 10, skip_unchanged: true };
+    assert_eq!(targets(text, &[("WALCAST_WORKER_KEY", "secret")]), [SinkTarget::D1Worker(worker, writing)]);
+}
+
+#[test]
+fn what_is_wrong_with_a_d1_sink_is_named_at_its_place() {
+    assert_wrong(
+        D1,
+        &[],
+        &[
+            "walcast.toml:1:1: sink[0].account_id: a d1 sink needs an account_id, or CLOUDFLARE_ACCOUNT_ID",
+            "walcast.toml:1:1: sink[0].api_token: needed: api_token, api_token_file or the variable \
+             CLOUDFLARE_API_TOKEN",
+            "walcast.toml:1:1: sink[0].database: a d1 sink needs a database: its name or its id",
+        ],
+    );
+    let text = format!(
+        "{D1}dsn = \"d1:eu\"\npath = \"eu.db\"\napi_token = \"x\"\napi_token_file = \"y\"\nrequest_max_rows = 1\n"
+    );
+    assert_wrong(
+        &text,
+        &[],
+        &[
+            "walcast.toml:4:7: sink[0].dsn: expected d1://account/database",
+            "walcast.toml:5:8: sink[0].path: a d1 sink has no path",
+            "walcast.toml:7:18: sink[0].api_token_file: api_token is set too: say one of them",
+            "walcast.toml:8:20: sink[0].request_max_rows: must be from 50 to 100000",
+        ],
+    );
+    let two =
+        format!("{D1}account_id = \"{ACCOUNT}\"\ndatabase = \"a\"\nbase_url = \"http://example.com\"\n");
+    let two = format!("{two}{}", two.replace("eu", "na").replace("http:", "https:"));
+    assert_wrong(
+        &two,
+        &[("CLOUDFLARE_API_TOKEN", "token")],
+        &[
+            "walcast.toml:6:12: sink[0].base_url: expected a URL that begins with https:// (or http://127.0.0.1, for tests)",
+            "walcast.toml:11:12: sink[1].database: sink[0] has this database already",
+        ],
+    );
 }

@@ -3,6 +3,8 @@
 //! Integers keep all 64 bits because SQLite parses them from the text; text is a JSON string; a JSON column is a JSON
 //! *string* holding the JSON text; bytes are a hex string; infinities are `9e999`.
 
+use std::ops::Range;
+
 use super::cell::Cell;
 use super::json::push_string;
 use super::run::{ChangeKind, Rendered, Run};
@@ -21,40 +23,48 @@ impl<'a> JsonRows<'a> {
 
     /// The text of the run's `index`-th change; empty for a truncate or a rejection.
     pub fn get(self, index: usize) -> &'a str {
-        let Rendered { text, ends } = self.0;
-        let start = index.checked_sub(1).map_or(0, |before| ends[before]);
-        std::str::from_utf8(&text[start..ends[index]]).expect("rendered JSON is UTF-8")
+        &self.0.text[self.start(index)..self.0.ends[index]]
+    }
+
+    /// How many bytes the texts of these changes of the run have together.
+    pub fn bytes(self, changes: Range<usize>) -> usize {
+        self.start(changes.end) - self.start(changes.start)
+    }
+
+    fn start(self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.0.ends[before])
     }
 }
 
 fn render(run: &Run, plan: &Plan) -> Rendered {
-    let mut rendered = Rendered::default();
+    let (mut text, mut ends) = (Vec::new(), Vec::with_capacity(run.all_changes().len()));
     for &change in run.all_changes() {
         match change.kind {
             ChangeKind::Upsert | ChangeKind::Update | ChangeKind::Move => {
-                array(run.row(change, plan), run.arena(), &mut rendered.text);
+                array(run.row(change, plan).iter().copied(), run.arena(), &mut text);
             }
-            ChangeKind::Delete => array(run.key(change, plan), run.arena(), &mut rendered.text),
+            ChangeKind::Delete => array(run.key(change, plan).iter().copied(), run.arena(), &mut text),
             ChangeKind::Truncate | ChangeKind::Reject => {}
         }
-        rendered.ends.push(rendered.text.len());
+        ends.push(text.len());
     }
-    rendered
+    Rendered { text: String::from_utf8(text).expect("rendered JSON is UTF-8"), ends }
 }
 
 /// Appends `cells` as a JSON array. Absent cells become `null`: the column mask says that they are not written.
-pub fn array(cells: &[Cell], arena: &[u8], text: &mut Vec<u8>) {
+pub fn array(cells: impl IntoIterator<Item = Cell>, arena: &[u8], text: &mut Vec<u8>) {
     text.push(b'[');
-    for (index, cell) in cells.iter().enumerate() {
+    for (index, cell) in cells.into_iter().enumerate() {
         if index > 0 {
             text.push(b',');
         }
-        value(*cell, arena, text);
+        value(cell, arena, text);
     }
     text.push(b']');
 }
 
-fn value(cell: Cell, arena: &[u8], text: &mut Vec<u8>) {
+/// Appends one cell as a JSON value.
+pub fn value(cell: Cell, arena: &[u8], text: &mut Vec<u8>) {
     match cell {
         Cell::Absent | Cell::Null => text.extend_from_slice(b"null"),
         Cell::Integer(integer) => {
@@ -99,7 +109,7 @@ mod tests {
             Cell::Blob(bytes),
         ];
         let mut text = Vec::new();
-        array(&cells, &arena, &mut text);
+        array(cells, &arena, &mut text);
         assert_eq!(
             String::from_utf8(text).unwrap(),
             r#"[-9223372036854775808,9007199254740993,0.1,1.0,9e999,-9e999,null,null,"a\"b\\\u0001ü","00ff"]"#

@@ -7,10 +7,10 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::cell::{Cell, push};
-use super::json_rows;
+use super::cell::Cell;
 use super::plan::{Plan, PlannedTable};
-use super::run::{Change, ChangeKind, RejectedRow, Run, Span};
+use super::row_writer::{Rejected, RowWriter};
+use super::run::{Change, ChangeKind, Run, Span};
 use super::value::Conversion;
 use crate::Lsn;
 use crate::capture::table::{Oid, OidMap};
@@ -78,7 +78,7 @@ impl Mapper {
                 self.is_skipping = begin.commit_lsn < self.needed_from;
                 if !self.is_skipping {
                     self.is_open = true;
-                    self.open_span(begin, true);
+                    self.open_span(begin, true, 0);
                 }
             }
             Event::Commit { .. } if self.is_skipping => self.is_skipping = false,
@@ -86,7 +86,8 @@ impl Mapper {
             Event::Change { relation, change } => match self.relations.get(&relation) {
                 Some(Mapping::Table(map)) => {
                     let table = &self.plan.tables[map.table as usize];
-                    TableWriter { map, table, run: &mut self.run }.change(change);
+                    let writer = RowWriter { table, index: map.table, run: &mut self.run };
+                    TupleWriter { map, writer }.change(change);
                 }
                 Some(Mapping::Unfit(_)) => return Err(self.unfit(relation)),
                 Some(Mapping::Ignored) | None => {}
@@ -138,6 +139,7 @@ impl Mapper {
             && let Some(open) = self.run.spans.pop()
         {
             self.run.changes.truncate(open.changes.start);
+            self.run.source_keys.retain(|(change, _)| *change < open.changes.start);
         }
         self.is_open = false;
         self.take()
@@ -164,18 +166,20 @@ impl Mapper {
                 commit_time_micros: open.commit_time_micros,
                 xid: open.xid,
             };
-            self.open_span(begin, false);
+            let changes_before = open.changes_before + open.changes.len() as u64;
+            self.open_span(begin, false, changes_before);
         }
         Some(run)
     }
 
-    fn open_span(&mut self, begin: Begin, is_start: bool) {
+    fn open_span(&mut self, begin: Begin, is_start: bool, changes_before: u64) {
         let at = self.run.changes.len();
         self.run.spans.push(Span {
             commit_lsn: begin.commit_lsn,
             xid: begin.xid,
             commit_time_micros: begin.commit_time_micros,
             is_start,
+            changes_before,
             end_lsn: None,
             changes: at..at,
         });
@@ -256,51 +260,44 @@ fn keeps_conversion(conversion: Conversion, type_oid: Oid, target: super::column
     Conversion::choose(type_oid, element, target).is_ok_and(|(now, _)| now == conversion)
 }
 
-/// Writes one table's changes into the run.
-struct TableWriter<'a> {
+/// Writes the changes of one relation's tuples into the run.
+struct TupleWriter<'a> {
     map: &'a TableMap,
-    table: &'a PlannedTable,
-    run: &'a mut Run,
+    writer: RowWriter<'a>,
 }
 
-/// Which column had no valid form, and why.
-struct Rejected {
-    column: usize,
-    reason: String,
-}
-
-impl TableWriter<'_> {
+impl TupleWriter<'_> {
     #[inline]
     fn change(&mut self, change: decode::Change<'_>) {
-        let (cells, arena) = (self.run.cells.len(), self.run.arena.len());
+        let mark = self.writer.mark();
         let (operation, tuple, result) = match change {
             decode::Change::Insert(new) => ("insert", new, self.row(new, None, ChangeKind::Upsert)),
             decode::Change::Update(old, new) => ("update", new, self.update(old, new)),
             decode::Change::Delete(old) => ("delete", old.tuple(), self.delete(old.tuple())),
         };
         if let Err(rejected) = result {
-            self.run.cells.truncate(cells);
-            self.run.arena.truncate(arena);
+            self.writer.undo(mark);
             if let decode::Change::Update(Some(old), _) = change {
                 // The old key is gone from the source even where its successor has no valid form.
                 if self.has_new_key(old, tuple) && self.delete(old.tuple()).is_err() {
-                    self.run.cells.truncate(cells);
+                    self.writer.undo(mark);
                 }
             }
-            self.reject(operation, tuple, rejected);
+            let map = self.map;
+            let key = map.key.iter().map(|&position| tuple.values().nth(position).unwrap_or(Value::Null));
+            self.writer.reject(operation, key, rejected);
         }
     }
 
     fn update(&mut self, old: Option<Old<'_>>, new: Tuple<'_>) -> Result<(), Rejected> {
         match old {
             Some(old) if self.has_new_key(old, new) => {
-                let (cells, arena) = (self.run.cells.len(), self.run.arena.len());
+                let mark = self.writer.mark();
                 if self.key(old.tuple()).is_ok() {
                     return self.row(new, Some(old), ChangeKind::Move);
                 }
                 // A key without a valid form never reached a sink, so there is nothing to move away from.
-                self.run.cells.truncate(cells);
-                self.run.arena.truncate(arena);
+                self.writer.undo(mark);
                 self.row(new, Some(old), ChangeKind::Upsert)
             }
             old => self.row(new, old, ChangeKind::Upsert),
@@ -317,25 +314,19 @@ impl TableWriter<'_> {
     }
 
     fn delete(&mut self, old: Tuple<'_>) -> Result<(), Rejected> {
-        let first_cell = self.run.cells.len();
+        let first_cell = self.writer.run.cells.len();
         self.key(old)?;
-        self.push(ChangeKind::Delete, first_cell);
+        self.writer.push(ChangeKind::Delete, first_cell);
         Ok(())
-    }
-
-    fn push(&mut self, kind: ChangeKind, first_cell: usize) {
-        self.run.changes.push(Change { kind, table: self.map.table, first_cell: first_cell as u32 });
     }
 
     /// Appends the key's cells in key order.
     fn key(&mut self, tuple: Tuple<'_>) -> Result<(), Rejected> {
-        for (&position, &planned) in self.map.key.iter().zip(&self.table.key) {
+        for (&position, &planned) in self.map.key.iter().zip(&self.writer.table.key) {
             let value = tuple.values().nth(position).expect("the decoder checked the tuple's width");
-            match self.cell(planned, value)? {
-                Cell::Null | Cell::Absent => {
-                    return Err(Rejected { column: planned, reason: "is NULL in the key".to_owned() });
-                }
-                cell => self.run.cells.push(cell),
+            match self.writer.cell(planned, value)? {
+                Cell::Null | Cell::Absent => return Err(Rejected::null_key(planned)),
+                cell => self.writer.run.cells.push(cell),
             }
         }
         Ok(())
@@ -344,8 +335,7 @@ impl TableWriter<'_> {
     /// Appends the row's cells and its change. A row with absent values is an update, never an upsert.
     #[inline]
     fn row(&mut self, new: Tuple<'_>, old: Option<Old<'_>>, kind: ChangeKind) -> Result<(), Rejected> {
-        let first_cell = self.run.cells.len();
-        self.run.cells.resize(first_cell + self.table.columns.len(), Cell::Absent);
+        let first_cell = self.writer.begin_row();
         let mut has_absent = false;
         for (position, value) in new.values().enumerate() {
             let Some(planned) = self.map.columns[position] else { continue };
@@ -354,21 +344,39 @@ impl TableWriter<'_> {
                 Value::Unchanged => self.unchanged(position, planned, old),
                 value => value,
             };
-            let cell = self.cell(planned, value)?;
-            has_absent |= cell == Cell::Absent;
-            self.run.cells[first_cell + planned] = cell;
+            has_absent |= self.writer.set(first_cell, planned, value)? == Cell::Absent;
         }
-        for &planned in &self.table.key {
-            if matches!(self.run.cells[first_cell + planned], Cell::Null | Cell::Absent) {
-                return Err(Rejected { column: planned, reason: "is NULL in the key".to_owned() });
-            }
-        }
+        self.writer.check_key(first_cell)?;
         match kind {
-            ChangeKind::Move => self.push(ChangeKind::Move, first_cell - self.table.key.len()),
-            _ if has_absent => self.push(ChangeKind::Update, first_cell),
-            _ => self.push(ChangeKind::Upsert, first_cell),
+            ChangeKind::Move => {
+                let first_cell = first_cell - self.writer.table.key.len();
+                if has_absent {
+                    self.keep_moved_key(new, old);
+                }
+                self.writer.push(ChangeKind::Move, first_cell);
+            }
+            _ if has_absent => self.writer.push(ChangeKind::Update, first_cell),
+            _ => self.writer.push(ChangeKind::Upsert, first_cell),
         }
         Ok(())
+    }
+
+    /// Keeps the new key of a row that moves without all of its values: where the old row is not in a sink yet, the new
+    /// one must be read by its key.
+    fn keep_moved_key(&mut self, new: Tuple<'_>, old: Option<Old<'_>>) {
+        let values = self.map.key.iter().zip(&self.writer.table.key).map(|(&position, &planned)| {
+            match new.values().nth(position) {
+                Some(Value::Unchanged) | None => self.unchanged(position, planned, old),
+                Some(value) => value,
+            }
+        });
+        let text = |value| match value {
+            Value::Text(text) => String::from_utf8(text.to_vec()).ok(),
+            Value::Binary(_) | Value::Null | Value::Unchanged => None,
+        };
+        let key: Option<Vec<String>> = values.map(text).collect();
+        let change = self.writer.run.changes.len();
+        self.writer.run.source_keys.push((change, key));
     }
 
     /// A value that was not sent again: a whole old row has it, and so has the old key for its own columns. A NULL in
@@ -377,54 +385,12 @@ impl TableWriter<'_> {
     fn unchanged<'a>(&self, position: usize, planned: usize, old: Option<Old<'a>>) -> Value<'a> {
         let old = match old {
             Some(Old::Full(tuple)) => tuple,
-            Some(Old::Key(tuple)) if self.table.key.contains(&planned) => tuple,
+            Some(Old::Key(tuple)) if self.writer.table.key.contains(&planned) => tuple,
             _ => return Value::Unchanged,
         };
         match old.values().nth(position) {
             Some(value @ (Value::Text(_) | Value::Binary(_))) => value,
             Some(Value::Null | Value::Unchanged) | None => Value::Unchanged,
         }
-    }
-
-    #[inline]
-    fn cell(&mut self, planned: usize, value: Value<'_>) -> Result<Cell, Rejected> {
-        let column = &self.table.columns[planned];
-        let converted = match value {
-            Value::Null => return Ok(Cell::Null),
-            Value::Unchanged => return Ok(Cell::Absent),
-            Value::Text(text) => column.conversion.text(text, &mut self.run.arena),
-            Value::Binary(bytes) => {
-                column.conversion.binary(column.base_type_oid, bytes, &mut self.run.arena)
-            }
-        };
-        converted.map_err(|rejection| Rejected { column: planned, reason: rejection.to_string() })
-    }
-
-    fn reject(&mut self, operation: &'static str, tuple: Tuple<'_>, rejected: Rejected) {
-        let arena = self.run.arena.len();
-        let mut key = Vec::with_capacity(self.map.key.len());
-        for (&position, &planned) in self.map.key.iter().zip(&self.table.key) {
-            let value = tuple.values().nth(position).unwrap_or(Value::Null);
-            key.push(match (self.cell(planned, value), value) {
-                (Ok(cell), _) => cell,
-                // The key itself has no valid form: what the server sent still says which row it is.
-                (Err(_), Value::Text(text)) => Cell::Text(push(&mut self.run.arena, text)),
-                (Err(_), Value::Binary(bytes)) => {
-                    let digits = format!("\\x{}", hex::encode(bytes));
-                    Cell::Text(push(&mut self.run.arena, digits.as_bytes()))
-                }
-                (Err(_), Value::Null | Value::Unchanged) => Cell::Null,
-            });
-        }
-        let mut text = Vec::new();
-        json_rows::array(&key, &self.run.arena, &mut text);
-        self.run.arena.truncate(arena);
-        let index = self.run.rejections.len();
-        self.run.rejections.push(RejectedRow {
-            operation,
-            key: String::from_utf8_lossy(&text).into_owned(),
-            reason: format!("{}: {}", self.table.columns[rejected.column].source, rejected.reason),
-        });
-        self.push(ChangeKind::Reject, index);
     }
 }

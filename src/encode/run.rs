@@ -19,6 +19,9 @@ pub struct Run {
     pub(super) changes: Vec<Change>,
     pub(super) spans: Vec<Span>,
     pub(super) rejections: Vec<RejectedRow>,
+    /// By change, in order: the key, in key order and as the source writes it, of rows that may have to be read by
+    /// themselves. `None` where it cannot be sent back as text.
+    pub(super) source_keys: Vec<(usize, Option<Vec<String>>)>,
     /// What `json_rows` has rendered, for all sinks that ask.
     pub(super) rendered: OnceLock<Rendered>,
 }
@@ -34,6 +37,9 @@ pub struct Span {
     pub commit_time_micros: i64,
     /// The transaction starts in this run.
     pub is_start: bool,
+    /// How many of the transaction's changes came in earlier runs: the same for every delivery of the transaction,
+    /// however it is cut, as long as the plan has the same tables.
+    pub changes_before: u64,
     /// The end of the commit record, if the transaction ends in this run: the checkpoint after it.
     pub end_lsn: Option<Lsn>,
     /// Which of the run's changes are its.
@@ -83,7 +89,7 @@ pub struct RejectedRow {
 /// The text of a run's changes, one behind the other.
 #[derive(Debug, Default)]
 pub(super) struct Rendered {
-    pub(super) text: Vec<u8>,
+    pub(super) text: String,
     /// Where each change's text ends.
     pub(super) ends: Vec<usize>,
 }

@@ -4,12 +4,21 @@
 //! comes in parts, in consecutive batches; a batch may begin or end inside one.
 //!
 //! **Atomicity.** Readers of the sink never see half of a source transaction. Rows and checkpoint commit together.
-//! When `apply` returns `Ok`, all transactions that ended in the batch are durable and the checkpoint says so; the
-//! parts of one that has not ended may be held back or kept in an open transaction.
+//! When `apply` returns `Ok`, all transactions that ended in the batch are durable and the checkpoint says so.
+//!
+//! **Parts.** What a sink does with the parts of a transaction that has not ended, it chooses:
+//! - It keeps them in an open transaction of the target, which readers do not see. They are gone after an error, so a
+//!   batch that then begins behind its transaction's start is answered by asking for the stream again.
+//! - It cannot keep a transaction open, as D1 cannot. Then [`Sink::whole`] says how much of one the target takes in a
+//!   single step, and the worker waits for the transaction's end until it has that much: a smaller transaction is never
+//!   split. A larger one is made durable part by part, in steps that readers do see, each with a checkpoint that says how
+//!   many of the transaction's changes are there ([`Checkpoint::open`]). Whatever comes again, after an error or from the
+//!   start of the stream, the sink skips by that count; so nothing has to be asked for again.
 //!
 //! **Failure.** After any error the sink must be back at a checkpoint that [`Sink::checkpoint`] reads from the target
 //! itself: the engine asks for it, leaves out what is already there, and sends the rest again. So an answer that was
-//! lost is harmless, and a transaction has its effect exactly once.
+//! lost is harmless, and a transaction has its effect exactly once. A sink that knows that nothing was applied, because
+//! the target said so, may answer from memory instead of asking a target that wants to be left alone.
 //!
 //! **Blocking.** All methods may block the calling thread, which is the sink's own.
 
@@ -43,6 +52,21 @@ pub trait Sink: Send {
 
     /// Gives up whatever is not committed and reads the checkpoint from the target.
     fn checkpoint(&mut self) -> Result<Checkpoint>;
+
+    /// How much of a transaction that has not ended the sink wants to have at once. Nothing, for a sink that keeps a
+    /// transaction open across batches.
+    fn whole(&self) -> Whole {
+        Whole::default()
+    }
+}
+
+/// Up to which size a transaction comes whole: while it has less of both, the worker waits for its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Whole {
+    /// Row changes.
+    pub rows_max: usize,
+    /// Bytes in memory.
+    pub bytes_max: usize,
 }
 
 /// A sink's position as it is stored in the sink.
@@ -58,6 +82,17 @@ pub struct Checkpoint {
     pub epoch: u64,
     /// Transactions applied since the target was created.
     pub transactions: u64,
+    /// What is durable of the next transaction, if it comes in parts and the target holds some.
+    pub open: Option<OpenTransaction>,
+}
+
+/// A transaction of which a target holds the first changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// The position of its commit record.
+    pub commit_lsn: Lsn,
+    /// How many of its changes are there.
+    pub changes: u64,
 }
 
 /// What one `apply` takes: the runs that had queued, less what the sink already has.
@@ -66,23 +101,32 @@ pub struct Batch<'a> {
     runs: &'a [Arc<Run>],
     after: Lsn,
     idle: Option<Lsn>,
+    /// The commit record of a transaction that has not ended and is left out.
+    without: Option<Lsn>,
 }
 
 impl<'a> Batch<'a> {
     /// The transactions of `runs` that are not part of a checkpoint at `after`. `idle`: behind them nothing else was
     /// committed up to this position.
     pub fn new(runs: &'a [Arc<Run>], after: Lsn, idle: Option<Lsn>) -> Self {
-        Batch { runs, after, idle }
+        Batch { runs, after, idle, without: None }
+    }
+
+    /// The same without a transaction that has not ended, because its end does not come.
+    pub fn ended(mut self) -> Self {
+        let last = self.runs.last().and_then(|run| run.spans().last());
+        self.without = last.filter(|span| span.end_lsn.is_none()).map(|span| span.commit_lsn);
+        self
     }
 
     /// The transactions to apply, in commit order, each with the run that holds its changes.
     pub fn spans(&self) -> impl Iterator<Item = (&'a Arc<Run>, &'a Span)> + use<'a> {
-        let after = self.after;
+        let Batch { after, without, .. } = *self;
         // A transaction ends behind its commit record, so one at or behind the checkpoint has not been applied.
         self.runs
             .iter()
             .flat_map(|run| run.spans().iter().map(move |span| (run, span)))
-            .filter(move |(_, span)| span.commit_lsn >= after)
+            .filter(move |(_, span)| span.commit_lsn >= after && Some(span.commit_lsn) != without)
     }
 
     /// The position that the sink's checkpoint may move to although no transaction ends there.

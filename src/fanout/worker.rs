@@ -10,9 +10,9 @@ use super::chain::Chain;
 use super::progress::SinkProgress;
 use super::queue::Received;
 use super::retry::{self, Backoff, Decision};
-use super::sink::{Applied, Batch, Sink};
+use super::sink::{Applied, Batch, OpenTransaction, Sink};
 use crate::Lsn;
-use crate::encode::run::Run;
+use crate::encode::run::{Run, Span};
 use crate::error::{Error, Kind, Result};
 use crate::telemetry::{self, BatchApplied};
 
@@ -66,6 +66,8 @@ pub struct Worker<S> {
     rng: fastrand::Rng,
     /// The sink's checkpoint as far as we know; what lies before it is left out.
     position: Lsn,
+    /// What the sink had of the transaction behind it, when that was last asked.
+    open: Option<OpenTransaction>,
     /// What was taken from the queue and is not applied yet.
     taken: Taken,
     /// Failed attempts at what is taken.
@@ -82,9 +84,20 @@ struct Taken {
     rows: usize,
     /// A restart stood behind the runs; it is handled once they are applied.
     is_restart_next: bool,
+    /// What was released to the queue already.
+    released_bytes: usize,
+    /// There was no more, and the sink wants the end of the transaction that the runs end inside of.
+    awaits_end: bool,
+    /// That transaction does not end: the queue is closed, or a restart stood behind it.
+    is_cut_off: bool,
 }
 
 impl Taken {
+    fn batch(&self, after: Lsn) -> Batch<'_> {
+        let batch = Batch::new(&self.runs, after, self.idle);
+        if self.is_cut_off { batch.ended() } else { batch }
+    }
+
     fn is_empty(&self) -> bool {
         self.runs.is_empty() && self.idle.is_none() && !self.is_restart_next
     }
@@ -123,6 +136,7 @@ impl<S: Sink> Worker<S> {
             backoff,
             rng,
             position,
+            open: None,
             taken: Taken::default(),
             attempt: 0,
             awaits_restart: false,
@@ -157,8 +171,13 @@ impl<S: Sink> Worker<S> {
 
     /// One round: take what is there, try it once. `may_wait` says whether to wait for the queue's next item.
     pub fn step(&mut self, may_wait: bool) -> Step {
-        if self.taken.is_empty() && !self.take(may_wait) {
-            return Step::Closed;
+        if self.taken.is_empty() || self.taken.awaits_end {
+            if !self.take(may_wait) {
+                return Step::Closed;
+            }
+            if self.taken.awaits_end {
+                return Step::Done;
+            }
         }
         match self.attempt() {
             Ok(()) => {
@@ -168,7 +187,7 @@ impl<S: Sink> Worker<S> {
                 self.attempt = 0;
                 let taken = std::mem::take(&mut self.taken);
                 drop(taken.runs);
-                self.queue.release(taken.bytes);
+                self.queue.release(taken.bytes - taken.released_bytes);
                 if taken.is_restart_next { self.restart() } else { Step::Done }
             }
             Err(error) => self.failed(error),
@@ -177,7 +196,9 @@ impl<S: Sink> Worker<S> {
 
     /// Takes what has queued, up to the limits. False once the last queue is closed and empty.
     fn take(&mut self, may_wait: bool) -> bool {
-        let mut next = if may_wait {
+        let mut next = if self.taken.awaits_end {
+            self.receive_the_end(may_wait)
+        } else if may_wait {
             match self.queue.receive() {
                 Some(delivery) => Some(delivery),
                 None => return false,
@@ -200,25 +221,65 @@ impl<S: Sink> Worker<S> {
                 Delivery::Idle(lsn) => self.taken.idle = Some(lsn),
                 Delivery::Restart => {
                     self.taken.is_restart_next = true;
+                    self.taken.is_cut_off = true;
                     break;
                 }
             }
-            if self.taken.rows >= self.limits.rows_max || self.taken.bytes >= self.limits.bytes_max {
-                break;
-            }
-            next = match self.queue.try_receive() {
-                Received::Item(delivery) => Some(delivery),
-                Received::Empty | Received::Closed => None,
+            let is_full =
+                self.taken.rows >= self.limits.rows_max || self.taken.bytes >= self.limits.bytes_max;
+            next = match self.wants_the_end() {
+                true => self.receive_the_end(may_wait),
+                false if is_full => None,
+                false => match self.queue.try_receive() {
+                    Received::Item(delivery) => Some(delivery),
+                    Received::Empty | Received::Closed => None,
+                },
             };
         }
         true
+    }
+
+    /// Whether the sink waits for the end of the transaction that the runs end inside of.
+    fn wants_the_end(&self) -> bool {
+        let whole = self.sink.whole();
+        let is_open = |span: &&Span| span.end_lsn.is_none();
+        let Some(open) = self.taken.runs.last().and_then(|run| run.spans().last()).filter(is_open) else {
+            return false;
+        };
+        let parts = self
+            .taken
+            .runs
+            .iter()
+            .rev()
+            .take_while(|run| run.spans().iter().any(|span| span.commit_lsn == open.commit_lsn));
+        let bytes: usize = parts.map(|run| run.bytes()).sum();
+        let rows = open.changes_before + open.changes.len() as u64;
+        // Of one that has come to more than that, the sink takes what there is.
+        rows < whole.rows_max as u64 && bytes < whole.bytes_max
+    }
+
+    /// The next delivery, for the sake of which the queue gets back the room of what was taken from it: it could hold
+    /// less than the sink wants at once.
+    fn receive_the_end(&mut self, may_wait: bool) -> Option<Delivery> {
+        self.queue.release(self.taken.bytes - self.taken.released_bytes);
+        self.taken.released_bytes = self.taken.bytes;
+        let received = match may_wait {
+            true => self.queue.receive().map_or(Received::Closed, Received::Item),
+            false => self.queue.try_receive(),
+        };
+        self.taken.awaits_end = matches!(received, Received::Empty);
+        self.taken.is_cut_off = matches!(received, Received::Closed);
+        match received {
+            Received::Item(delivery) => Some(delivery),
+            Received::Empty | Received::Closed => None,
+        }
     }
 
     fn attempt(&mut self) -> Result<()> {
         if self.awaits_restart {
             return Ok(());
         }
-        let batch = Batch::new(&self.taken.runs, self.position, self.taken.idle);
+        let batch = self.taken.batch(self.position);
         let Some(last) = batch.spans().last().map(|(_, span)| span.commit_time_micros).or_else(|| {
             // Nothing new but perhaps a position to keep.
             batch.idle().map(|_| 0)
@@ -263,8 +324,13 @@ impl<S: Sink> Worker<S> {
                 Decision::Replay | Decision::Stop => Step::Stopped(error),
             };
         }
-        let batch = Batch::new(&self.taken.runs, self.position, None);
-        let lost_its_start = batch.spans().next().is_some_and(|(_, span)| !span.is_start);
+        let batch = self.taken.batch(self.position);
+        let lost_its_start = batch.spans().next().is_some_and(|(_, span)| {
+            let is_there = |open: OpenTransaction| {
+                open.commit_lsn == span.commit_lsn && open.changes >= span.changes_before
+            };
+            !span.is_start && !self.open.is_some_and(is_there)
+        });
         match decision {
             Decision::Retry(wait) if !lost_its_start => Step::Wait(wait),
             _ => {
@@ -290,6 +356,7 @@ impl<S: Sink> Worker<S> {
             .hint("walcast status shows slot and checkpoints"));
         }
         self.position = checkpoint.lsn;
+        self.open = checkpoint.open;
         Ok(())
     }
 

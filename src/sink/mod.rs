@@ -1,5 +1,7 @@
 //! Adapters: one folder or file per kind of target. Each implements [`Sink`](crate::fanout::sink::Sink).
 
 pub mod d1;
+pub mod definition;
 pub mod null;
+pub mod replica;
 pub mod sqlite;

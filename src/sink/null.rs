@@ -26,7 +26,7 @@ impl Sink for NullSink {
         let source =
             self.source.clone().ok_or_else(|| Error::bug("null sink started before it was opened"))?;
         self.checkpoint =
-            Some(Checkpoint { lsn, commit_time_micros: None, source, epoch: 1, transactions: 0 });
+            Some(Checkpoint { lsn, commit_time_micros: None, source, epoch: 1, transactions: 0, open: None });
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use walcast::Lsn;
 use walcast::capture::frame::{Frame, FrameRun, complete_prefix};
 use walcast::decode::{Decoder, message};
-use walcast::encode::fold::fold;
+use walcast::encode::fold::{ChangeRef, Fold};
 use walcast::encode::json_rows::JsonRows;
 use walcast::encode::mapper::Mapper;
 use walcast::encode::plan::Plan;
@@ -59,7 +59,10 @@ fn read(run: &Run) {
     (0..run.all_changes().len())
         .for_each(|index| assert!(rows.get(index).is_empty() || rows.get(index).starts_with('[')));
     run.spans().iter().for_each(|span| assert!(run.changes(span).len() == span.changes.len()));
-    fold(run.all_changes().iter().map(|&change| (run, change)), &PLAN);
+    let mut fold = Fold::new(&PLAN);
+    for span in run.spans() {
+        span.changes.clone().for_each(|index| fold.add(ChangeRef { run, span, index }));
+    }
 }
 
 struct Messages<'a>(&'a [u8]);

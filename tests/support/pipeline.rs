@@ -1,10 +1,11 @@
-//! A whole pipeline for tests: a throwaway server, the real binary as a child process, and SQLite replicas that are
-//! read as an application would read them. Everything ends with the [`Pipeline`], and a failed test shows the
-//! engine's log.
+//! A whole pipeline for tests: a throwaway server, the real binary as a child process, SQLite replicas that are read as
+//! an application would read them, and D1 databases on a real workerd. Everything ends with the [`Pipeline`], and a
+//! failed test shows the engine's log.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -14,11 +15,14 @@ use std::time::{Duration, Instant};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use walcast::Lsn;
-use walcast::app::demo::Cluster;
+use walcast::app::demo::{Cluster, Workerd};
+use walcast::sink::d1::budget::{Budget, Limit};
+use walcast::sink::d1::rest::{RestOptions, RestTransport};
+use walcast::sink::d1::transport::{Statement, Transport};
 
 /// How long anything that is awaited may take, so that a test fails instead of hanging.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -32,6 +36,9 @@ pub struct Pipeline {
     sinks: Vec<String>,
     engine: Option<Child>,
     session: RefCell<Option<Session>>,
+    /// Where the D1 databases are, and the name and the file of each by its sink's name.
+    pub workerd: Option<Workerd>,
+    databases: BTreeMap<String, (String, PathBuf)>,
 }
 
 /// What to set up. Made by [`Pipeline::builder`].
@@ -39,8 +46,10 @@ pub struct Pipeline {
 pub struct Builder {
     settings: Vec<(String, String)>,
     sinks: Vec<(String, String)>,
+    databases: Vec<(String, String, bool)>,
     source: String,
     sections: String,
+    has_no_replicas: bool,
 }
 
 impl Builder {
@@ -56,6 +65,18 @@ impl Builder {
         self
     }
 
+    /// Adds a D1 sink with further lines of its section. Alone, or beside SQLite sinks.
+    pub fn d1(mut self, name: &str, lines: &str) -> Self {
+        self.databases.push((name.into(), lines.into(), false));
+        self
+    }
+
+    /// The same through the companion Worker, which has a database for each of six such sinks.
+    pub fn d1_worker(mut self, name: &str, lines: &str) -> Self {
+        self.databases.push((name.into(), lines.into(), true));
+        self
+    }
+
     /// Adds lines to `[source]`.
     pub fn source(mut self, lines: &str) -> Self {
         self.source.push_str(lines);
@@ -68,9 +89,14 @@ impl Builder {
         self
     }
 
+    /// Adds sections that have the sinks, and no SQLite sink.
+    pub fn only(self, text: &str) -> Self {
+        Builder { has_no_replicas: true, ..self.sections(text) }
+    }
+
     /// Starts the server, runs `sql` and writes the configuration. The engine is not started.
     pub fn build(mut self, sql: &str, schema: &Value) -> Pipeline {
-        if self.sinks.is_empty() {
+        if self.sinks.is_empty() && self.databases.is_empty() && !self.has_no_replicas {
             self = self.sink("eu", "").sink("na", "");
         }
         let mut cluster = Cluster::builder();
@@ -90,13 +116,45 @@ impl Builder {
             write!(config, "[[sink]]\nname = \"{name}\"\ntype = \"sqlite\"\npath = \"{name}.db\"\n{lines}\n")
                 .unwrap();
         }
+        let mut sinks: Vec<String> = self.sinks.into_iter().map(|(name, _)| name).collect();
+        let workerd = (!self.databases.is_empty()).then(|| Workerd::start().expect("a workerd"));
+        let mut databases = BTreeMap::new();
+        let mut bindings = Workerd::BINDINGS.into_iter();
+        for ((name, lines, is_worker), workerd) in self.databases.into_iter().zip(std::iter::repeat(&workerd))
+        {
+            let workerd = workerd.as_ref().unwrap();
+            let (database, reach) = match is_worker {
+                true => {
+                    let (binding, database) = bindings.next().expect("a binding is left");
+                    let (url, key) = (workerd.worker_url(), Workerd::KEY);
+                    let reach =
+                        format!("d1-worker\"\nurl = \"{url}\"\nbinding = \"{binding}\"\nkey = \"{key}\"\n");
+                    (database.to_owned(), reach)
+                }
+                false => {
+                    let (url, account, token) = (workerd.base_url(), Workerd::ACCOUNT, Workerd::TOKEN);
+                    let dsn = format!("d1://{account}/{name}");
+                    let reach =
+                        format!("d1\"\ndsn = \"{dsn}\"\napi_token = \"{token}\"\nbase_url = \"{url}\"\n");
+                    (name.clone(), reach)
+                }
+            };
+            // Behind a binding it is made when it is first used.
+            let _ = workerd.create_database(&database);
+            let file = workerd.stats().unwrap()["known"][&database]["file"].as_str().unwrap().to_owned();
+            databases.insert(name.clone(), (database, workerd.data_directory().join(file)));
+            write!(config, "[[sink]]\nname = \"{name}\"\ntype = \"{reach}{lines}\n").unwrap();
+            sinks.push(name);
+        }
         fs::write(directory.path().join("walcast.toml"), config).unwrap();
         let pipeline = Pipeline {
             cluster,
             directory,
-            sinks: self.sinks.into_iter().map(|(name, _)| name).collect(),
+            sinks,
             engine: None,
             session: RefCell::new(None),
+            workerd,
+            databases,
         };
         pipeline.write_schema(schema);
         pipeline.exec(sql);
@@ -315,9 +373,48 @@ impl Pipeline {
 
     // The replicas.
 
-    /// The replica of that sink.
+    /// The replica of that sink. A D1 database can be read while workerd is killed.
     pub fn replica(&self, sink: &str) -> Replica {
-        Replica { path: self.path(&format!("{sink}.db")) }
+        let file = self.databases.get(sink).map(|(_, file)| file.clone());
+        Replica { path: file.unwrap_or_else(|| self.path(&format!("{sink}.db"))) }
+    }
+
+    /// A way to a D1 database while workerd runs.
+    pub fn d1(&self, name: &str) -> RestTransport {
+        let options = RestOptions {
+            base_url: self.workerd.as_ref().expect("a D1 sink").base_url(),
+            account: Workerd::ACCOUNT.to_owned(),
+            database: self.databases[name].0.clone(),
+            // With numbers and a limit of its own.
+            token: format!("{}-of-the-test", Workerd::TOKEN).into(),
+            timeout: LIMIT,
+        };
+        let limit = Limit { requests: 1_000_000, ..Limit::default() };
+        RestTransport::new(options, std::sync::Arc::new(Budget::new(limit))).unwrap()
+    }
+
+    /// Rows of a D1 database while workerd runs, each column a text.
+    pub fn d1_rows(&self, name: &str, sql: &str) -> Vec<String> {
+        let statement = Statement { sql: sql.into(), params: Vec::new() };
+        let answers =
+            self.d1(name).execute(&[statement]).unwrap_or_else(|failure| panic!("{sql}: {failure:?}"));
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let rows = answers[0].rows.iter();
+        rows.map(|row| row.values().map(text).collect::<Vec<_>>().join("|")).collect()
+    }
+
+    /// The limits of D1 that a request broke. Two requests at once are none: the test itself may look while the engine
+    /// writes, and a killed engine's last request may still be running when the next one begins.
+    pub fn broken_limits(&self) -> Vec<String> {
+        let stats = self.workerd.as_ref().expect("a D1 sink").stats().unwrap();
+        let broken = stats["violated"].as_object().expect("the rules that were broken").iter();
+        broken.filter(|(rule, _)| *rule != "concurrent").map(|(rule, how)| format!("{rule}: {how}")).collect()
+    }
+
+    /// Orders a fault of a D1 database; see [`Workerd::order`].
+    pub fn order(&self, name: &str, mut fault: Value) {
+        fault["db"] = json!(self.databases[name].0);
+        self.workerd.as_ref().expect("a D1 sink").order(&fault).unwrap();
     }
 
     /// All replicas.
@@ -339,6 +436,17 @@ impl Pipeline {
     }
 
     fn catch_up_to(&self, sink: &str, lsn: Lsn) {
+        if self.databases.contains_key(sink) {
+            let sql = "SELECT lsn FROM _walcast_checkpoint";
+            let statement = Statement { sql: sql.into(), params: Vec::new() };
+            let mut database = self.d1(sink);
+            self.eventually(&format!("{sink} to reach {lsn}"), || {
+                let answers = database.execute(std::slice::from_ref(&statement)).ok()?;
+                let found = answers[0].rows.first()?.get("lsn")?.as_str()?;
+                (parse_lsn(found) >= lsn).then_some(())
+            });
+            return;
+        }
         let replica = self.replica(sink);
         self.eventually(&format!("{sink} to reach {lsn}"), || {
             replica.checkpoint().filter(|checkpoint| checkpoint.lsn >= lsn)

@@ -177,9 +177,17 @@ impl Names {
 
     /// A statement with this recording's positions, transaction ids and times replaced.
     pub fn normalised(&self, statement: &str) -> String {
-        let mut text = statement.lines().map(str::trim_start).collect::<Vec<_>>().join(" ");
+        self.normalised_lines(&statement.lines().map(str::trim_start).collect::<Vec<_>>().join(" "))
+    }
+
+    /// The same, its lines kept.
+    pub fn normalised_lines(&self, statement: &str) -> String {
+        let mut text = statement.to_owned();
         for &lsn in &self.lsns {
-            text = text.replace(&format!("'{lsn}'"), &format!("'{}'", self.lsn(lsn)));
+            for quote in ["'", "\""] {
+                let quoted = |text: &str| format!("{quote}{text}{quote}");
+                text = text.replace(&quoted(&lsn.to_string()), &quoted(&self.lsn(lsn)));
+            }
         }
         for &micros in &self.times {
             let mut rfc3339 = Vec::new();
@@ -190,6 +198,7 @@ impl Names {
         if text.contains("_walcast_dead_letters") {
             for &xid in &self.xids {
                 text = text.replace(&format!(", {xid})"), &format!(", {})", self.xid(xid)));
+                text = text.replace(&format!(",{xid}]"), &format!(",{}]", self.xid(xid)));
             }
         }
         text

@@ -6,7 +6,7 @@
 //!
 //! It never touches a server, a directory or a process that it did not make.
 
-mod host;
+pub(super) mod host;
 pub(super) mod spawn;
 
 use std::ffi::OsStr;
@@ -104,7 +104,7 @@ impl Builder {
         let binaries = Binaries::find()?;
         let account = Account::for_server()?;
         host::remove_stale_directories();
-        let (directory, lock) = host::make_directory(account.as_ref())?;
+        let (directory, lock) = host::make_directory("pg", account.as_ref())?;
         let mut cluster = Cluster { postmaster: None, port: 0, binaries, account, _lock: lock, directory };
         cluster.initialize()?;
         cluster.configure(&self).map_err(|error| {

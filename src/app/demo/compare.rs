@@ -115,10 +115,13 @@ fn compare_table(
     comparison: &mut Comparison,
 ) -> Result<()> {
     let query = sqlite_query(table);
+    let is_float = |index: &usize| matches!(table.columns[*index].1, Rendering::Real);
+    let floats: Vec<usize> = (0..table.columns.len()).filter(is_float).collect();
     let (mut read, mut page) = (0, Vec::new().into_iter());
     let mut next = || -> Result<Option<Texts>> {
         if page.len() == 0 {
-            let rows = replica.rows(&format!("{query} LIMIT {REGION_PAGE_ROWS} OFFSET {read}"))?;
+            let sql = format!("{query} LIMIT {REGION_PAGE_ROWS} OFFSET {read}");
+            let rows = replica.rows_with_floats(&sql, &floats)?;
             read += rows.len();
             page = rows.into_iter();
         }

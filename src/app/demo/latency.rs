@@ -14,8 +14,6 @@ use crate::error::{Error, Result};
 
 /// Between two probes.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Between two looks at the files that do not have the row yet.
-const POLL: Duration = Duration::from_micros(200);
 /// A row that is not everywhere after this ends the demo.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -108,6 +106,7 @@ fn probe(
     let source = Session::connect(url)?;
     let insert = source.prepare("INSERT INTO ledger (writer, changes) VALUES ('probe', 1) RETURNING id")?;
     let replicas: Vec<Replica> = regions.iter().map(Address::open).collect::<Result<_>>()?;
+    let pause = regions.iter().map(Address::pause).max().unwrap_or_default();
     let mut is_recovering = false;
     while !stop.load(Ordering::Relaxed) || is_recovering {
         let begin = Instant::now();
@@ -119,7 +118,7 @@ fn probe(
             found.since = Some(committed);
             found.is_missing.fill(true);
         }
-        let times = arrival(&replicas, id, committed, found)?;
+        let times = arrival(&replicas, id, committed, pause, found)?;
         let mut found = lock(found);
         found.since = None;
         match (found.killed, found.recovery) {
@@ -143,6 +142,7 @@ fn arrival(
     replicas: &[Replica],
     id: i64,
     committed: Instant,
+    pause: Duration,
     found: &Mutex<Latencies>,
 ) -> Result<Vec<Duration>> {
     let mut times: Vec<Option<Duration>> = vec![None; replicas.len()];
@@ -161,7 +161,7 @@ fn arrival(
             let name = missing.map_or("none", |(replica, _)| replica.name());
             return Err(Error::halt(format!("a row is not in region {name} {TIMEOUT:?} after its commit")));
         }
-        thread::sleep(POLL);
+        thread::sleep(pause);
     }
     Ok(times.into_iter().flatten().collect())
 }

@@ -22,6 +22,7 @@ mod stage;
 mod store;
 mod verdict;
 mod watch;
+pub mod workerd;
 mod workload;
 
 use std::path::Path;
@@ -35,6 +36,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use cluster::Cluster;
+pub use workerd::Workerd;
 
 use super::cli::Global;
 use crate::Lsn;
@@ -60,6 +62,7 @@ const EXAMPLES: &str = "\
 Examples:
   walcast demo                            ten seconds, six regions
   walcast demo --seconds 60 --writers 16  longer, with more load
+  walcast demo --d1                       into D1 databases on a local workerd, not files
   walcast demo --keep                     leaves the replicas, to look at them with sqlite3
   walcast demo --json > verdict.json      the verdict for a program
 
@@ -80,8 +83,11 @@ pub struct Arguments {
     /// How many connections write at once, beside the one for large transactions
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     writers: u32,
-    /// Leave the directory with the replicas
+    /// Replicate into D1 databases on a local workerd instead of files
     #[arg(long)]
+    d1: bool,
+    /// Leave the directory with the replicas
+    #[arg(long, conflicts_with = "d1")]
     keep: bool,
     /// Print the verdict as JSON
     #[arg(long)]
@@ -114,8 +120,11 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
 
 fn show(arguments: &Arguments, stop: &Arc<AtomicBool>) -> Result<ExitCode> {
     let mut screen = Screen::new();
-    screen.say("starting a throwaway Postgres, creating an app store in it");
-    let stage = Stage::set(arguments.regions)?;
+    screen.say(match arguments.d1 {
+        true => "starting a throwaway Postgres with an app store, and a workerd with a D1 database for each region",
+        false => "starting a throwaway Postgres, creating an app store in it",
+    });
+    let stage = Stage::set(arguments.regions, arguments.d1)?;
     let verdict = Show::begin(arguments, &stage, &mut screen, stop).and_then(Show::run);
     screen.clear();
     if let Ok(verdict) = &verdict {
@@ -300,6 +309,7 @@ impl<'a> Show<'a> {
             row_changes: self.counts.changes.load(Ordering::Relaxed),
             ledger_rows: ledger_rows.parse().map_err(|error| Error::bug("reading a count").because(error))?,
             peak_memory_bytes: self.peak_memory_bytes,
+            d1_violations: self.stage.violations()?,
         }))
     }
 

@@ -198,8 +198,17 @@ impl Rendering {
     pub(super) fn in_sqlite(self, column: &str) -> String {
         let (class, spelt) = match self {
             Integer | Boolean | UnixSeconds => ("integer", format!("CAST({column} AS TEXT)")),
-            // A float is read as it is: SQLite has no expression for all of its bits.
-            Real => ("real", column.to_owned()),
+            // A float is read as it is: SQLite has no expression for all of its bits. But JSON has no infinity.
+            Real => {
+                let infinite = |sign| format!("'{:016x}'", f64::INFINITY.copysign(sign).to_bits());
+                let (above, below) = (infinite(1.0), infinite(-1.0));
+                (
+                    "real",
+                    format!(
+                        "CASE {column} WHEN 9e999 THEN {above} WHEN -9e999 THEN {below} ELSE {column} END"
+                    ),
+                )
+            }
             Text | Numeric | Uuid | TimeText | CalendarText | Json | Array => ("text", column.to_owned()),
             Bytes => ("blob", format!("lower(hex({column}))")),
         };

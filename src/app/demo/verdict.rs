@@ -47,6 +47,8 @@ pub(super) struct Verdict {
     pub position_samples: u64,
     /// How often the slot was ahead of a checkpoint.
     pub position_violations: u64,
+    /// Requests beyond D1's documented limits; `None` without D1.
+    pub d1_violations: Option<u64>,
 }
 
 /// The result of one region.
@@ -92,6 +94,8 @@ pub(super) struct Evidence<'a> {
     pub ledger_rows: u64,
     /// Read from the system.
     pub peak_memory_bytes: Option<u64>,
+    /// Read from workerd; `None` without D1.
+    pub d1_violations: Option<u64>,
 }
 
 impl Verdict {
@@ -118,6 +122,7 @@ impl Verdict {
             peak_memory_bytes: evidence.peak_memory_bytes,
             position_samples: evidence.watched.samples,
             position_violations: evidence.watched.violations,
+            d1_violations: evidence.d1_violations,
         }
     }
 }
@@ -166,6 +171,9 @@ fn failures(evidence: &Evidence<'_>) -> Vec<String> {
     if let Some(violation) = &evidence.watched.violation {
         let (violations, samples) = (evidence.watched.violations, evidence.watched.samples);
         failures.push(format!("{violation} (in {violations} of {samples} samples)"));
+    }
+    if let Some(violations @ 1..) = evidence.d1_violations {
+        failures.push(format!("{violations} requests were beyond D1's documented limits"));
     }
     if evidence.latencies.recovery.is_none() {
         failures.push("the engine was not seen to recover from SIGKILL".to_owned());
@@ -231,7 +239,11 @@ impl fmt::Display for Verdict {
                 "✔ every transaction was applied exactly once: {} committed, as many in every region",
                 HumanCount(self.transactions)
             )?;
-            write!(f, "✔ the slot was never ahead of a replica: {} samples", self.position_samples)
+            write!(f, "✔ the slot was never ahead of a replica: {} samples", self.position_samples)?;
+            match self.d1_violations {
+                Some(_) => write!(f, "\n✔ no request was beyond D1's documented limits"),
+                None => Ok(()),
+            }
         } else {
             write!(f, "✘ {}", self.failures.join("\n✘ "))
         }
@@ -267,6 +279,7 @@ mod tests {
             row_changes: 6,
             ledger_rows: 3,
             peak_memory_bytes: None,
+            d1_violations: None,
         }
     }
 

@@ -61,7 +61,7 @@ impl Engine {
             }
             (_, Some(confirmed)) => confirmed,
         };
-        settle(&mut sinks, &judgement, &identity, start, &options.start_at_slot);
+        settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot);
         settle_copies(&source, &client, config, &sinks, &judgement, &copies).await;
 
         let target = catalog::read_server(&client).await?.current_wal_lsn;
@@ -100,6 +100,7 @@ async fn publish(
 
 /// Lets every sink start, go on, or stop, as the verdict on it says. `start` is the slot's position.
 fn settle(
+    config: &Config,
     sinks: &mut OpenSinks,
     judgement: &Judgement,
     identity: &SourceIdentity,
@@ -112,7 +113,7 @@ fn settle(
                 if judgement.slot != SlotVerdict::Create {
                     tracing::warn!(sink, lsn = %start, "new replica of an old slot: what it has fed is missing");
                 }
-                sinks.start_at(sink, start);
+                sinks.start_at(config, sink, start);
             }
             None => {
                 if let SinkVerdict::CatchUp { confirmed } = verdict {
@@ -122,7 +123,7 @@ fn settle(
             }
             Some(_) if *verdict == SinkVerdict::NoCheckpoint && start_at_slot.contains(sink) => {
                 tracing::warn!(sink, lsn = %start, "starts at the slot's position: older rows are missing");
-                sinks.start_at(sink, start);
+                sinks.start_at(config, sink, start);
             }
             Some(error) => sinks.stop(sink, &error),
         }

@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-pub use state::{StoredTable, check_source, inspect, is_foreign, stored_tables};
-pub use tables::definition;
+pub use state::{inspect, is_foreign, stored_tables};
 
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
+use crate::sink::replica::{OnRejected, check_source, taken_over};
 
 /// How long a statement waits for another process that writes the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,16 +34,6 @@ const STATEMENT_CACHE: usize = 512;
 const WAL_AUTOCHECKPOINT_PAGES: i64 = 8_000;
 /// The page cache of one file, in KiB.
 const CACHE_KIB: i64 = 4_096;
-
-/// What happens to a row that the sink does not take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnRejected {
-    /// It is kept in `_walcast_dead_letters` with its reason, and the stream goes on.
-    #[default]
-    DeadLetter,
-    /// The sink stops.
-    Halt,
-}
 
 /// The SQLite sink.
 pub struct SqliteSink {
@@ -85,7 +75,7 @@ impl Sink for SqliteSink {
         let checkpoint = state::read(&transaction)?;
         let checkpoint = match checkpoint {
             Some(mut checkpoint) => {
-                state::check_source(&checkpoint, source, &self.path)?;
+                check_source(&checkpoint, source, &self.path.display())?;
                 checkpoint.epoch += 1;
                 state::take_over(&transaction, checkpoint.epoch)?;
                 Some(checkpoint)
@@ -129,7 +119,7 @@ impl Sink for SqliteSink {
                 .hint("walcast status shows slot and checkpoints")
         })?;
         if checkpoint.epoch != open.epoch {
-            return Err(state::taken_over());
+            return Err(taken_over());
         }
         Ok(checkpoint)
     }

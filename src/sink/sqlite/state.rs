@@ -10,6 +10,7 @@ use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
+use crate::sink::replica::{StoredTable, taken_over};
 
 /// Marks the file as ours in its header (`PRAGMA application_id`): "WALC".
 const APPLICATION_ID: i32 = 0x5741_4c43;
@@ -104,6 +105,7 @@ pub(super) fn read(connection: &Connection) -> Result<Option<Checkpoint>> {
                         },
                         epoch: row.get::<_, i64>(6)? as u64,
                         transactions: row.get::<_, i64>(7)? as u64,
+                        open: None,
                     })
                 })
                 .optional()
@@ -120,26 +122,6 @@ where
     text.parse().map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
     })
-}
-
-/// Refuses a file that was filled from another slot, database or system. (A timeline may change: the slot's own check
-/// decides whether that is harmless.)
-///
-/// # Errors
-/// Halts, naming what differs.
-pub fn check_source(checkpoint: &Checkpoint, source: &SourceIdentity, path: &Path) -> Result<()> {
-    let ours = &checkpoint.source;
-    let difference = if ours.system_identifier != source.system_identifier {
-        format!("system {}, but the source is system {}", ours.system_identifier, source.system_identifier)
-    } else if ours.database != source.database {
-        format!("database {}, but the source is database {}", ours.database, source.database)
-    } else if ours.slot != source.slot {
-        format!("slot {}, but the configuration names slot {}", ours.slot, source.slot)
-    } else {
-        return Ok(());
-    };
-    Err(Error::halt(format!("{} is a replica of {difference}", path.display()))
-        .hint("correct walcast.toml, or give the sink a new path"))
 }
 
 /// Writes the first checkpoint.
@@ -205,12 +187,6 @@ pub(super) fn advance(
     Err(taken_over())
 }
 
-/// The fencing token is another engine's.
-pub(super) fn taken_over() -> Error {
-    Error::halt("another walcast engine has taken this replica over")
-        .hint("only one engine may run for a slot; walcast status shows which one is active")
-}
-
 /// Whether the file exists and holds something that walcast did not make.
 ///
 /// # Errors
@@ -237,17 +213,6 @@ pub fn inspect(path: &Path) -> Result<Option<(Checkpoint, u64)>> {
         .query_row("SELECT count(*) FROM _walcast_dead_letters", [], |row| row.get(0))
         .map_err(reading)?;
     Ok(Some((checkpoint, dead_letters as u64)))
-}
-
-/// A replicated table as the file remembers it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredTable {
-    /// Its name in the file.
-    pub target: String,
-    /// The source table, as [`TableName::plain`](crate::capture::table::TableName::plain) writes it.
-    pub source: String,
-    /// The DDL it was made from.
-    pub definition: String,
 }
 
 /// The replicated tables of a file, by name, read without disturbing a running engine; empty for a file that does not

@@ -4,7 +4,7 @@
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, params};
 
-use super::{OnRejected, Open, execute, failure, state};
+use super::{Open, execute, failure, state};
 use crate::encode::cell::Cell;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::run::{Change, ChangeKind, RejectedRow, Run, Span};
@@ -12,6 +12,7 @@ use crate::encode::time::push_rfc3339_micros;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::sink::{Applied, Batch};
 use crate::postgres::quote_identifier as quote;
+use crate::sink::replica::{NOT_IN_REPLICA, OnRejected, rejected, rejected_row};
 
 /// The statements of each table that do not depend on which columns are present.
 pub(super) struct TableSql(Vec<Statements>);
@@ -186,7 +187,7 @@ impl<'a> Writer<'a> {
                 Ok(()) => self.applied.changes += 1,
                 // The statement had no effect; the transaction goes on without the row.
                 Err(error) if error.kind() == Kind::Rejected && !self.connection.is_autocommit() => {
-                    let row = self.rejected_row(run, change, &error);
+                    let row = rejected_row(run, change, self.plan, error.chain());
                     self.dead_letter(change.table, &row, span)?;
                 }
                 Err(error) => return Err(error),
@@ -264,10 +265,7 @@ impl<'a> Writer<'a> {
         }
         bind(&mut statement, parameter, key, run)?;
         if run_statement(&mut statement, table)? == 0 {
-            return Err(Error::new(
-                Kind::Rejected,
-                "the row is not in this replica, and the update carries only a part of it (unchanged TOAST)",
-            ));
+            return Err(Error::new(Kind::Rejected, NOT_IN_REPLICA));
         }
         Ok(())
     }
@@ -305,38 +303,10 @@ impl<'a> Writer<'a> {
             .map_err(|error| failure(error, format!("preparing a statement for table {}", table.target)))
     }
 
-    fn rejected_row(&self, run: &Run, change: Change, error: &Error) -> RejectedRow {
-        let table = &self.plan.tables[change.table as usize];
-        let key: Vec<Cell> = match change.kind {
-            ChangeKind::Delete => run.key(change, self.plan).to_vec(),
-            ChangeKind::Truncate => Vec::new(),
-            _ => {
-                let row = run.row(change, self.plan);
-                table.key.iter().map(|&index| row[index]).collect()
-            }
-        };
-        let mut text = Vec::new();
-        crate::encode::json_rows::array(&key, run.arena(), &mut text);
-        RejectedRow {
-            operation: match change.kind {
-                ChangeKind::Upsert => "upsert",
-                ChangeKind::Update | ChangeKind::Move => "update",
-                ChangeKind::Delete => "delete",
-                ChangeKind::Truncate | ChangeKind::Reject => "truncate",
-            },
-            key: String::from_utf8_lossy(&text).into_owned(),
-            reason: error.chain(),
-        }
-    }
-
     fn dead_letter(&mut self, table: u32, row: &RejectedRow, span: &Span) -> Result<()> {
         let target = &self.plan.tables[table as usize].target;
         if self.on_rejected == OnRejected::Halt {
-            return Err(Error::halt(format!(
-                "a row of table {target} has no valid form here, at {}: {}",
-                span.commit_lsn, row.reason
-            ))
-            .hint("correct the row or the mapping, or set on_rejected = \"dead-letter\" for this sink"));
+            return Err(rejected(target, span.commit_lsn, &row.reason));
         }
         tracing::warn!(
             table = target,

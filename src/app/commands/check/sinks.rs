@@ -8,14 +8,15 @@ use super::problem;
 use crate::Lsn;
 use crate::app::check::{Facts, Finding};
 use crate::app::commands::output;
-use crate::app::sinks;
+use crate::app::replicas::{self, Replica};
 use crate::app::source::{Judged, Source};
 use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
-use crate::sink::sqlite;
+use crate::sink::definition::Definition;
+use crate::sink::replica::StoredTable;
 
 /// Each sink: whose it is, what it was made for, and whether it can go on from the slot.
 pub(super) async fn find(
@@ -25,11 +26,17 @@ pub(super) async fn find(
     findings: &mut Vec<Finding>,
 ) {
     let identity = source.map(|(source, _, facts)| source.identity(&facts.server));
-    let looked: Vec<Result<Option<Checkpoint>>> =
-        config.sinks.iter().map(|sink| look(sink, identity.as_ref())).collect();
+    let looked: Vec<Result<Replica>> = config
+        .sinks
+        .iter()
+        .zip(replicas::read_all(config))
+        .map(|(sink, replica)| look(sink, replica.map_err(|unreadable| unreadable.error)?, identity.as_ref()))
+        .collect();
     let names = config.sinks.iter().map(|sink| sink.name.to_string());
-    let held: Vec<(String, Option<Checkpoint>)> =
-        names.zip(&looked).filter_map(|(name, looked)| Some((name, looked.as_ref().ok()?.clone()))).collect();
+    let held: Vec<(String, Option<Checkpoint>)> = names
+        .zip(&looked)
+        .filter_map(|(name, looked)| Some((name, looked.as_ref().ok()?.checkpoint.clone())))
+        .collect();
 
     let mut verdicts = Vec::new();
     let mut current = None;
@@ -52,14 +59,14 @@ pub(super) async fn find(
     }
     for (sink, looked) in config.sinks.iter().zip(looked) {
         let (name, subject) = (sink.name.as_str(), format!("sink {}", sink.name));
-        let checkpoint = match looked {
-            Ok(checkpoint) => checkpoint,
+        let Replica { checkpoint, tables, .. } = match looked {
+            Ok(replica) => replica,
             Err(error) => {
                 findings.push(problem(subject, &error));
                 continue;
             }
         };
-        findings.extend(stale_tables(&subject, sink, plan));
+        findings.extend(stale_tables(&subject, &tables, plan));
         let verdict = verdicts.iter().find(|(judged, _)| judged == name).map(|(_, verdict)| verdict);
         let error = verdict.zip(identity.as_ref()).and_then(|(verdict, source)| verdict.error(name, source));
         findings.push(match error {
@@ -83,14 +90,13 @@ fn abandoned(copy: &Slot) -> Finding {
     .remedy(format!("SELECT pg_drop_replication_slot('{}');", copy.name))
 }
 
-/// A sink's checkpoint, if walcast may write it for this source.
-fn look(sink: &config::Sink, source: Option<&SourceIdentity>) -> Result<Option<Checkpoint>> {
-    let checkpoint = sinks::inspect(sink)?.map(|(checkpoint, _)| checkpoint);
-    if let (Some(checkpoint), Some(source)) = (&checkpoint, source) {
-        sinks::check_source(sink, checkpoint, source)?;
+/// A sink's replica, if walcast may write it for this source.
+fn look(sink: &config::Sink, replica: Replica, source: Option<&SourceIdentity>) -> Result<Replica> {
+    if let (Some(checkpoint), Some(source)) = (&replica.checkpoint, source) {
+        replicas::check_source(sink, checkpoint, source)?;
     }
     writable(sink)?;
-    Ok(checkpoint)
+    Ok(replica)
 }
 
 fn position(checkpoint: Option<&Checkpoint>, current: Option<Lsn>) -> String {
@@ -133,16 +139,11 @@ fn may_write(place: &Path) -> Result<()> {
     })
 }
 
-/// Tables that the file holds in another form than `schema.json` asks for now.
-fn stale_tables(subject: &str, sink: &config::Sink, plan: &Plan) -> Vec<Finding> {
-    let SinkTarget::Sqlite { path } = &sink.target else { return Vec::new() };
-    let stored = match sqlite::stored_tables(path) {
-        Ok(stored) => stored,
-        Err(error) => return vec![problem(subject, &error)],
-    };
-    let is_stale = |stored: &&sqlite::StoredTable| {
+/// Tables that the replica holds in another form than `schema.json` asks for now.
+fn stale_tables(subject: &str, stored: &[StoredTable], plan: &Plan) -> Vec<Finding> {
+    let is_stale = |stored: &&StoredTable| {
         let planned = plan.tables.iter().find(|table| table.target == stored.target);
-        planned.is_some_and(|table| sqlite::definition(table) != stored.definition)
+        planned.is_some_and(|table| Definition::of(table).text() != stored.definition)
     };
     let stale = stored.iter().filter(is_stale);
     stale

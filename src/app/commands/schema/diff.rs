@@ -8,14 +8,15 @@ use serde::Serialize;
 
 use crate::app::cli::Global;
 use crate::app::commands::output;
+use crate::app::replicas::{self, Replica, Unreadable};
 use crate::app::source::{Source, read_schema};
 use crate::capture::catalog::all_tables;
 use crate::capture::table::Table;
-use crate::config::{Sink, SinkTarget};
+use crate::config::Sink;
 use crate::encode::plan::Plan;
 use crate::encode::schema_file::SchemaFile;
 use crate::error::Result;
-use crate::sink::sqlite;
+use crate::sink::definition::Definition;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -85,8 +86,8 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
     let client = Source::new(&config.source)?.connect().await?;
     let tables = all_tables(&client, &[]).await?;
     let (plan, mut differences) = with_source(&schema, &tables);
-    for sink in &config.sinks {
-        differences.extend(with_sink(sink, &schema, &plan));
+    for (sink, replica) in config.sinks.iter().zip(replicas::read_all(&config)) {
+        differences.extend(with_sink(sink, replica, &schema, &plan));
     }
     let report = Report { is_ok: differences.iter().all(|difference| !difference.stops), differences };
     match arguments.json {
@@ -136,8 +137,12 @@ fn with_source(schema: &SchemaFile, tables: &[Table]) -> (Plan, Vec<Difference>)
 }
 
 /// What a replica was made for and what it should be made for now. Tables that the plan could not take are not compared.
-fn with_sink(sink: &Sink, schema: &SchemaFile, plan: &Plan) -> Vec<Difference> {
-    let SinkTarget::Sqlite { path } = &sink.target else { return Vec::new() };
+fn with_sink(
+    sink: &Sink,
+    replica: Result<Replica, Unreadable>,
+    schema: &SchemaFile,
+    plan: &Plan,
+) -> Vec<Difference> {
     let at_sink = |table: &str, message: String| Difference {
         side: Side::Sink,
         sink: Some(sink.name.to_string()),
@@ -148,9 +153,9 @@ fn with_sink(sink: &Sink, schema: &SchemaFile, plan: &Plan) -> Vec<Difference> {
         remedy: None,
         stops: false,
     };
-    let stored = match sqlite::stored_tables(path) {
-        Ok(stored) => stored,
-        Err(error) => {
+    let stored = match replica {
+        Ok(replica) => replica.tables,
+        Err(Unreadable { error, .. }) => {
             let remedy = error.hint_text().map(str::to_owned);
             return vec![Difference { stops: true, remedy, ..at_sink("", error.chain()) }];
         }
@@ -166,12 +171,12 @@ fn with_sink(sink: &Sink, schema: &SchemaFile, plan: &Plan) -> Vec<Difference> {
                 "not there yet; walcast run creates it, without the rows that exist at the source".to_owned(),
             )),
             Some(stored) => {
-                let wanted = sqlite::definition(table);
+                let wanted = Definition::of(table).text();
                 if stored.definition != wanted {
                     differences.push(Difference {
                         details: changed_lines(&stored.definition, &wanted),
                         remedy: Some(
-                            "take the change in schema.json back, or give the sink a new path and fill it anew"
+                            "take the change in schema.json back, or give the sink a new place and fill it anew"
                                 .to_owned(),
                         ),
                         stops: true,

@@ -4,15 +4,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::Client;
 
-use super::report::{CopyStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status};
+use super::report::{
+    CopyStatus, CostStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status,
+};
 use crate::Lsn;
-use crate::app::sinks;
+use crate::app::replicas::{self, D1Facts, Replica, Unreadable};
 use crate::app::source::{Judged, Source};
 use crate::capture::catalog::{Server, read_server};
 use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::config::{self, Config, SinkTarget};
 use crate::error::{Error, Kind, Result};
 use crate::fanout::sink::Checkpoint;
+use crate::sink::d1::limits::DATABASE_BYTES_MAX;
 
 /// How long the rate at which WAL is written is watched.
 pub(super) const SAMPLE: Duration = Duration::from_secs(1);
@@ -69,7 +72,8 @@ impl<'a> Gatherer<'a> {
     }
 
     fn look_at_sinks(&self) -> Vec<Found> {
-        self.config.sinks.iter().map(look).collect()
+        let replicas = replicas::read_all(self.config);
+        self.config.sinks.iter().zip(replicas).map(|(sink, replica)| look(sink, replica)).collect()
     }
 
     async fn ask(&mut self) -> Result<(Vec<Found>, Answer)> {
@@ -88,7 +92,7 @@ impl<'a> Gatherer<'a> {
         let mut held = Vec::new();
         for (sink, found) in self.config.sinks.iter().zip(&mut found) {
             if let Some(checkpoint) = &found.checkpoint
-                && let Err(error) = sinks::check_source(sink, checkpoint, &identity)
+                && let Err(error) = replicas::check_source(sink, checkpoint, &identity)
             {
                 found.status.set(SinkState::Halted, Some(&error));
             }
@@ -194,7 +198,7 @@ fn slot_status(
 }
 
 /// A sink by itself, before the source has been asked: `Unknown`, unless something is wrong with it already.
-fn look(sink: &config::Sink) -> Found {
+fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
     let mut status = SinkStatus {
         name: sink.name.to_string(),
         state: SinkState::Unknown,
@@ -204,6 +208,7 @@ fn look(sink: &config::Sink) -> Found {
         transactions: None,
         dead_letters: None,
         copy: None,
+        cost: None,
         problem: None,
         hint: None,
     };
@@ -211,19 +216,18 @@ fn look(sink: &config::Sink) -> Found {
         status.state = SinkState::Discards;
         return Found { status, checkpoint: None };
     }
-    let checkpoint = match sinks::inspect(sink) {
-        Ok(Some((checkpoint, dead_letters))) => {
-            status.checkpoint_lsn = Some(checkpoint.lsn.to_string());
-            status.transactions = Some(checkpoint.transactions);
-            status.dead_letters = Some(dead_letters);
-            Some(checkpoint)
+    let checkpoint = match replica {
+        Ok(Replica { checkpoint, dead_letters, d1, .. }) => {
+            status.cost = d1.as_ref().filter(|_| checkpoint.is_some()).map(cost);
+            if let Some(checkpoint) = &checkpoint {
+                status.checkpoint_lsn = Some(checkpoint.lsn.to_string());
+                status.transactions = Some(checkpoint.transactions);
+                status.dead_letters = Some(dead_letters);
+            }
+            checkpoint
         }
-        Ok(None) => None,
-        Err(error) => {
-            let state = match sinks::is_foreign(sink) {
-                Ok(true) => SinkState::Foreign,
-                Ok(false) | Err(_) => SinkState::Unreadable,
-            };
+        Err(Unreadable { is_foreign, error }) => {
+            let state = if is_foreign { SinkState::Foreign } else { SinkState::Unreadable };
             status.set(state, Some(&error));
             None
         }
@@ -242,6 +246,20 @@ impl CopyStatus {
             retained_bytes: copy.retained_bytes.map(unsigned),
             safe_bytes: copy.safe_wal_size.map(unsigned),
         }
+    }
+}
+
+fn cost(D1Facts { usage, bytes }: &D1Facts) -> CostStatus {
+    CostStatus {
+        rows_written: usage.rows_written,
+        requests: usage.requests,
+        changes: usage.changes,
+        folded: usage.folded(),
+        dollars_per_million_changes: usage.dollars_per_million_changes(),
+        dollars_per_month: usage.dollars_per_month((unix_micros() / 1_000_000).max(0).unsigned_abs()),
+        tables: usage.tables.clone(),
+        database_bytes: *bytes,
+        database_bytes_max: DATABASE_BYTES_MAX,
     }
 }
 

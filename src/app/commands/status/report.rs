@@ -1,5 +1,6 @@
 //! What `walcast status` reports, and how a person reads it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -120,10 +121,35 @@ pub struct SinkStatus {
     pub dead_letters: Option<u64>,
     /// Its own copy of the slot, while it catches up.
     pub copy: Option<CopyStatus>,
+    /// What it costs; null for a sink that is no D1 database.
+    pub cost: Option<CostStatus>,
     /// What is wrong with it.
     pub problem: Option<String>,
     /// What to do about that.
     pub hint: Option<String>,
+}
+
+/// What a D1 database has cost since it was first fed, but for the last request of each engine.
+#[derive(Debug, Clone, Serialize)]
+pub struct CostStatus {
+    /// Rows written as Cloudflare bills them: with index entries, and walcast's own.
+    pub rows_written: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Row changes at the source.
+    pub changes: u64,
+    /// The share of the changes, from 0 to 1, that were never written because a later one replaced them.
+    pub folded: Option<f64>,
+    /// Dollars for a million row changes at the source.
+    pub dollars_per_million_changes: Option<f64>,
+    /// Dollars for 30 days at the mean rate so far; null while there is less than ten minutes of it.
+    pub dollars_per_month: Option<f64>,
+    /// Rows written by replicated table.
+    pub tables: BTreeMap<String, u64>,
+    /// The database's size.
+    pub database_bytes: Option<u64>,
+    /// What D1 takes.
+    pub database_bytes_max: u64,
 }
 
 /// A sink's relation to the stream, as far as it can be told from its checkpoint and the slot.
@@ -215,6 +241,14 @@ impl Status {
             let hint = format!("SELECT pg_drop_replication_slot('{}');", copy.name);
             push_problem(&mut text, &format!("slot {}", copy.name), &Some(problem), &Some(hint));
         }
+        let costs = self.sinks.iter().filter_map(|sink| Some(sink.cost.as_ref()?.row(&sink.name)));
+        let costs: Vec<_> = costs.collect();
+        if !costs.is_empty() {
+            let header =
+                ["D1", "ROWS WRITTEN", "REQUESTS", "FOLDED", "PER MILLION CHANGES", "PER MONTH", "SIZE"];
+            text.push('\n');
+            text.push_str(&output::table(&header, &[1, 2, 3, 4, 5, 6], costs));
+        }
         push_problem(&mut text, "source", &self.source.problem, &self.source.hint);
         if let Some(slot) = &self.slot {
             push_problem(&mut text, &format!("slot {}", slot.name), &slot.problem, &slot.hint);
@@ -240,6 +274,23 @@ impl CopyStatus {
             text.push_str(&format!(", lost after {} more", output::bytes(safe)));
         }
         text
+    }
+}
+
+impl CostStatus {
+    fn row(&self, sink: &str) -> Vec<String> {
+        let dollars = |dollars: f64| format!("${dollars:.2}");
+        let size =
+            |bytes: u64| format!("{} of {}", output::bytes(bytes), output::bytes(self.database_bytes_max));
+        vec![
+            sink.to_owned(),
+            self.rows_written.to_string(),
+            self.requests.to_string(),
+            output::or_dash(self.folded.map(|share| format!("{:.0}%", share * 100.0))),
+            output::or_dash(self.dollars_per_million_changes.map(dollars)),
+            output::or_dash(self.dollars_per_month.map(dollars)),
+            output::or_dash(self.database_bytes.map(size)),
+        ]
     }
 }
 

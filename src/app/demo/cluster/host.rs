@@ -16,8 +16,11 @@ use crate::error::{Error, Result};
 const BINARIES_VARIABLE: &str = "WALCAST_PG_BIN";
 /// Where Debian and Ubuntu put server binaries, per major version, outside the PATH.
 const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
-/// Every cluster's directory is called this, the creator's pid, a dash and something random.
-const DIRECTORY_PREFIX: &str = "walcast-pg-";
+/// Every directory of a throwaway server is called this, what serves from it, a dash, the creator's pid, a dash and
+/// something random.
+const DIRECTORY_PREFIX: &str = "walcast-";
+/// What serves from such directories: Postgres and workerd.
+const KINDS: [&str; 2] = ["pg", "d1"];
 /// `sun_path` takes 108 bytes (104 on BSD), of which `/.s.PGSQL.65535` and its `.lock` file's suffix need 20.
 const DIRECTORY_LENGTH_MAX: usize = 80;
 /// Below the ports that the kernel gives to outgoing connections, so that a restart finds its port free.
@@ -77,7 +80,7 @@ fn newest_of(versions: &Path) -> Option<Binaries> {
 
 /// Whom the server runs as.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(in crate::app::demo) struct Account {
     /// The user id.
     pub(super) uid: u32,
     /// The group id.
@@ -108,12 +111,13 @@ impl Account {
     }
 }
 
-/// Makes a cluster's directory, which only the server's account may enter, and locks it for as long as the returned
-/// file is open.
-pub(super) fn make_directory(account: Option<&Account>) -> Result<(TempDir, File)> {
+/// Makes a directory for a server of one of the kinds, which only the server's account may enter, and locks it for as
+/// long as the returned file is open.
+pub(in crate::app::demo) fn make_directory(kind: &str, account: Option<&Account>) -> Result<(TempDir, File)> {
+    debug_assert!(KINDS.contains(&kind), "{kind} would never be removed");
     let make = || -> std::io::Result<(TempDir, File)> {
         let directory = tempfile::Builder::new()
-            .prefix(&format!("{DIRECTORY_PREFIX}{}-", std::process::id()))
+            .prefix(&format!("{DIRECTORY_PREFIX}{kind}-{}-", std::process::id()))
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(parent_directory())?;
         let lock = File::open(directory.path())?;
@@ -130,8 +134,8 @@ pub(super) fn make_directory(account: Option<&Account>) -> Result<(TempDir, File
 
 /// Removes the directories of processes that did not come to it themselves. A directory is left where its creator's
 /// pid is in use, or where somebody holds its lock: a pid says nothing about a process in another container. A
-/// server that still ran there ends by itself when it misses its `postmaster.pid`.
-pub(super) fn remove_stale_directories() {
+/// Postgres that still ran there ends by itself when it misses its `postmaster.pid`.
+pub(in crate::app::demo) fn remove_stale_directories() {
     let Ok(entries) = fs::read_dir(parent_directory()) else { return };
     for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
         let is_dead =
@@ -146,21 +150,24 @@ pub(super) fn remove_stale_directories() {
     }
 }
 
-/// The pid in the name of a cluster's directory.
+/// The pid in the name of a throwaway server's directory.
 fn creator(path: &Path) -> Option<Pid> {
     let name = path.file_name()?.to_str()?.strip_prefix(DIRECTORY_PREFIX)?;
-    name.split_once('-').and_then(|(pid, _)| pid.parse().ok()).and_then(Pid::from_raw)
+    let mut parts = name.splitn(3, '-');
+    KINDS.contains(&parts.next()?).then_some(())?;
+    let (pid, _random) = (parts.next()?, parts.next()?);
+    pid.parse().ok().and_then(Pid::from_raw)
 }
 
 /// Where directories are made: the usual place, unless the path of a socket in it would be too long.
 fn parent_directory() -> PathBuf {
     let usual = std::env::temp_dir();
-    let name_length = DIRECTORY_PREFIX.len() + "/4194304-abcdef".len();
+    let name_length = DIRECTORY_PREFIX.len() + "/pg-4194304-abcdef".len();
     if usual.as_os_str().len() + name_length <= DIRECTORY_LENGTH_MAX { usual } else { PathBuf::from("/tmp") }
 }
 
 /// A TCP port that was free on 127.0.0.1 at the time of asking.
-pub(super) fn free_port() -> Result<u16> {
+pub(in crate::app::demo) fn free_port() -> Result<u16> {
     (0..PORT_PROBES_MAX)
         .map(|_| fastrand::u16(PORTS))
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
@@ -199,9 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_clusters_directory_names_its_creator() {
+    fn only_a_throwaway_servers_directory_names_its_creator() {
         assert_eq!(creator(Path::new("/tmp/walcast-pg-42-Ab3dEf")), Pid::from_raw(42));
+        assert_eq!(creator(Path::new("/tmp/walcast-d1-42-Ab3dEf")), Pid::from_raw(42));
         assert_eq!(creator(Path::new("/tmp/walcast-pg-notes")), None);
+        assert_eq!(creator(Path::new("/tmp/walcast-demo-42-Ab3dEf")), None);
         assert_eq!(creator(Path::new("/tmp/other-42-Ab3dEf")), None);
         assert_eq!(creator(Path::new("/tmp/walcast-pg-0-Ab3dEf")), None);
     }

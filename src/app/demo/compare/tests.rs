@@ -21,7 +21,7 @@ fn catch_up(stage: &Stage) {
 
 /// A source with every extreme value and some ordinary transactions, and one region that has them.
 fn filled() -> (Stage, Session) {
-    let stage = Stage::set(1).unwrap();
+    let stage = Stage::set(1, false).unwrap();
     catch_up(&stage);
     let source = Session::connect(&stage.url()).unwrap();
     source.execute(&extremes::insert()).unwrap();

@@ -1,0 +1,233 @@
+//! Folded changes → statements: one for each table, kind of write and set of columns, or a few where the rows are many.
+
+use std::sync::Arc;
+
+use super::dead_letters::Letters;
+use super::limits::{Pace, RequestLimits};
+use super::tables::{TableSql, Texts};
+use super::transport::Statement;
+use crate::encode::fold::{Entry, Fold, Mask, Move, Net, Stage};
+use crate::encode::plan::{Plan, PlannedTable};
+use crate::encode::run::Span;
+use crate::encode::time::push_rfc3339_micros;
+
+/// What a statement is for, so that its answer can be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Writes rows of this table of the plan.
+    Table(usize),
+    /// Writes dead letters for updates that found no row.
+    SetAside,
+    /// Writes dead letters.
+    Letters,
+}
+
+/// Statements, each with its purpose.
+#[derive(Debug, Default)]
+pub(super) struct Composed {
+    pub(super) statements: Vec<Statement>,
+    pub(super) purposes: Vec<Purpose>,
+}
+
+impl Composed {
+    fn push(&mut self, sql: &Arc<str>, params: Vec<String>, purpose: Purpose) {
+        self.statements.push(Statement { sql: sql.clone(), params });
+        self.purposes.push(purpose);
+    }
+}
+
+/// Composes everything that was folded, and the dead letters.
+pub(super) fn compose(
+    fold: &Fold<'_>,
+    letters: &Letters,
+    plan: &Plan,
+    sql: &mut TableSql,
+    pace: &Pace,
+) -> Composed {
+    let mut composed = Composed::default();
+    for (table, folded) in fold.tables() {
+        let purpose = Purpose::Table(table);
+        if folded.is_truncated {
+            for text in &sql.of(table).truncate {
+                composed.push(text, Vec::new(), purpose);
+            }
+        }
+        for stage in &folded.stages {
+            let writer = StageWriter { fold, plan, planned: &plan.tables[table], table, param: pace.param };
+            writer.write(stage, sql, &mut composed);
+        }
+    }
+    for param in letters.params(pace.param) {
+        composed.push(letters.sql(), vec![param], Purpose::Letters);
+    }
+    composed
+}
+
+/// Writes one stage of one table.
+struct StageWriter<'a> {
+    fold: &'a Fold<'a>,
+    plan: &'a Plan,
+    planned: &'a PlannedTable,
+    table: usize,
+    param: RequestLimits,
+}
+
+impl StageWriter<'_> {
+    fn write(&self, stage: &Stage<'_>, sql: &mut TableSql, composed: &mut Composed) {
+        let texts = sql.of(self.table);
+        let purpose = Purpose::Table(self.table);
+        if let (Some(span), Some(text)) = (stage.soft_truncated, &texts.soft_truncate) {
+            composed.push(text, vec![time(span)], purpose);
+        }
+        let (mut deletes, mut upserts, mut marks) = (self.rows(), self.rows(), self.rows());
+        let mut updates: Vec<(Mask, Rows)> = Vec::new();
+        let mut found = self.rows();
+        for entry in &stage.entries {
+            match &entry.net {
+                Net::Keep => {}
+                Net::Delete => deletes.push(|text| text.push_str(self.fold.key(entry))),
+                Net::Upsert(row) => upserts.push(|text| row.push_text(self.plan, text)),
+                Net::Update(row) => {
+                    found.push(|text| origin(text, self.fold.key(entry), entry.span));
+                    let rows = self.of_mask(&mut updates, row.mask(self.plan));
+                    rows.push(|text| row.push_text(self.plan, text));
+                }
+            }
+            if let Some(span) = entry.soft_deleted {
+                marks.push(|text| self.mark(text, entry, span));
+            }
+        }
+        deletes.finish(&texts.delete, purpose, composed);
+        upserts.finish(&texts.upsert, purpose, composed);
+        found.finish(&texts.set_aside, Purpose::SetAside, composed);
+        for (mask, rows) in updates {
+            if let Some(text) = sql.update(self.table, self.planned, mask) {
+                rows.finish(&text, purpose, composed);
+            }
+        }
+        if !stage.moves.is_empty() {
+            self.moves(&stage.moves, sql, composed);
+        }
+        if let Texts { soft_delete: Some(text), .. } = sql.of(self.table) {
+            marks.finish(text, purpose, composed);
+        }
+    }
+
+    fn moves(&self, moves: &[Move<'_>], sql: &mut TableSql, composed: &mut Composed) {
+        let purpose = Purpose::Table(self.table);
+        let (mut found, mut all) = (self.rows(), self.rows());
+        let mut moved: Vec<(Mask, Rows)> = Vec::new();
+        for one in moves {
+            let (old_key, _) = self.fold.move_keys(one);
+            found.push(|text| origin(text, old_key, one.span));
+            let push = |text: &mut String| {
+                text.push('[');
+                text.push_str(old_key);
+                text.push(',');
+                one.row.push_text(self.plan, text);
+                text.push(']');
+            };
+            self.of_mask(&mut moved, one.row.mask(self.plan)).push(push);
+            if self.planned.soft_delete.is_some() {
+                all.push(push);
+            }
+        }
+        found.finish(&sql.of(self.table).set_aside, Purpose::SetAside, composed);
+        if let Some(bury) = &sql.of(self.table).bury {
+            all.finish(bury, purpose, composed);
+        }
+        for (mask, rows) in moved {
+            let text = sql.rename(self.table, self.planned, mask);
+            rows.finish(&text, purpose, composed);
+        }
+    }
+
+    fn rows(&self) -> Rows {
+        Rows { limits: self.param, ..Rows::default() }
+    }
+
+    fn of_mask<'r>(&self, masks: &'r mut Vec<(Mask, Rows)>, mask: Mask) -> &'r mut Rows {
+        let index = masks.iter().position(|(known, _)| *known == mask).unwrap_or_else(|| {
+            masks.push((mask, self.rows()));
+            masks.len() - 1
+        });
+        &mut masks[index].1
+    }
+
+    /// The key's parts, and the time of the deletion behind them.
+    fn mark(&self, text: &mut String, entry: &Entry<'_>, span: &Span) {
+        let key = self.fold.key(entry);
+        text.push_str(key.strip_suffix(']').unwrap_or(key));
+        text.push_str(",\"");
+        text.push_str(&time(span));
+        text.push_str("\"]");
+    }
+}
+
+/// `[key, commit LSN, xid]`.
+fn origin(text: &mut String, key: &str, span: &Span) {
+    text.push('[');
+    text.push_str(key);
+    text.push_str(&format!(",\"{}\",{}]", span.commit_lsn, span.xid));
+}
+
+/// When the transaction was committed, as RFC 3339.
+fn time(span: &Span) -> String {
+    let mut text = Vec::new();
+    push_rfc3339_micros(&mut text, span.commit_time_micros);
+    String::from_utf8(text).expect("a time is ASCII")
+}
+
+/// Rows as JSON arrays of rows, each small enough for one parameter.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    limits: RequestLimits,
+    full: Vec<String>,
+    text: String,
+    rows: usize,
+}
+
+impl Rows {
+    pub(super) fn new(limits: RequestLimits) -> Self {
+        Rows { limits, ..Rows::default() }
+    }
+
+    /// Adds the row that `push` appends.
+    pub(super) fn push(&mut self, push: impl FnOnce(&mut String)) {
+        let start = self.text.len();
+        self.text.push(if self.rows == 0 { '[' } else { ',' });
+        push(&mut self.text);
+        self.rows += 1;
+        if self.rows > 1 && self.text.len() + 1 > self.limits.bytes_max {
+            // The row begins the next parameter.
+            let mut next = String::with_capacity(self.limits.bytes_max.min(self.text.capacity()));
+            next.push('[');
+            next.push_str(&self.text[start + 1..]);
+            self.text.truncate(start);
+            self.close(next, 1);
+        }
+        if self.rows == self.limits.rows_max {
+            self.close(String::new(), 0);
+        }
+    }
+
+    fn close(&mut self, next: String, rows: usize) {
+        self.text.push(']');
+        self.full.push(std::mem::replace(&mut self.text, next));
+        self.rows = rows;
+    }
+
+    /// The parameters.
+    pub(super) fn finish_params(mut self) -> Vec<String> {
+        if self.rows > 0 {
+            self.close(String::new(), 0);
+        }
+        self.full
+    }
+
+    fn finish(self, sql: &Arc<str>, purpose: Purpose, composed: &mut Composed) {
+        for param in self.finish_params() {
+            composed.push(sql, vec![param], purpose);
+        }
+    }
+}

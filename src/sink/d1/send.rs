@@ -1,0 +1,368 @@
+//! Sends requests and learns from what comes back: what is there, whether somebody else writes, how much may be asked for.
+//!
+//! Nothing waits here. What has to wait is an error whose kind says for how long, and the worker comes again.
+
+use std::sync::Arc;
+
+use super::cost::Usage;
+use super::dead_letters::Letters;
+use super::failures::{error_of, lost, unix_seconds};
+use super::isolate;
+use super::limits::{self, Pace};
+use super::request::{Composer, Cutter, End, Poison, Request, outstanding};
+use super::state::{self, State, StateSql};
+use super::tables::TableSql;
+use super::transport::{Answer, Failure, Transport};
+use super::verdict::Verdict;
+use super::{Options, compose::Purpose, open};
+use crate::Lsn;
+use crate::capture::slot::SourceIdentity;
+use crate::encode::plan::Plan;
+use crate::error::{Error, Result};
+use crate::fanout::sink::{Applied, Batch, Checkpoint};
+use crate::sink::replica::taken_over;
+
+/// A database of this size is warned of: a tenth less than what fits.
+const SIZE_WARNING_BYTES: u64 = limits::DATABASE_BYTES_MAX / 10 * 8;
+
+/// An opened database, and what is known of it.
+pub(super) struct Session {
+    pub(super) plan: Arc<Plan>,
+    pub(super) source: SourceIdentity,
+    /// This engine's token.
+    pub(super) writer: String,
+    /// The checkpoint's row as it was when it was last read or moved; `None` before the first checkpoint.
+    pub(super) state: Option<State>,
+    pub(super) options: Options,
+    pub(super) sql: TableSql,
+    pub(super) state_sql: StateSql,
+    letters: Arc<str>,
+    pace: Pace,
+    poison: Poison,
+    /// A request whose fate is not known.
+    pending: Option<Pending>,
+    /// What was applied and not reported yet, because an error came after it.
+    unreported: Applied,
+    /// Complaints of the database since the last success.
+    complaints: u32,
+    is_size_warned: bool,
+}
+
+/// What a request in flight comes to if it is applied.
+#[derive(Debug, Clone)]
+struct Pending {
+    end: End,
+    usage: Usage,
+    applied: Applied,
+    rows: u64,
+}
+
+/// What became of a request.
+enum Sent {
+    Applied,
+    /// Not, but what stood in its way is known now: what is outstanding is to be composed anew.
+    Again,
+}
+
+impl Session {
+    pub(super) fn new(
+        plan: &Arc<Plan>,
+        source: &SourceIdentity,
+        writer: String,
+        state: Option<State>,
+        options: Options,
+    ) -> Self {
+        Session {
+            plan: plan.clone(),
+            source: source.clone(),
+            writer,
+            state,
+            options,
+            sql: TableSql::new(plan, options.skip_unchanged),
+            state_sql: StateSql::new(),
+            letters: Letters::text(),
+            pace: Pace::new(options.request),
+            poison: Poison::new(),
+            pending: None,
+            unreported: Applied::default(),
+            complaints: 0,
+            is_size_warned: false,
+        }
+    }
+
+    pub(super) fn known_checkpoint(&self) -> Option<Checkpoint> {
+        self.state.as_ref().map(|state| state.checkpoint.clone())
+    }
+
+    fn state(&self) -> Result<&State> {
+        self.state.as_ref().ok_or_else(|| Error::bug("D1 sink used before its first checkpoint"))
+    }
+
+    pub(super) fn start_at(&mut self, transport: &mut dyn Transport, lsn: Lsn) -> Result<()> {
+        let usage = Usage::starting(unix_seconds());
+        let statements = [state::insert(lsn, &self.source, &self.writer, &usage), state::read()];
+        let answers = transport.execute(&statements).map_err(|failure| self.failed(&failure))?;
+        let state = answers.get(1).map(state::parse).transpose()?.flatten();
+        let state = state.ok_or_else(|| Error::transient("the first checkpoint cannot be read back"))?;
+        if state.writer != self.writer {
+            return Err(taken_over());
+        }
+        self.state = Some(state);
+        Ok(())
+    }
+
+    /// The checkpoint: read anew if a request may have been applied without our knowing.
+    pub(super) fn checkpoint(&mut self, transport: &mut dyn Transport) -> Result<Checkpoint> {
+        if self.pending.is_some() {
+            self.settle(transport)?;
+        }
+        Ok(self.state()?.checkpoint.clone())
+    }
+
+    pub(super) fn apply(&mut self, transport: &mut dyn Transport, batch: &Batch<'_>) -> Result<Applied> {
+        let plan = self.plan.clone();
+        loop {
+            if self.pending.is_some() {
+                self.settle(transport)?;
+            }
+            if let Sent::Applied = self.apply_outstanding(transport, batch, &plan)? {
+                return Ok(std::mem::take(&mut self.unreported));
+            }
+        }
+    }
+
+    fn apply_outstanding<'a>(
+        &mut self,
+        transport: &mut dyn Transport,
+        batch: &Batch<'a>,
+        plan: &'a Plan,
+    ) -> Result<Sent> {
+        let Checkpoint { lsn, open, .. } = self.state()?.checkpoint;
+        let mut cutter = Cutter::new(outstanding(batch, lsn, open)?);
+        while let Some(mut request) = cutter.next(&mut self.composer(plan))? {
+            if cutter.is_done() && request.end.open.is_none() {
+                request.end.lsn = request.end.lsn.max(batch.idle());
+            }
+            if let Sent::Again = self.send(transport, &request)? {
+                return Ok(Sent::Again);
+            }
+        }
+        let checkpoint = &self.state()?.checkpoint;
+        match batch.idle() {
+            // A transaction that is half there still comes.
+            Some(idle) if idle > checkpoint.lsn => {
+                let end = End { lsn: Some(idle), open: checkpoint.open, ..End::default() };
+                self.send(transport, &Request::of_nothing(end, &self.letters.clone()))
+            }
+            _ => Ok(Sent::Applied),
+        }
+    }
+
+    pub(super) fn composer<'a>(&mut self, plan: &'a Plan) -> Composer<'a, '_> {
+        Composer {
+            plan,
+            sql: &mut self.sql,
+            letters: &self.letters,
+            pace: self.pace,
+            on_rejected: self.options.on_rejected,
+            poison: &self.poison,
+        }
+    }
+
+    fn send(&mut self, transport: &mut dyn Transport, request: &Request<'_>) -> Result<Sent> {
+        let state = self.state()?;
+        let mut usage = state.usage.clone();
+        usage.until = unix_seconds();
+        usage.requests += 1;
+        usage.changes += request.changes;
+        usage.rows += request.rows;
+        let mut statements = vec![self.state_sql.advance(state, &self.source, &request.end, &usage)];
+        statements.extend_from_slice(&request.composed.statements);
+        limits::check(&statements)?;
+        let pending = Pending {
+            end: request.end,
+            usage,
+            applied: Applied {
+                changes: request.changes,
+                transactions: request.end.transactions,
+                dead_letters: request.letters.len() as u64,
+            },
+            rows: request.rows + 1,
+        };
+        match transport.execute(&statements) {
+            Ok(answers) if answers.len() == statements.len() => {
+                self.landed(&answers, pending, request);
+                Ok(Sent::Applied)
+            }
+            Ok(_) => {
+                self.pending = Some(pending);
+                Err(Error::transient("D1 answered fewer statements than it was sent"))
+            }
+            Err(failure) => self.learn(transport, request, failure, pending),
+        }
+    }
+
+    /// The request was applied, and here is what it came to.
+    fn landed(&mut self, answers: &[Answer], pending: Pending, request: &Request<'_>) {
+        let Pending { end, mut usage, mut applied, .. } = pending;
+        usage.rows_written += answers.iter().map(|answer| answer.rows_written).sum::<u64>();
+        for (answer, purpose) in answers.iter().skip(1).zip(&request.composed.purposes) {
+            match purpose {
+                Purpose::Table(table) => {
+                    let target = &self.plan.tables[*table].target;
+                    match usage.tables.get_mut(target) {
+                        Some(rows) => *rows += answer.rows_written,
+                        None => drop(usage.tables.insert(target.clone(), answer.rows_written)),
+                    }
+                }
+                Purpose::SetAside => {
+                    applied.dead_letters += answer.rows_written;
+                    if answer.rows_written > 0 {
+                        tracing::warn!(
+                            rows = answer.rows_written,
+                            "dead letters: {}",
+                            crate::sink::replica::NOT_IN_REPLICA
+                        );
+                    }
+                }
+                Purpose::Letters => {}
+            }
+        }
+        request.letters.log();
+        if let Some(bytes) = answers.iter().filter_map(|answer| answer.size_after).max()
+            && (bytes >= SIZE_WARNING_BYTES) != self.is_size_warned
+        {
+            self.is_size_warned = !self.is_size_warned;
+            if self.is_size_warned {
+                tracing::warn!(bytes, "the database is nearly full: D1 takes 10 GB");
+            }
+        }
+        if let Some(state) = &mut self.state {
+            state.sequence += 1;
+            state.usage = usage;
+            let checkpoint = &mut state.checkpoint;
+            checkpoint.lsn = end.lsn.unwrap_or(checkpoint.lsn);
+            checkpoint.commit_time_micros = end.commit_time_micros.or(checkpoint.commit_time_micros);
+            checkpoint.transactions += end.transactions;
+            checkpoint.open = end.open;
+            checkpoint.source.timeline = self.source.timeline;
+            let lsn = checkpoint.lsn;
+            self.poison.retain(|(commit_lsn, _), _| *commit_lsn >= lsn);
+        }
+        self.report(applied);
+        self.pace.succeeded();
+        self.complaints = 0;
+    }
+
+    fn report(&mut self, applied: Applied) {
+        self.unreported.changes += applied.changes;
+        self.unreported.transactions += applied.transactions;
+        self.unreported.dead_letters += applied.dead_letters;
+    }
+
+    /// Learns from a failure. `Ok` where composing anew is all there is to do.
+    fn learn(
+        &mut self,
+        transport: &mut dyn Transport,
+        request: &Request<'_>,
+        failure: Failure,
+        pending: Pending,
+    ) -> Result<Sent> {
+        match failure.verdict {
+            Verdict::Unknown => {
+                self.pending = Some(pending);
+                Err(self.failed(&failure))
+            }
+            Verdict::TooMuch => {
+                self.pending = Some(pending);
+                match self.pace.split_more() {
+                    true => Err(self.failed(&failure)),
+                    false => Err(Error::halt(format!(
+                        "D1 gives up even on {} rows: {}",
+                        limits::ROWS_FLOOR,
+                        failure.message
+                    ))
+                    .hint("look for triggers or very large rows in the database, then start walcast again")),
+                }
+            }
+            Verdict::Overloaded => {
+                self.pace.group_less();
+                Err(self.failed(&failure))
+            }
+            Verdict::Fenced => {
+                let sequence = self.state()?.sequence;
+                self.pending = Some(pending);
+                self.settle(transport)?;
+                match self.state()?.sequence == sequence {
+                    true => {
+                        Err(Error::transient(format!("the checkpoint did not move: {}", failure.message)))
+                    }
+                    false => Ok(Sent::Again),
+                }
+            }
+            Verdict::TooLarge | Verdict::Rejected => {
+                let plan = self.plan.clone();
+                match isolate::isolate(self, transport, &plan, request, &failure)? {
+                    isolate::Found::Row { name, reason } => drop(self.poison.insert(name, reason)),
+                    isolate::Found::Size if self.pace.bind_less() => {}
+                    isolate::Found::Size => {
+                        return Err(Error::halt(format!("D1 takes no smaller request: {}", failure.message)));
+                    }
+                }
+                Ok(Sent::Again)
+            }
+            Verdict::SchemaMissing => Err(open::what_is_missing(transport, &self.plan, &failure)?),
+            Verdict::Throttled { .. }
+            | Verdict::Busy
+            | Verdict::Full
+            | Verdict::DailyLimit
+            | Verdict::Refused => Err(self.failed(&failure)),
+        }
+    }
+
+    /// What a failure means to the worker.
+    pub(super) fn failed(&mut self, failure: &Failure) -> Error {
+        self.complaints += 1;
+        error_of(failure, self.complaints)
+    }
+
+    /// Reads where the database is, after a request whose fate is not known.
+    fn settle(&mut self, transport: &mut dyn Transport) -> Result<()> {
+        let answers = transport.execute(&[state::read()]).map_err(|failure| match failure.verdict {
+            Verdict::SchemaMissing => lost("its checkpoint is gone"),
+            _ => self.failed(&failure),
+        })?;
+        let found = answers.first().map(state::parse).transpose()?.flatten();
+        let found = found.ok_or_else(|| lost("its checkpoint is gone"))?;
+        let known = self.state()?;
+        if found.writer != self.writer {
+            return Err(match found.checkpoint.epoch > known.checkpoint.epoch {
+                true => taken_over(),
+                false => lost("its checkpoint is an older engine's"),
+            });
+        }
+        if found.sequence < known.sequence || found.checkpoint.lsn < known.checkpoint.lsn {
+            return Err(lost(&format!(
+                "its checkpoint went back from {} (request {}) to {} (request {})",
+                known.checkpoint.lsn, known.sequence, found.checkpoint.lsn, found.sequence
+            )));
+        }
+        let is_applied = found.sequence == known.sequence + 1;
+        let mut usage = known.usage.clone();
+        if let Some(pending) = self.pending.take()
+            && is_applied
+        {
+            usage = found.usage.clone();
+            // At least as much as was sent; the answer that says so is lost.
+            usage.rows_written += pending.rows;
+            // It may also be an earlier form of the same that was still on its way.
+            if found.checkpoint.open == pending.end.open
+                && pending.end.lsn.is_none_or(|lsn| lsn == found.checkpoint.lsn)
+            {
+                self.report(pending.applied);
+            }
+        }
+        self.state = Some(State { usage, ..found });
+        Ok(())
+    }
+}
