@@ -4,6 +4,8 @@
 #[path = "support/changes.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod changes;
+#[path = "support/d1.rs"]
+mod d1;
 #[path = "support/runs.rs"]
 mod runs;
 #[path = "support/wire.rs"]
@@ -11,7 +13,6 @@ mod runs;
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use changes::{Op, Rows, Source};
 use runs::runs;
@@ -23,9 +24,8 @@ use walcast::encode::plan::Plan;
 use walcast::encode::run::Run;
 use walcast::error::{Error, Kind};
 use walcast::fanout::sink::{Applied, Batch, Checkpoint, Sink};
-use walcast::sink::d1::budget::{Budget, Limit};
 use walcast::sink::d1::limits::RequestLimits;
-use walcast::sink::d1::rest::{RestOptions, RestTransport};
+use walcast::sink::d1::rest::RestTransport;
 use walcast::sink::d1::transport::{Statement, Transport};
 use walcast::sink::d1::{D1Sink, Options};
 
@@ -67,15 +67,7 @@ impl Rig {
     }
 
     fn transport(&self) -> RestTransport {
-        let options = RestOptions {
-            base_url: self.workerd.base_url(),
-            account: Workerd::ACCOUNT.to_owned(),
-            database: "eu".to_owned(),
-            token: Workerd::TOKEN.to_owned().into(),
-            timeout: Duration::from_secs(20),
-        };
-        let limit = Limit { requests: 10_000_000, ..Limit::default() };
-        RestTransport::new(options, Arc::new(Budget::new(limit))).unwrap()
+        d1::rest(&self.workerd, "eu")
     }
 
     fn sink(&self, rows_max: usize) -> D1Sink {
@@ -132,7 +124,7 @@ fn insist(sink: &mut D1Sink, runs: &[Arc<Run>], failures: &mut u32) -> Applied {
                 *failures += 1;
                 if matches!(error.kind(), Kind::Throttled { .. }) {
                     // The token is paused for a moment that the budget knows.
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::sleep(std::time::Duration::from_millis(20));
                 }
                 attempts += 1;
                 assert!(attempts < 200, "{error:?}");

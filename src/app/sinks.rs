@@ -209,7 +209,8 @@ impl OpenSinks {
                 })
                 .map_err(|error| Error::halt(format!("starting the thread of sink {name}")).because(error))?;
         }
-        let (outlets, progress) = (Arc::new(outlets), Progress::new(progresses));
+        let outlets = Arc::new(outlets);
+        let progress = Progress::new(progresses);
         Ok(Fanout { outlets, leaving, progress, lanes, transports: self.transports })
     }
 }
@@ -256,7 +257,7 @@ pub struct Fanout {
     pub progress: Progress,
     /// The running sinks' workers.
     pub lanes: Vec<Lane>,
-    /// The ways to D1 databases, on which nobody waits any more once this is gone.
+    /// Ends the waiting for requests when it is dropped.
     pub transports: Transports,
 }
 

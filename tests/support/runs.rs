@@ -1,4 +1,4 @@
-//! What a stream becomes on its way to a sink.
+//! Runs out of a stream, without an engine.
 
 use std::sync::Arc;
 use std::time::Duration;
