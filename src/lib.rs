@@ -27,7 +27,8 @@
 //! plain thread, the river, decodes and maps. Each sink has a thread of its own. (The HTTP API, where it is on, has one
 //! more, which only looks on.) Between them: frame runs over a small
 //! channel, runs behind an `Arc` over queues bounded by bytes, and positions in atomics on the way back. Blocking on a
-//! full queue is the back-pressure.
+//! full queue is the back-pressure, until one sink alone causes it: then the stream goes on without that one, which
+//! gets a runtime, a river and a copy of the slot of its own until it is back.
 //!
 //! # Invariants
 //!
@@ -41,9 +42,12 @@
 //!    is at least once, the effect exactly once. (`tests/simulation.rs`, `tests/delivery.rs`)
 //! 4. Per sink, transactions apply in commit order and readers never see half of one, whatever its size. Only a D1 sink
 //!    splits one that alone exceeds what D1 takes in a request, and then its checkpoint says how many of the changes
-//!    are there. (`tests/simulation.rs`, `tests/delivery.rs`, `tests/d1_simulation.rs`, `tests/d1_regions.rs`)
-//! 5. A sink that stops never stops the others and never loses data: the slot keeps what it lacks. A sink that is
-//!    *slow* does hold the others back once its queue is full; a stream of its own for such a sink is not built yet.
+//!    are there. (`tests/simulation.rs`, `tests/delivery.rs`, `tests/d1_simulation.rs`, `tests/d1_delivery.rs`)
+//! 5. A slow, dead or misconfigured sink never stalls the others and never loses data. One that stops is passed over,
+//!    and a slot keeps what it lacks. One that is slower than the others is *catching up*: it leaves the main stream once
+//!    it has kept sinks without work waiting for `queue.patience`, reads a copy of the slot at its own pace, and joins
+//!    again; at every moment the main slot or its copy holds what it lacks. Beyond `catch_up.max_wal` it is *detached*,
+//!    and says so. ([`fanout::detour`], `tests/simulation.rs`, `tests/catch_up.rs`, `tests/d1_isolation.rs`)
 //! 6. No row disappears silently: it is applied, dead-lettered with its reason, or the engine halts.
 //!    (`tests/changes.rs`)
 //! 7. Every queue, buffer, retry, request and transaction size has a limit, named in [`config`].

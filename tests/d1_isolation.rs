@@ -42,6 +42,9 @@ fn regions_that_fail_do_not_hold_the_others_back_and_come_back_by_themselves() {
             &json!({"t": {"primaryKey": "id", "columns": {"id": "INTEGER", "n": "INTEGER", "pad": "TEXT"}}}),
         );
     pipeline.start();
+    for region in regions.all() {
+        pipeline.eventually("the slot and the first checkpoints", || region.checkpoint());
+    }
     let (stop, committed) = (AtomicBool::new(false), AtomicI64::new(0));
     let url = pipeline.cluster.url();
     std::thread::scope(|scope| {
@@ -79,7 +82,7 @@ fn regions_that_fail_do_not_hold_the_others_back_and_come_back_by_themselves() {
                     pipeline.exec("SELECT slot_name || ' ' || confirmed_flush_lsn FROM pg_replication_slots");
                 for (name, _) in FAILING {
                     // A failing region is held by the main slot, or by its own.
-                    let own = format!("walcast_{name} ");
+                    let own = format!("walcast__{name} ");
                     let held = slots.iter().find_map(|slot| slot.strip_prefix(&own));
                     let held = held.or_else(|| slots.iter().find_map(|slot| slot.strip_prefix("walcast ")));
                     let at = checkpoint(region(name));

@@ -6,29 +6,24 @@
 mod changes;
 #[path = "support/local_d1.rs"]
 mod local_d1;
+#[path = "support/runs.rs"]
+mod runs;
 #[path = "support/wire.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use changes::{Op, Rows, Source, transactions};
 use local_d1::{Faults, LocalD1};
 use proptest::prelude::*;
+use runs::runs;
 use walcast::Lsn;
-use walcast::app::river::{River, RiverOptions};
-use walcast::capture::frame::FrameRun;
 use walcast::capture::slot::SourceIdentity;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::Run;
 use walcast::error::{Error, Kind};
-use walcast::fanout::chain::chain;
-use walcast::fanout::outlets::Outlets;
-use walcast::fanout::progress::SinkProgress;
-use walcast::fanout::queue::Received;
 use walcast::fanout::sink::{Batch, Checkpoint, Sink};
-use walcast::fanout::worker::Delivery;
 use walcast::sink::d1::limits::RequestLimits;
 use walcast::sink::d1::{D1Sink, Options};
 use walcast::sink::replica::OnRejected;
@@ -43,28 +38,6 @@ fn options(rows_max: usize) -> Options {
         skip_unchanged: false,
         request: RequestLimits { rows_max, bytes_max: 4 << 20 },
     }
-}
-
-/// The runs that a stream becomes.
-fn runs(stream: &[u8], plan: &Arc<Plan>, part_bytes_max: usize) -> Vec<Arc<Run>> {
-    let (outlets, _) = Outlets::new(Duration::MAX);
-    let (outlet, inlet) = outlets.queue(&SinkProgress::new("eu"), usize::MAX);
-    outlets.attach(outlet);
-    let (inlets, mut chain) = chain();
-    inlets.send(inlet).unwrap();
-    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from: Lsn::ZERO };
-    let mut river = River::new(plan.clone(), Arc::new(outlets), options);
-    river.flow(&FrameRun::new(stream.to_vec().into())).unwrap();
-    let next = || match chain.try_receive() {
-        Received::Item(delivery) => Some(delivery),
-        Received::Empty | Received::Closed => None,
-    };
-    std::iter::from_fn(next)
-        .filter_map(|delivery| match delivery {
-            Delivery::Run(run) => Some(run),
-            Delivery::Idle(_) | Delivery::Restart => None,
-        })
-        .collect()
 }
 
 /// What happens between two batches.

@@ -4,32 +4,28 @@
 #[path = "support/changes.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod changes;
+#[path = "support/d1.rs"]
+mod d1;
+#[path = "support/runs.rs"]
+mod runs;
 #[path = "support/wire.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use changes::{Op, Rows, Source};
+use runs::runs;
 use serde_json::{Value, json};
 use walcast::Lsn;
 use walcast::app::demo::Workerd;
-use walcast::app::river::{River, RiverOptions};
-use walcast::capture::frame::FrameRun;
 use walcast::capture::slot::SourceIdentity;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::Run;
 use walcast::error::{Error, Kind};
-use walcast::fanout::chain::chain;
-use walcast::fanout::outlets::Outlets;
-use walcast::fanout::progress::SinkProgress;
-use walcast::fanout::queue::Received;
 use walcast::fanout::sink::{Applied, Batch, Checkpoint, Sink};
-use walcast::fanout::worker::Delivery;
-use walcast::sink::d1::budget::{Budget, Limit};
 use walcast::sink::d1::limits::RequestLimits;
-use walcast::sink::d1::rest::{RestOptions, RestTransport};
+use walcast::sink::d1::rest::RestTransport;
 use walcast::sink::d1::transport::{Statement, Transport};
 use walcast::sink::d1::{D1Sink, Options};
 
@@ -71,15 +67,7 @@ impl Rig {
     }
 
     fn transport(&self) -> RestTransport {
-        let options = RestOptions {
-            base_url: self.workerd.base_url(),
-            account: Workerd::ACCOUNT.to_owned(),
-            database: "eu".to_owned(),
-            token: Workerd::TOKEN.to_owned().into(),
-            timeout: Duration::from_secs(20),
-        };
-        let limit = Limit { requests: 10_000_000, ..Limit::default() };
-        RestTransport::new(options, Arc::new(Budget::new(limit))).unwrap()
+        d1::rest(&self.workerd, "eu")
     }
 
     fn sink(&self, rows_max: usize) -> D1Sink {
@@ -125,28 +113,6 @@ impl Rig {
     }
 }
 
-/// The runs that a stream becomes.
-fn runs(stream: &[u8], plan: &Arc<Plan>, part_bytes_max: usize) -> Vec<Arc<Run>> {
-    let (outlets, _) = Outlets::new(Duration::MAX);
-    let (outlet, inlet) = outlets.queue(&SinkProgress::new("eu"), usize::MAX);
-    outlets.attach(outlet);
-    let (inlets, mut chain) = chain();
-    inlets.send(inlet).unwrap();
-    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from: Lsn::ZERO };
-    let mut river = River::new(plan.clone(), Arc::new(outlets), options);
-    river.flow(&FrameRun::new(stream.to_vec().into())).unwrap();
-    let next = || match chain.try_receive() {
-        Received::Item(delivery) => Some(delivery),
-        Received::Empty | Received::Closed => None,
-    };
-    std::iter::from_fn(next)
-        .filter_map(|delivery| match delivery {
-            Delivery::Run(run) => Some(run),
-            Delivery::Idle(_) | Delivery::Restart => None,
-        })
-        .collect()
-}
-
 /// Applies runs until they are there, as a worker does that does not wait.
 fn insist(sink: &mut D1Sink, runs: &[Arc<Run>], failures: &mut u32) -> Applied {
     let mut attempts = 0;
@@ -158,7 +124,7 @@ fn insist(sink: &mut D1Sink, runs: &[Arc<Run>], failures: &mut u32) -> Applied {
                 *failures += 1;
                 if matches!(error.kind(), Kind::Throttled { .. }) {
                     // The token is paused for a moment that the budget knows.
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::sleep(std::time::Duration::from_millis(20));
                 }
                 attempts += 1;
                 assert!(attempts < 200, "{error:?}");

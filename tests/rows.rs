@@ -242,3 +242,96 @@ fn a_rejected_row_is_listed_traced_and_forgotten_when_told_so() {
     assert_eq!(ids, [json!(1), json!(4), json!(5)]);
     assert_eq!(pipeline.stop(), Some(0));
 }
+
+#[test]
+fn regions_on_d1_show_their_rows_and_dead_letters_too_whichever_way_they_are_reached() {
+    let mut pipeline = Pipeline::builder()
+        .sections(&format!("[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n"))
+        .d1("weur", "")
+        .d1_worker("apac", "")
+        .build(CREATE, &schema());
+    pipeline.start();
+    pipeline.await_log("streaming");
+    let api = Api::of(&pipeline);
+    pipeline.exec(&app("it''s \u{fc}"));
+    pipeline.exec(
+        "INSERT INTO versions VALUES (1, 'a/b \"c\"', 'Infinity'), (2, '', 0.1), (3, 'i7', 5), (4, 'x', '-Infinity'),
+            (5, 'x', 1.7976931348623157e308), (6, 'x', NULL), (7, 'x', -4.9e-324), (8, 'x', 9007199254740993)",
+    );
+    pipeline.exec("INSERT INTO sales.notes VALUES (1, 'x'), (2, NULL)");
+    pipeline.exec("DELETE FROM sales.notes WHERE id = 1");
+    pipeline.catch_up();
+    let (code, found) = trace(&pipeline, &["apps", &APP.to_uppercase()]);
+    assert_eq!((code, verdicts(&found)), (0, vec!["equal", "equal"]), "{found}");
+    let row = json!({
+        "id": APP, "name": "it's \u{fc}", "size": 12, "large": 9007199254740993_i64, "icon": "\\x00ff",
+        "made": 1704164645, "tags": "[\"a\",\"b\"]"
+    });
+    assert_eq!((&found["regions"][0]["row"], &found["regions"][1]["row"]), (&row, &row));
+    for key in [
+        ["1", "a/b \"c\""],
+        ["2", ""],
+        ["3", "i7"],
+        ["4", "x"],
+        ["5", "x"],
+        ["6", "x"],
+        ["7", "x"],
+        ["8", "x"],
+    ] {
+        let (code, found) = trace(&pipeline, &["versions", key[0], key[1]]);
+        assert_eq!((code, verdicts(&found)), (0, vec!["equal", "equal"]), "{found}");
+        assert!(found["regions"][0]["row"].is_object(), "{found}");
+    }
+    let (code, found) = trace(&pipeline, &["sales.notes", "1"]);
+    assert!(code == 0 && found["regions"][0]["row"]["deleted_at"].is_string(), "{found}");
+    let (code, found) = trace(&pipeline, &["sales.notes", "3"]);
+    assert_eq!((code, &found["regions"][1]["row"]), (0, &Value::Null), "{found}");
+
+    // Rows that have no form there, more than come in one answer.
+    pipeline.exec(
+        "INSERT INTO apps (id, size) SELECT lpad(i::text, 32, '0')::uuid, 1.5 FROM generate_series(1, 120) i",
+    );
+    pipeline.catch_up();
+    let (code, found) = trace(&pipeline, &["apps", "00000000-0000-0000-0000-000000000001"]);
+    assert_eq!((code, verdicts(&found)), (1, vec!["dead-letter", "dead-letter"]), "{found}");
+    assert_eq!(found["regions"][1]["dead_letters"].as_array().unwrap().len(), 1);
+    let (mut path, mut seen) = ("/failed?limit=110".to_owned(), Vec::new());
+    loop {
+        let page = api.get_with(SECRET, &path).json();
+        for letter in page["letters"].as_array().unwrap() {
+            seen.push(format!("{}:{}", letter["sink"].as_str().unwrap(), letter["id"]));
+            assert_eq!((&letter["target"], &letter["operation"]), (&json!("apps"), &json!("insert")));
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/failed?limit=110&after={next}");
+    }
+    let expected: Vec<String> =
+        ["weur", "apac"].iter().flat_map(|sink| (1..=120).map(move |id| format!("{sink}:{id}"))).collect();
+    assert_eq!(seen, expected);
+    let (code, text, _) = run(&pipeline, &["failed", "drop", "weur", "2", "3", "999"]);
+    assert_eq!((code, text.as_str()), (1, "2 dead letters dropped\n"));
+    assert_eq!(run(&pipeline, &["failed", "drop", "apac", "--all"]).1, "120 dead letters dropped\n");
+    // The engine writes on as if nothing had been.
+    pipeline.exec("UPDATE versions SET n = 1");
+    pipeline.catch_up();
+    assert_eq!(trace(&pipeline, &["versions", "2", ""]).0, 0);
+
+    let sinks = api.get("/status").json()["sinks"].clone();
+    assert_eq!((&sinks[0]["dead_letters"], &sinks[1]["dead_letters"]), (&json!(118), &json!(0)));
+    assert!(sinks[0]["cost"]["rows_written"].as_u64().unwrap() > 120, "{sinks}");
+    let requests = &sinks[0]["engine"]["requests"];
+    assert!(requests["sent"].as_u64().unwrap() > 0 && requests["available"].is_u64(), "{requests}");
+    assert_eq!(sinks[1]["engine"]["requests"], Value::Null, "the Worker has no such limit");
+    let metrics = api.get("/metrics").body;
+    for metric in
+        ["walcast_d1_rows_written_total{sink=\"apac\"}", "walcast_d1_requests_available{sink=\"weur\"}"]
+    {
+        assert!(metrics.contains(metric), "{metrics}");
+    }
+
+    // A region that is away says so and hides nothing of the other.
+    pipeline.order("weur", json!({"kind": "hang", "times": "until cleared"}));
+    let (_, found) = trace(&pipeline, &["versions", "2", ""]);
+    assert_eq!(verdicts(&found), ["unknown", "equal"], "{found}");
+    assert!(found["regions"][0]["problem"].is_string());
+}

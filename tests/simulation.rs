@@ -602,15 +602,18 @@ impl Simulation {
 
     fn run(mut self) -> Seen {
         let lives = self.rng.u32(2..6);
+        let mut engine = self.start();
         for _ in 0..lives {
-            let mut engine = self.start();
             for _ in 0..self.rng.u32(20..400) {
                 self.act(&mut engine);
                 self.check();
             }
-            self.seen.crashes += 1;
+            if self.rng.u32(..4) > 0 {
+                self.seen.crashes += 1;
+                engine = self.start();
+            }
         }
-        self.drain();
+        self.drain(engine);
         let mut seen = self.seen;
         self.targets.iter().for_each(|target| seen.add(target.lock().unwrap().seen));
         seen
@@ -697,10 +700,21 @@ impl Simulation {
                 self.branch(engine, index);
             }
         }
-        // The connection breaks, or a sink needs the stream again.
+        // The connection breaks now and then.
+        let is_broken = self.rng.u32(..60) == 0;
+        self.restart(engine, is_broken);
+    }
+
+    /// The main stream flows, and starts again where a sink needs that.
+    fn stream(&mut self, engine: &mut Engine) {
+        engine.session.flow(&self.source, 40);
+        self.restart(engine, false);
+    }
+
+    fn restart(&mut self, engine: &mut Engine, is_broken: bool) {
         let needs_replay = engine.session.needs_replay();
         self.seen.replays += u32::from(needs_replay);
-        if needs_replay || self.rng.u32(..60) == 0 {
+        if needs_replay || is_broken {
             let confirmed = self.source.confirmed_flush_lsn;
             let progress = engine.session.progress.clone();
             assert!(progress.behind(confirmed).is_none(), "what the engine checks before a start");
@@ -820,14 +834,13 @@ impl Simulation {
         }
     }
 
-    /// Without faults, everything arrives and every sink comes back.
-    fn drain(&mut self) {
+    /// Without faults, everything arrives and every sink comes back, also without a restart.
+    fn drain(&mut self, mut engine: Engine) {
         self.targets.iter().for_each(|target| target.lock().unwrap().faults = NO_FAULTS);
         self.source.commit();
-        let mut engine = self.start();
         let end = Lsn(self.source.lsn);
         for _ in 0..DRAIN_ROUNDS_MAX {
-            engine.session.flow(&self.source, 40);
+            self.stream(&mut engine);
             for index in 0..engine.workers.len() {
                 self.step(&mut engine.workers[index]);
                 self.branch(&mut engine, index);

@@ -104,7 +104,7 @@ impl Engine {
     /// What an operator has to resolve, also when all that failed is one sink; everything else was finished first.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<()> {
         let Engine { setup, fanout, target, published } = self;
-        let Fanout { outlets, leaving, progress, lanes, transports: _until_the_end } = fanout;
+        let Fanout { outlets, leaving, progress, lanes, transports } = fanout;
         let (over, is_over) = watch::channel(false);
         let mut stop = Stop { shutdown, ends: setup.options.ends, over: is_over };
         let branches = Branches::start(&setup, &outlets, leaving, &lanes, &stop)?;
@@ -150,6 +150,7 @@ impl Engine {
         branches.close();
         finish(&main, lanes, stream).await;
         branches.end(main.setup.start_deadline() + 2 * FINISH_TIMEOUT).await;
+        drop(transports);
         match failed.or_else(|| failed_sink(&main.route.progress)) {
             Some(error) => Err(error),
             None => Ok(()),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use crate::encode::plan::Plan;
 use crate::error::Error;
 use crate::fanout::progress::Progress;
+use crate::sink::d1::budget::{Budget, Standing};
 
 /// An engine as it is seen from beside.
 #[derive(Debug, Default)]
@@ -52,6 +53,15 @@ pub struct Prepared {
     pub progress: Progress,
     /// What is replicated.
     pub plan: Arc<Plan>,
+    /// The budgets of requests that sinks keep to, by sink; one for all sinks of a token.
+    pub budgets: Vec<(String, Arc<Budget>)>,
+}
+
+impl Prepared {
+    /// How much of its budget of requests a sink has left; `None` for one without.
+    pub fn standing(&self, sink: &str) -> Option<Standing> {
+        self.budgets.iter().find(|(name, _)| name == sink).map(|(_, budget)| budget.standing())
+    }
 }
 
 impl EngineView {
@@ -72,8 +82,8 @@ impl EngineView {
     }
 
     /// Shows the prepared engine; only the first one counts.
-    pub fn set_prepared(&self, progress: Progress, plan: Arc<Plan>) {
-        let _ = self.prepared.set(Prepared { progress, plan });
+    pub fn set_prepared(&self, prepared: Prepared) {
+        let _ = self.prepared.set(prepared);
     }
 
     /// The engine's progress and plan, once it is prepared.

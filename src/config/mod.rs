@@ -218,8 +218,9 @@ impl Default for Shutdown {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct D1 {
-    /// Requests to Cloudflare's API in five minutes, for all sinks of one token together. Default 1000; 10 to 1200, which
-    /// is where Cloudflare blocks a token, whoever uses it, for the rest of the five minutes.
+    /// Requests to Cloudflare's API in five minutes, for all sinks of one token together. Default 1000; 10 to
+    /// 1 000 000. At 1200 Cloudflare blocks a token, whoever uses it, for the rest of the five minutes, unless it has
+    /// raised yours.
     #[serde(deserialize_with = "scalar::count")]
     pub requests_per_5_minutes: usize,
 }

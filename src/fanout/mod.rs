@@ -1,7 +1,8 @@
 //! Mapped transactions → sinks: one bounded queue, one worker and one position per sink.
 //!
-//! [`sink::Sink`] is the delivery contract; [`worker::Worker`] keeps it; [`progress::Progress`] says what the slot may
-//! be told. Nothing here knows what a sink is made of.
+//! [`sink::Sink`] is the delivery contract; [`worker::Worker`] keeps it; [`progress::Progress`] says what a slot may be
+//! told. [`outlets::Outlets`] decide when the stream goes on without a sink, [`detour::Detour`] how that one comes back.
+//! Nothing here knows what a sink is made of, nor what a slot is.
 
 pub mod blame;
 pub mod chain;

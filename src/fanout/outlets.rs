@@ -6,7 +6,7 @@
 //! in it. So a sink for which nobody waits never leaves, nor do sinks that are all slow, nor one that is merely slower.
 //!
 //! **Joining.** A sink that has caught up is taken in between two transactions: everything behind that position goes to
-//! its new queue, everything up to it comes from its own stream. See [`SinkProgress::take_in`].
+//! its new queue, everything up to it comes from its own stream. See `SinkProgress::take_in`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -381,6 +381,27 @@ mod tests {
         eu.sink.stand_apart();
         rejoin(&eu);
         assert_eq!(eu.sink.state(), State::CatchingUp(Phase::Joining(Lsn(208))));
+    }
+
+    #[test]
+    fn a_sink_is_taken_in_no_earlier_than_where_the_slot_may_have_been_confirmed_without_it() {
+        let (outlets, _) = Outlets::new(LONG);
+        let (na, eu) = (Taker::new("na", &outlets, 1000), Taker::new("eu", &outlets, 1000));
+        let joins_at = |lsn| {
+            outlets.leave(&eu.sink);
+            eu.sink.stand_apart();
+            let (outlet, _inlet) = outlets.queue(&eu.sink, 1000);
+            outlets.join(outlet);
+            assert_eq!(eu.sink.state(), State::CatchingUp(Phase::Joining(Lsn(lsn))));
+        };
+        outlets.send(&run(1000, true));
+        // The stream starts again behind what the others have.
+        outlets.send(&Delivery::Restart);
+        outlets.send(&Delivery::Idle(Lsn(600)));
+        joins_at(1008);
+        // Another sink's own stream has brought it further than this one is.
+        na.sink.set_durable(Lsn(2000));
+        joins_at(2000);
     }
 
     #[test]

@@ -55,6 +55,14 @@ pub const SINK_LAG_BYTES: &str = "walcast_sink_lag_bytes";
 pub const SINK_LAG_SECONDS: &str = "walcast_sink_lag_seconds";
 /// 1 for a sink's state, 0 for every other: see [`SINK_STATES`].
 pub const SINK_STATE: &str = "walcast_sink_state";
+/// Rows written to a D1 database as Cloudflare bills them, since it was first fed, by sink.
+pub const D1_ROWS_WRITTEN_TOTAL: &str = "walcast_d1_rows_written_total";
+/// Dollars for these rows, by sink.
+pub const D1_COST_DOLLARS: &str = "walcast_d1_cost_dollars";
+/// Requests that a sink's API token may send at once, by sink.
+pub const D1_REQUESTS_AVAILABLE: &str = "walcast_d1_requests_available";
+/// How often the D1 API turned a sink's token away, by sink.
+pub const D1_THROTTLED_TOTAL: &str = "walcast_d1_throttled_total";
 /// 1 while the slot or a sink stands still although there is something to do.
 pub const STALLED: &str = "walcast_stalled";
 /// Events that the sync log did not keep up with.
@@ -172,6 +180,18 @@ pub(crate) fn sink_seen(sink: &str, state: &str, lag_bytes: u64, lag: Option<Dur
     if let Some(lag) = lag {
         gauge!(SINK_LAG_SECONDS, "sink" => sink.to_owned()).set(lag);
     }
+}
+
+/// What a D1 database has cost since it was first fed.
+pub(crate) fn d1_wrote(sink: &str, rows: u64, dollars: f64) {
+    counter!(D1_ROWS_WRITTEN_TOTAL, "sink" => sink.to_owned()).absolute(rows);
+    gauge!(D1_COST_DOLLARS, "sink" => sink.to_owned()).set(dollars);
+}
+
+/// What the token of a D1 sink may send, and how often it was turned away.
+pub(crate) fn d1_budget_seen(sink: &str, available: u32, throttled: u64) {
+    gauge!(D1_REQUESTS_AVAILABLE, "sink" => sink.to_owned()).set(available);
+    counter!(D1_THROTTLED_TOTAL, "sink" => sink.to_owned()).absolute(throttled);
 }
 
 /// The lag of the sink that is furthest behind, and whether something stands still.

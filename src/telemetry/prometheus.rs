@@ -4,10 +4,12 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge}
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
-    BATCH_BYTES, BATCH_ROWS, BUILD_INFO, CHANGES_TOTAL, CONFIRMED_LSN_BYTES, REPLICATION_LAG_BYTES,
+    BATCH_BYTES, BATCH_ROWS, BUILD_INFO, CHANGES_TOTAL, CONFIRMED_LSN_BYTES, D1_COST_DOLLARS,
+    D1_REQUESTS_AVAILABLE, D1_ROWS_WRITTEN_TOTAL, D1_THROTTLED_TOTAL, REPLICATION_LAG_BYTES,
     REPLICATION_LAG_SECONDS, RETRIES_TOTAL, SESSIONS_TOTAL, SINK_CHANGES_TOTAL, SINK_DEAD_LETTERS_TOTAL,
-    SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES, SINK_LAG_SECONDS, SINK_STATE, SINK_TRANSACTIONS_TOTAL,
-    SLOT_HEALTH, SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED, SYNC_LOG_DROPPED_TOTAL,
+    SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES, SINK_LAG_SECONDS, SINK_STATE, SINK_STATE_CHANGES_TOTAL,
+    SINK_TRANSACTIONS_TOTAL, SLOT_HEALTH, SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED,
+    SYNC_LOG_DROPPED_TOTAL,
 };
 use crate::error::{Error, Result};
 
@@ -56,7 +58,21 @@ pub fn install() -> Result<Exposition> {
 
 fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the labels say what runs");
-    describe_counter!(CHANGES_TOTAL, "Row changes that the stream brought, by table and operation");
+    describe_counter!(CHANGES_TOTAL, "Row changes that the main stream brought, by table and operation");
+    describe_counter!(
+        D1_ROWS_WRITTEN_TOTAL,
+        "Rows written to a D1 database since it was first fed, as billed, by sink"
+    );
+    describe_gauge!(
+        D1_COST_DOLLARS,
+        "Dollars for the rows written to a D1 database since it was first fed, by sink"
+    );
+    describe_gauge!(D1_REQUESTS_AVAILABLE, "Requests that a sink's API token may send at once, by sink");
+    describe_counter!(D1_THROTTLED_TOTAL, "How often the D1 API turned a sink's token away, by sink");
+    describe_counter!(
+        SINK_STATE_CHANGES_TOTAL,
+        "Changes of a sink's relation to the stream, by sink and new state"
+    );
     describe_counter!(SINK_CHANGES_TOTAL, "Row changes applied, by sink");
     describe_counter!(SINK_TRANSACTIONS_TOTAL, "Source transactions applied, by sink");
     describe_counter!(SINK_DEAD_LETTERS_TOTAL, "Rows set aside with a reason, by sink");

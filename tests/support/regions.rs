@@ -44,14 +44,15 @@ impl Regions {
         &self.regions
     }
 
-    /// The sections of `walcast.toml` that make them sinks, with no limit to speak of on requests.
+    /// The sections of `walcast.toml` that make them sinks, with no limit to speak of on requests. Each has a token of its
+    /// own: what the API says of a token's limit is for all regions of that token.
     pub fn sections(&self) -> String {
         let mut toml = "[d1]\nrequests_per_5_minutes = 100000\n".to_owned();
         for Region { name, id, .. } in &self.regions {
             write!(
                 toml,
                 "[[sink]]\nname = \"{name}\"\ntype = \"d1\"\naccount_id = \"{}\"\ndatabase = \"{id}\"\n\
-                 api_token = \"{}\"\nbase_url = \"{}\"\n",
+                 api_token = \"{}-{name}\"\nbase_url = \"{}\"\n",
                 Workerd::ACCOUNT,
                 Workerd::TOKEN,
                 self.workerd.base_url()

@@ -121,7 +121,13 @@ impl Observer {
     fn record_engine(&self, view: &EngineView) {
         let wal = self.seen().wal.unwrap_or(Lsn::ZERO);
         let mut most = None;
-        for sink in view.prepared().into_iter().flat_map(|prepared| prepared.progress.sinks()) {
+        let Some(prepared) = view.prepared() else {
+            return telemetry::engine_seen(None, !self.stalled().is_empty());
+        };
+        for sink in prepared.progress.sinks() {
+            if let Some(standing) = prepared.standing(&sink.name) {
+                telemetry::d1_budget_seen(&sink.name, standing.available, standing.throttled);
+            }
             let durable = sink.durable_lsn();
             let behind = self.behind(durable);
             most = most.max(behind);

@@ -1,5 +1,6 @@
 //! `GET /status`: what `walcast status --json` prints, with what only the engine knows over it. The source and the sinks
-//! are looked at for the first who asks; who asks within a second is answered from the same look.
+//! are looked at for the first who asks; who asks within a second is answered from the same look, and where there are D1
+//! databases, of which each look takes requests, within 20.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,9 +11,12 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use super::Shared;
-use crate::app::commands::status::{EngineStatus, Gatherer, SinkInEngine, SinkState, SinkStatus, Status};
+use crate::app::commands::status::{
+    EngineStatus, Gatherer, RequestStatus, SinkInEngine, SinkState, SinkStatus, Status,
+};
 use crate::app::view::Phase;
 use crate::fanout::progress::{SinkProgress, State as Relation};
+use crate::sink::d1::budget::Standing;
 
 /// How old the look may be that `/status` answers from.
 const AGE_MAX: Duration = Duration::from_secs(1);
@@ -30,9 +34,10 @@ impl StatusCache {
         StatusCache(Mutex::new(Looks { gatherer, last: None }))
     }
 
-    /// The status as it was at most `age_max` ago.
+    /// The status as it was at most `age_max` ago, or longer where looking is not free.
     pub(super) async fn get(&self, age_max: Duration) -> Status {
         let mut looks = self.0.lock().await;
+        let age_max = age_max.max(looks.gatherer.interval());
         match &looks.last {
             Some((at, status)) if at.elapsed() < age_max => status.clone(),
             _ => {
@@ -46,7 +51,8 @@ impl StatusCache {
 
 /// Where the slot and every region are
 ///
-/// The JSON of `walcast status --json`, with what the engine knows: its phase, and what it does with each sink.
+/// The JSON of `walcast status --json`, with what the engine knows: its phase, and what it does with each sink. What the
+/// source and the targets show is up to a second old, or 20 where there are D1 databases, because looking takes requests.
 #[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, description = "The status", body = Status)))]
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
     let mut status = shared.status.get(AGE_MAX).await;
@@ -66,7 +72,12 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
         for sink in &mut status.sinks {
             let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
             if let Some(live) = live {
-                overlay(sink, live, shared.observer.behind(live.durable_lsn()));
+                overlay(
+                    sink,
+                    live,
+                    shared.observer.behind(live.durable_lsn()),
+                    prepared.standing(&live.name),
+                );
             }
         }
     }
@@ -75,7 +86,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
 }
 
 /// Puts what the engine knows of a sink over what its target and the slot showed.
-fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>) {
+fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>, standing: Option<Standing>) {
     if let Some(behind) = behind {
         sink.lag_seconds = Some(behind.as_secs());
     }
@@ -111,6 +122,13 @@ fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>)
         failing_since: failure
             .and_then(|failure| Timestamp::try_from(failure.since).ok())
             .map(|since| since.to_string()),
+        requests: standing.map(|standing| RequestStatus {
+            available: standing.available,
+            paused_seconds: standing.paused.map(|pause| pause.as_secs_f64()),
+            waiting: standing.waiting,
+            sent: standing.requests,
+            throttled: standing.throttled,
+        }),
     });
 }
 

@@ -1,5 +1,6 @@
-//! Watches the one rule that must hold at every moment: the slot's `confirmed_flush_lsn` is never ahead of a replica's
-//! checkpoint. Ten times a second it reads the slot and *then* the files: whatever happened in between, a file can only
+//! Watches the one rule that must hold at every moment: a slot's `confirmed_flush_lsn` is never ahead of the checkpoint
+//! of a replica that depends on it. A replica that catches up depends on its copy of the slot, any other on the slot. Ten
+//! times a second it reads the slot and *then* the files: whatever happened in between, a file can only
 //! have moved on, so a slot ahead of a file has broken the rule.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::replica::{Address, Position, Replica};
 use super::session::Session;
 use crate::Lsn;
+use crate::config::slot_copy;
 use crate::error::{Error, Result};
 
 /// Between two samples.
@@ -17,8 +19,10 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// Between two sums over a region's ledger, in samples.
 const CHANGES_EVERY: u64 = 2;
 
-const SLOT: &str = "SELECT confirmed_flush_lsn::text, pg_current_wal_lsn()::text FROM pg_replication_slots \
-                    WHERE slot_name = 'walcast'";
+/// The slot, then its copies.
+const SLOTS: &str = "SELECT slot_name::text, confirmed_flush_lsn::text, pg_current_wal_lsn()::text \
+                     FROM pg_replication_slots \
+                     WHERE slot_name ~ '^walcast(__|$)' AND confirmed_flush_lsn IS NOT NULL ORDER BY slot_name";
 
 /// What the samples say.
 #[derive(Debug, Clone, Default)]
@@ -85,14 +89,19 @@ fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
 
 fn watch(url: &str, regions: &[Address], watched: &Mutex<Watched>, stop: &AtomicBool) -> Result<()> {
     let source = Session::connect(url)?;
-    let slot = source.prepare(SLOT)?;
+    let slots = source.prepare(SLOTS)?;
     let replicas: Vec<Replica> = regions.iter().map(Address::open).collect::<Result<_>>()?;
     let mut is_last = false;
     for sample in 0.. {
         let begin = Instant::now();
-        let row = source.run(&slot)?;
-        let row = row.first().ok_or_else(|| Error::halt("the slot is gone"))?;
-        let confirmed = lsn(row.get(0))?;
+        let slots = source.run(&slots)?;
+        let row = slots.first().ok_or_else(|| Error::halt("the slot is gone"))?;
+        let confirmed = lsn(row.get(1))?;
+        let depends_on = |replica: &Replica| -> Result<Lsn> {
+            let name = slot_copy("walcast", replica.name());
+            let copy = slots.iter().find(|row| row.get::<_, &str>(0) == name);
+            copy.map_or(Ok(confirmed), |row| lsn(row.get(1)))
+        };
         let mut positions = Vec::with_capacity(replicas.len());
         for replica in &replicas {
             positions.push(replica.position()?.unwrap_or_default());
@@ -101,9 +110,15 @@ fn watch(url: &str, regions: &[Address], watched: &Mutex<Watched>, stop: &Atomic
             true => Some(changes(&replicas)?),
             false => None,
         };
-        let ahead = replicas.iter().zip(&positions).find(|(_, position)| confirmed > position.lsn);
+        let mut ahead = None;
+        for (replica, position) in replicas.iter().zip(&positions) {
+            let confirmed = depends_on(replica)?;
+            if confirmed > position.lsn {
+                ahead = Some((replica, position, confirmed));
+            }
+        }
         let mut watched = lock(watched);
-        if let Some((replica, position)) = ahead {
+        if let Some((replica, position, confirmed)) = ahead {
             watched.violations += 1;
             watched.violation.get_or_insert_with(|| {
                 format!(
@@ -114,7 +129,7 @@ fn watch(url: &str, regions: &[Address], watched: &Mutex<Watched>, stop: &Atomic
             });
         }
         watched.samples += 1;
-        (watched.confirmed_flush_lsn, watched.wal_lsn) = (confirmed, lsn(row.get(1))?);
+        (watched.confirmed_flush_lsn, watched.wal_lsn) = (confirmed, lsn(row.get(2))?);
         watched.positions = positions;
         watched.changes = changes.unwrap_or_else(|| std::mem::take(&mut watched.changes));
         drop(watched);

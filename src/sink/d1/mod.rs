@@ -36,6 +36,7 @@ use std::sync::Arc;
 pub use inspect::{Inspected, inspect};
 pub use reading::{dead_letters, drop_dead_letters, row};
 
+use self::cost::Usage;
 use self::limits::RequestLimits;
 use self::send::Session;
 use self::transport::Transport;
@@ -71,6 +72,11 @@ impl D1Sink {
     /// A sink that reaches its database through `transport`; errors call it `place`. Nothing is sent yet.
     pub fn new(place: impl Into<String>, transport: Box<dyn Transport>, options: Options) -> Self {
         D1Sink { place: place.into(), options, transport, session: None }
+    }
+
+    /// What has been written and paid for, as far as it is known; `None` before the first checkpoint.
+    pub fn usage(&self) -> Option<&Usage> {
+        self.session.as_ref()?.usage()
     }
 
     /// The session, and what it sends through.

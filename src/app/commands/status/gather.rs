@@ -19,7 +19,10 @@ use crate::fanout::sink::Checkpoint;
 use crate::sink::d1::limits::DATABASE_BYTES_MAX;
 
 /// For how long, at least, the rate at which WAL is written is watched.
-pub(super) const SAMPLE: Duration = Duration::from_secs(1);
+const SAMPLE: Duration = Duration::from_secs(1);
+/// The pause between two looks where there are D1 databases: a look takes three requests of each, and the engine needs
+/// those that a token has.
+const D1_INTERVAL: Duration = Duration::from_secs(20);
 /// An older look says nothing about the rate now.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(30);
 /// How long the source may take to answer one question. Replicas have limits of their own.
@@ -58,6 +61,13 @@ impl Gatherer {
     pub fn new(config: &Config) -> Result<Self> {
         let source = Source::new(&config.source)?;
         Ok(Gatherer { config: Arc::new(config.clone()), source, client: None, sample: None })
+    }
+
+    /// How long to leave between two looks, so that looking takes nothing from the engine.
+    pub fn interval(&self) -> Duration {
+        let is_d1 =
+            |sink: &config::Sink| matches!(sink.target, SinkTarget::D1(..) | SinkTarget::D1Worker(..));
+        if self.config.sinks.iter().any(is_d1) { D1_INTERVAL } else { SAMPLE }
     }
 
     /// The status now. Takes about a second, over which the WAL's rate is taken, unless it was read not long ago. What

@@ -160,6 +160,23 @@ pub struct SinkInEngine {
     pub failed_attempts: u32,
     /// When the first of these failed, in RFC 3339.
     pub failing_since: Option<String>,
+    /// What its API token may still send; null for a sink that has no such limit.
+    pub requests: Option<RequestStatus>,
+}
+
+/// Requests to the D1 API, for all sinks of a token together.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RequestStatus {
+    /// How many may be sent at once.
+    pub available: u32,
+    /// For how long nothing may be sent, because the API said so.
+    pub paused_seconds: Option<f64>,
+    /// Sinks that wait for their turn.
+    pub waiting: usize,
+    /// Sent since the engine started.
+    pub sent: u64,
+    /// How often the API turned the token away since then.
+    pub throttled: u64,
 }
 
 /// What a D1 database has cost since it was first fed, but for the last request of each engine.
