@@ -452,7 +452,7 @@ fn a_paused_sink_is_applied_nothing_and_holds_the_slot_until_it_is_resumed() {
 #[test]
 fn a_paused_sink_whose_queue_is_full_holds_a_slot_of_its_own_and_catches_up_once_it_is_resumed() {
     let (mut pipeline, api) = started_with(
-        "stall_timeout = \"1s\"",
+        "stall_timeout = \"5s\"",
         "max_bytes = \"64KiB\"\n[transaction]\npart_max_bytes = \"16KiB\"\n",
     );
     api.post_with(SECRET, "/sinks/na/pause");
@@ -477,7 +477,8 @@ fn a_paused_sink_whose_queue_is_full_holds_a_slot_of_its_own_and_catches_up_once
     let until = std::time::Instant::now() + std::time::Duration::from_secs(12);
     while std::time::Instant::now() < until {
         load();
-        assert_eq!(api.get("/livez").status, 200);
+        let answer = api.get("/livez");
+        assert_eq!(answer.status, 200, "{}", answer.body);
     }
     let body = api.get("/readyz").json();
     assert_eq!((&body["problems"][0]["message"], &body["catching_up"]), (&json!("is paused"), &json!([])));
@@ -492,7 +493,10 @@ fn a_paused_sink_whose_queue_is_full_holds_a_slot_of_its_own_and_catches_up_once
     assert_eq!(api.post_with(SECRET, "/sinks/na/resume").json()["state"], "catching-up");
     let body = await_status(&pipeline, &api, "/readyz", 200);
     assert_eq!(body["catching_up"][0]["subject"], "sink na");
-    assert_eq!(sample(&api, "walcast_sink_state", "{sink=\"na\",state=\"catching-up\"}"), Some(1.0));
+    pipeline.eventually("the metric", || {
+        let labels = "{sink=\"na\",state=\"catching-up\"}";
+        (sample(&api, "walcast_sink_state", labels) == Some(1.0)).then_some(())
+    });
     drop(held);
     pipeline.catch_up();
     pipeline.await_log("the copy of the slot is dropped");

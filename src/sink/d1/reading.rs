@@ -108,7 +108,7 @@ pub fn dead_letters(
         let count = LETTERS_PER_CALL.min(limit - letters.len());
         let sql = format!(
             "SELECT CAST(id AS TEXT) AS id, recorded, target, operation, key, reason, commit_lsn, \
-             CAST(xid AS TEXT) AS xid FROM _walcast_dead_letters WHERE {condition} ORDER BY id LIMIT {count}"
+             CAST(xid AS TEXT) AS xid FROM _walcast_dead_letters AS letters WHERE {condition} ORDER BY letters.id LIMIT {count}"
         );
         let mut params = params.clone();
         if let Some(last) = letters.last() {
