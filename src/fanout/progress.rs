@@ -107,7 +107,7 @@ impl Progress {
 pub enum State {
     /// It takes what the main stream brings. Set at the start and by [`SinkProgress::rejoin`]; anything may follow.
     Attached,
-    /// It was slower than the others, and the main stream goes on without it. Set by [`SinkProgress::leave`], or at the
+    /// It was slower than the others, and the main stream goes on without it. Set by the outlets, or at the
     /// start for one that was catching up before.
     CatchingUp(Phase),
     /// It waits for an operator, who finds the reason here. Set by its worker or at the start. A slot keeps what it
