@@ -6,7 +6,7 @@ ARGS ?=
 TARGET_DIRECTORY = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint prepare
+.PHONY: help demo test bench lint prepare prepare-tests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,8 @@ demo: prepare ## Build walcast and show it at work on a throwaway Postgres and r
 	$(CARGO) build --release --locked --bin walcast
 	$(TARGET_DIRECTORY)/release/walcast demo $(ARGS)
 
-test: prepare ## Run every test: unit, integration against a real Postgres and a real workerd, documentation
-	@echo 'make test: running every test; those that need a Postgres or a workerd start their own'
+test: prepare-tests ## Run every test: unit, integration against a real Postgres, workerd and wrangler, documentation
+	@echo 'make test: running every test; those that need a Postgres, a workerd or wrangler start their own'
 	$(CARGO) test --locked $(ARGS)
 
 bench: prepare ## Measure throughput and latency beside pg_recvlogical, on a throwaway Postgres
@@ -32,3 +32,7 @@ lint: prepare ## Check format, lints and documentation; a warning is an error
 
 prepare: ## Install what is missing on this machine: a C compiler, pkg-config, make, a Postgres server, workerd
 	@.ci/prepare
+
+# wrangler is 413 MB that only a test needs.
+prepare-tests:
+	@.ci/prepare tests

@@ -21,10 +21,11 @@
 //! | [`encode`] | transactions and chunks → runs: `schema.json`, plan, mapping, rendering, folding. Pure |
 //! | [`fanout`] | the [`Sink`](fanout::sink::Sink) contract, queues, workers, retries, progress |
 //! | [`sink`] | adapters: D1, SQLite, null |
-//! | [`app`] | the top: engine, commands, demo |
+//! | [`app`] | the top: engine, HTTP API, commands, demo |
 //!
 //! Three kinds of thread run. The main thread is a tokio runtime with the replication socket, timers and signals. One
-//! plain thread, the river, decodes and maps. Each sink has a thread of its own. Between them: frame runs over a small
+//! plain thread, the river, decodes and maps. Each sink has a thread of its own. (The HTTP API, where it is on, has one
+//! more, which only looks on.) Between them: frame runs over a small
 //! channel, runs behind an `Arc` over queues bounded by bytes, and positions in atomics on the way back. Blocking on a
 //! full queue is the back-pressure, until one sink alone causes it: then the stream goes on without that one, which
 //! gets a runtime, a river and a copy of the slot of its own until it is back.
@@ -41,12 +42,12 @@
 //!    is at least once, the effect exactly once. (`tests/simulation.rs`, `tests/delivery.rs`)
 //! 4. Per sink, transactions apply in commit order and readers never see half of one, whatever its size. Only a D1 sink
 //!    splits one that alone exceeds what D1 takes in a request, and then its checkpoint says how many of the changes
-//!    are there. (`tests/simulation.rs`, `tests/delivery.rs`, `tests/d1_simulation.rs`, `tests/d1_regions.rs`)
+//!    are there. (`tests/simulation.rs`, `tests/delivery.rs`, `tests/d1_simulation.rs`, `tests/d1_delivery.rs`)
 //! 5. A slow, dead or misconfigured sink never stalls the others and never loses data. One that stops is passed over,
 //!    and a slot keeps what it lacks. One that is slower than the others is *catching up*: it leaves the main stream once
 //!    it has kept sinks without work waiting for `queue.patience`, reads a copy of the slot at its own pace, and joins
 //!    again; at every moment the main slot or its copy holds what it lacks. Beyond `catch_up.max_wal` it is *detached*,
-//!    and says so. ([`fanout::detour`], `tests/simulation.rs`, `tests/catch_up.rs`)
+//!    and says so. ([`fanout::detour`], `tests/simulation.rs`, `tests/catch_up.rs`, `tests/d1_isolation.rs`)
 //! 6. No row disappears silently: it is applied, dead-lettered with its reason, or the engine halts.
 //!    (`tests/changes.rs`)
 //! 7. Every queue, buffer, retry, request and transaction size has a limit, named in [`config`].

@@ -409,3 +409,11 @@ fn help_has_examples_and_the_schemas_and_completions_are_printed() {
     assert!(pipeline.ok(&["completions", "bash"]).contains("_walcast"));
     pipeline.ends(2, &["schema", "generate", "--force"]);
 }
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let pipeline = Pipeline::start().with_schema();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = pipeline.command(&["run", "--until-caught-up"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+}

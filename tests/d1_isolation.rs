@@ -42,8 +42,9 @@ fn regions_that_fail_do_not_hold_the_others_back_and_come_back_by_themselves() {
             &json!({"t": {"primaryKey": "id", "columns": {"id": "INTEGER", "n": "INTEGER", "pad": "TEXT"}}}),
         );
     pipeline.start();
-    // What was committed before the slot existed would not be counted anywhere.
-    pipeline.await_log("streaming");
+    for region in regions.all() {
+        pipeline.eventually("the slot and the first checkpoints", || region.checkpoint());
+    }
     let (stop, committed) = (AtomicBool::new(false), AtomicI64::new(0));
     let url = pipeline.cluster.url();
     std::thread::scope(|scope| {

@@ -20,6 +20,7 @@ Examples:
   walcast run                                  stream until stopped
   walcast run --until-caught-up                what a cron job wants
   walcast status                               where the slot and every replica are
+  walcast trace apps 17                        where this row is
 
 Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 check or schema diff found problems.
 Settings come from walcast.toml and from the environment (DATABASE_URL, WALCAST_SOURCE__SLOT, …).";
@@ -63,6 +64,11 @@ enum Command {
     Check(commands::check::Arguments),
     /// Show where the slot and every replica are
     Status(commands::status::Arguments),
+    /// Show where one row is: at the source and in every replica
+    Trace(commands::trace::Arguments),
+    /// Show, or forget, the rows that a replica did not take
+    #[command(subcommand)]
+    Failed(commands::failed::Command),
     /// Write schema.json, or compare it with the source and the replicas
     #[command(subcommand)]
     Schema(commands::schema::Command),
@@ -107,7 +113,7 @@ impl Global {
             Some(Format::Json) => LogFormat::Json,
             Some(Format::Text) | None => LogFormat::Text,
         };
-        start_log(&Log { level, format })
+        start_log(&Log { level, format, ..Log::default() })
     }
 }
 
@@ -137,6 +143,8 @@ impl Cli {
             Command::Run(arguments) => commands::run::run(&self.global, arguments).await,
             Command::Check(arguments) => commands::check::run(&self.global, arguments).await,
             Command::Status(arguments) => commands::status::run(&self.global, arguments).await,
+            Command::Trace(arguments) => commands::trace::run(&self.global, arguments).await,
+            Command::Failed(command) => commands::failed::run(&self.global, command).await,
             Command::Schema(command) => commands::schema::run(&self.global, command).await,
             Command::Teardown(arguments) => commands::teardown::run(&self.global, arguments).await,
             Command::Completions { shell } => {
@@ -159,7 +167,9 @@ pub fn start_log(log: &Log) -> Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal())
+        // Otherwise it panics where it cannot write, and takes the thread with it that had something to say.
+        .log_internal_errors(false);
     match log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

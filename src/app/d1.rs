@@ -62,6 +62,14 @@ impl Transports {
         })
     }
 
+    /// The budget that the way to a sink's database keeps to; `None` where there is none.
+    pub fn budget_of(&self, target: &SinkTarget) -> Option<Arc<Budget>> {
+        match target {
+            SinkTarget::D1(database, _) => Some(self.budget(database)),
+            SinkTarget::D1Worker(..) | SinkTarget::Sqlite { .. } | SinkTarget::Null => None,
+        }
+    }
+
     /// The budget of the database's token: one for all databases that it opens.
     fn budget(&self, database: &D1Database) -> Arc<Budget> {
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);

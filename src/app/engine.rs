@@ -25,6 +25,7 @@ use self::main_stream::MainStream;
 use self::session::Ending;
 use super::sinks::{Fanout, Lane};
 use super::source::Source;
+use super::view::{EngineView, Phase};
 use crate::Lsn;
 use crate::capture::stream::Stream;
 use crate::capture::table::{Oid, TableName};
@@ -49,6 +50,8 @@ pub struct RunOptions {
     pub ends: Option<Instant>,
     /// Sinks without a checkpoint that may start at the slot's position although others are ahead of them.
     pub start_at_slot: BTreeSet<String>,
+    /// Where the engine shows what it is about.
+    pub view: Arc<EngineView>,
 }
 
 /// A prepared engine: sinks open and running, slot and publication there, no session yet.
@@ -127,6 +130,7 @@ impl Engine {
                 break Err(error);
             }
             let wait = pauses.after(started);
+            main.setup.options.view.set_waiting(&error);
             tracing::warn!(
                 wait_ms = wait.as_millis() as u64,
                 hint = error.hint_text(),
@@ -164,6 +168,7 @@ impl Setup {
 /// Lets the workers apply what is queued, confirms it, and ends the main session.
 async fn finish(main: &MainStream, lanes: Vec<Lane>, stream: Option<Stream<Socket>>) {
     super::notify::stopping();
+    main.setup.options.view.set_phase(Phase::Stopping);
     let deadline = main.setup.start_deadline();
     // First, so that a worker whose queue is empty knows that no other will come.
     let ends: Vec<_> = lanes.into_iter().map(Lane::end).collect();

@@ -8,6 +8,7 @@ use crate::config::{self, Config, SinkTarget};
 use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
 use crate::sink::d1::cost::Usage;
+use crate::sink::d1::transport::Transport;
 use crate::sink::replica::StoredTable;
 use crate::sink::{d1, replica, sqlite};
 
@@ -48,14 +49,35 @@ pub struct Unreadable {
 /// Reads all targets at the same time, in the configuration's order: one that does not answer takes no longer than its
 /// timeout and hides nothing of the others.
 pub fn read_all(config: &Config) -> Vec<Result<Replica, Unreadable>> {
+    let panicked = |error| Err(Unreadable { is_foreign: false, error });
+    let read = ask_all(config, read).into_iter();
+    read.map(|replica| replica.unwrap_or_else(panicked)).collect()
+}
+
+/// Asks all targets at the same time, in the configuration's order.
+///
+/// # Errors
+/// Of a target: asking it panicked.
+pub fn ask_all<T: Send>(
+    config: &Config,
+    ask: impl Fn(&config::Sink, &Transports) -> T + Sync,
+) -> Vec<Result<T>> {
     let transports = Transports::new(config);
     std::thread::scope(|scope| {
-        let readers = config.sinks.iter().map(|sink| scope.spawn(|| read(sink, &transports)));
-        let readers: Vec<_> = readers.collect();
-        let panicked =
-            || Err(Unreadable { is_foreign: false, error: Error::bug("reading a replica panicked") });
-        readers.into_iter().map(|reader| reader.join().unwrap_or_else(|_| panicked())).collect()
+        let asked = config.sinks.iter().map(|sink| scope.spawn(|| ask(sink, &transports)));
+        let asked: Vec<_> = asked.collect();
+        let panicked = |_| Error::bug("reading a replica panicked");
+        asked.into_iter().map(|answer| answer.join().map_err(panicked)).collect()
     })
+}
+
+/// The way to a sink's D1 database for somebody who only looks, or does little; and what errors call it.
+///
+/// # Errors
+/// The address is none, or the sink is no D1 database.
+pub fn connect(target: &SinkTarget, transports: &Transports) -> Result<(Box<dyn Transport>, String)> {
+    let transport = transports.connect(target, Some(TIMEOUT))?;
+    Ok((transport.ok_or_else(|| Error::bug("a D1 database has a transport"))?, place(target)))
 }
 
 fn read(sink: &config::Sink, transports: &Transports) -> Result<Replica, Unreadable> {
@@ -65,10 +87,9 @@ fn read(sink: &config::Sink, transports: &Transports) -> Result<Replica, Unreada
             .map_err(|error| Unreadable { is_foreign: sqlite::is_foreign(path).unwrap_or(false), error }),
         SinkTarget::D1(..) | SinkTarget::D1Worker(..) => {
             let of = |error| Unreadable { is_foreign: false, error };
-            let connected = transports.connect(target, Some(TIMEOUT)).map_err(of)?;
-            let mut transport = connected.ok_or_else(|| of(Error::bug("a D1 database has a transport")))?;
+            let (mut transport, place) = connect(target, transports).map_err(of)?;
             let d1::Inspected { checkpoint, dead_letters, usage, tables, bytes } =
-                d1::inspect(&mut *transport, &place(target))
+                d1::inspect(&mut *transport, &place)
                     .map_err(|(error, is_foreign)| Unreadable { is_foreign, error })?;
             Ok(Replica { checkpoint, dead_letters, tables, d1: Some(D1Facts { usage, bytes }) })
         }

@@ -13,9 +13,15 @@ use crate::capture::frame::FrameRun;
 use crate::decode::{Decoder, Event};
 use crate::encode::mapper::Mapper;
 use crate::encode::plan::Plan;
+use crate::encode::run::{ChangeKind, Run};
 use crate::error::Result;
 use crate::fanout::outlets::Outlets;
 use crate::fanout::worker::Delivery;
+use crate::telemetry::ChangeCounters;
+
+/// The kinds of change as the metrics name them, in the order of [`ChangeKind`].
+const OPERATIONS: [&str; 6] = ["upsert", "update", "delete", "move", "truncate", "reject"];
+const _: () = assert!(ChangeKind::Reject as usize + 1 == OPERATIONS.len());
 
 /// How the river cuts and forwards.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +34,7 @@ pub struct RiverOptions {
     pub needed_from: Lsn,
 }
 
-/// Decodes and maps one session's frames until the channel closes.
+/// Decodes and maps one session's frames until the channel closes. `is_counted`: the metrics count what they bring.
 ///
 /// # Errors
 /// What the decoder and the mapper say; nothing that was not delivered whole is confirmed.
@@ -37,9 +43,12 @@ pub fn run(
     plan: Arc<Plan>,
     outlets: Arc<Outlets>,
     options: RiverOptions,
+    is_counted: bool,
 ) -> Result<()> {
     outlets.send(&Delivery::Restart);
-    let mut river = River::new(plan, outlets, options);
+    let tables = plan.tables.iter().map(|table| table.source.plain());
+    let counters = is_counted.then(|| ChangeCounters::new(tables, OPERATIONS));
+    let mut river = River { counters, ..River::new(plan.clone(), outlets, options) };
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
     }
@@ -53,6 +62,7 @@ pub struct River {
     outlets: Arc<Outlets>,
     options: RiverOptions,
     idle_sent: Option<(Lsn, Instant)>,
+    counters: Option<ChangeCounters<{ OPERATIONS.len() }>>,
 }
 
 impl River {
@@ -64,6 +74,7 @@ impl River {
             outlets,
             options,
             idle_sent: None,
+            counters: None,
         }
     }
 
@@ -77,13 +88,13 @@ impl River {
             Ok(idle) => idle,
             Err(error) => {
                 if let Some(run) = self.mapper.take_ended() {
-                    self.outlets.send(&Delivery::Run(Arc::new(run)));
+                    self.send_run(run);
                 }
                 return Err(error);
             }
         };
         if let Some(run) = self.mapper.take_whole() {
-            self.outlets.send(&Delivery::Run(Arc::new(run)));
+            self.send_run(run);
         }
         if let Some(wal_end) = idle {
             self.idle(wal_end);
@@ -102,7 +113,7 @@ impl River {
                     idle = None;
                     self.mapper.map(event)?;
                     if let Some(run) = self.mapper.take_full() {
-                        self.outlets.send(&Delivery::Run(Arc::new(run)));
+                        self.send_run(run);
                     }
                 }
             }
@@ -120,5 +131,15 @@ impl River {
             self.idle_sent = Some((wal_end, now));
             self.outlets.send(&Delivery::Idle(wal_end));
         }
+    }
+
+    fn send_run(&mut self, run: Run) {
+        if let Some(counters) = &mut self.counters {
+            for change in run.all_changes() {
+                counters.add(change.table as usize, change.kind as usize);
+            }
+            counters.record();
+        }
+        self.outlets.send(&Delivery::Run(Arc::new(run)));
     }
 }

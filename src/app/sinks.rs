@@ -22,6 +22,7 @@ use crate::fanout::worker::{BatchLimits, Worker};
 use crate::sink::d1::D1Sink;
 use crate::sink::null::NullSink;
 use crate::sink::sqlite::SqliteSink;
+use crate::telemetry;
 
 /// How long the start of an engine waits for a sink that cannot be reached. Then it starts without it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,8 +31,8 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 pub enum AnySink {
     /// A SQLite file.
     Sqlite(SqliteSink),
-    /// A D1 database.
-    D1(Box<D1Sink>),
+    /// A D1 database, and the sink's name.
+    D1(Box<D1Sink>, String),
     /// Counts and discards.
     Null(NullSink),
 }
@@ -46,7 +47,8 @@ impl AnySink {
         Ok(match (&config.target, transports.connect(&config.target, None)?) {
             (SinkTarget::D1(_, writing) | SinkTarget::D1Worker(_, writing), Some(transport)) => {
                 let options = d1::options(writing, on_rejected);
-                AnySink::D1(Box::new(D1Sink::new(d1::place(&config.target), transport, options)))
+                let sink = D1Sink::new(d1::place(&config.target), transport, options);
+                AnySink::D1(Box::new(sink), config.name.to_string())
             }
             (SinkTarget::Sqlite { path }, _) => AnySink::Sqlite(SqliteSink::new(path, on_rejected)),
             (SinkTarget::Null | SinkTarget::D1(..) | SinkTarget::D1Worker(..), _) => {
@@ -58,7 +60,7 @@ impl AnySink {
     fn any(&mut self) -> &mut dyn Sink {
         match self {
             AnySink::Sqlite(sink) => sink,
-            AnySink::D1(sink) => &mut **sink,
+            AnySink::D1(sink, _) => &mut **sink,
             AnySink::Null(sink) => sink,
         }
     }
@@ -74,7 +76,13 @@ impl Sink for AnySink {
     }
 
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
-        self.any().apply(batch)
+        let applied = self.any().apply(batch);
+        if let AnySink::D1(sink, name) = self
+            && let Some(usage) = sink.usage()
+        {
+            telemetry::d1_wrote(name, usage.rows_written, usage.dollars());
+        }
+        applied
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
@@ -84,7 +92,7 @@ impl Sink for AnySink {
     fn whole(&self) -> Whole {
         match self {
             AnySink::Sqlite(sink) => sink.whole(),
-            AnySink::D1(sink) => sink.whole(),
+            AnySink::D1(sink, _) => sink.whole(),
             AnySink::Null(sink) => sink.whole(),
         }
     }

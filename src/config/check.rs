@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::{Config, Environment, Log, Requires, Source, Written};
+use super::{Admin, Config, Environment, Log, Requires, SECRET_MIN_CHARS, Source, Written};
 use crate::document::Document;
 use crate::document::problems::{self, Problems, steps};
 
@@ -45,7 +45,8 @@ impl Checker<'_> {
             retry,
             shutdown,
             d1,
-            log,
+            mut log,
+            mut admin,
         } = written;
         self.source(&mut source, base);
         let sinks = self.sinks(sink, &source.slot, base);
@@ -71,25 +72,17 @@ impl Checker<'_> {
         self.duration(steps!["shutdown", "timeout"], shutdown.timeout, "100ms", "1h");
         let requests = steps!["d1", "requests_per_5_minutes"];
         self.between(requests, d1.requests_per_5_minutes, 10..=1_000_000);
-        self.log(&log);
+        self.log(&mut log, base);
+        self.admin(&mut admin, base);
+        self.stall_timeout(&admin, source.idle_checkpoint_interval, queue.patience);
         let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
-        Config { schema, source, sinks, batch, queue, catch_up, transaction, retry, shutdown, d1, log }
+        Config { schema, source, sinks, batch, queue, catch_up, transaction, retry, shutdown, d1, log, admin }
     }
 
     fn source(&mut self, source: &mut Source, base: &Path) {
-        let url_file = source.url_file.take();
-        if url_file.is_some() && source.url.is_some() {
-            self.note(steps!["source", "url_file"], "url is set too: say one of them");
-        } else if let Some(path) = url_file {
-            match std::fs::read_to_string(base.join(&path)) {
-                Ok(url) if url.trim().is_empty() => {
-                    self.note(steps!["source", "url_file"], "the file is empty");
-                }
-                Ok(url) => source.url = Some(SecretString::from(url.trim())),
-                Err(error) => {
-                    self.note(steps!["source", "url_file"], format!("the file cannot be read: {error}"));
-                }
-            }
+        let written = (source.url_file.take(), source.url.is_some());
+        if let Some(url) = self.secret_file(["source", "url", "url_file"], written, base) {
+            source.url = Some(url);
         }
         let is_slot_byte = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
         if !(1..=63).contains(&source.slot.len()) || !source.slot.bytes().all(is_slot_byte) {
@@ -105,7 +98,81 @@ impl Checker<'_> {
         self.size(steps!["source", "max_message_bytes"], source.max_message_bytes, MIB..=GIB);
     }
 
-    fn log(&mut self, log: &Log) {
+    /// The secret in a file; `keys` are the section and the two ways to say it, `written` what was said.
+    fn secret_file(
+        &mut self,
+        [section, plain, file]: [&str; 3],
+        written: (Option<PathBuf>, bool),
+        base: &Path,
+    ) -> Option<SecretString> {
+        let (Some(path), is_said_plainly) = written else { return None };
+        if is_said_plainly {
+            self.note(steps![section, file], format!("{plain} is set too: say one of them"));
+            return None;
+        }
+        match std::fs::read_to_string(base.join(&path)) {
+            Ok(text) if text.trim().is_empty() => self.note(steps![section, file], "the file is empty"),
+            Ok(text) => return Some(SecretString::from(text.trim())),
+            Err(error) => self.note(steps![section, file], format!("the file cannot be read: {error}")),
+        }
+        None
+    }
+
+    fn admin(&mut self, admin: &mut Admin, base: &Path) {
+        let written = (admin.secret_file.take(), admin.secret.is_some());
+        let has_file = written.0.is_some();
+        if let Some(secret) = self.secret_file(["admin", "secret", "secret_file"], written, base) {
+            admin.secret = Some(secret);
+        }
+        let key = if has_file { "secret_file" } else { "secret" };
+        let secret = admin.secret.as_ref().map(|secret| secret.expose_secret());
+        let is_header_text = |secret: &str| secret.bytes().all(|byte| matches!(byte, b'!'..=b'~'));
+        if secret.is_some_and(|secret| !is_header_text(secret)) {
+            self.note(steps!["admin", key], "only visible ASCII characters can travel in a header");
+        }
+        let reaches_beyond = admin.listen.is_some_and(|address| !address.ip().is_loopback());
+        let length = secret.map(|secret| secret.chars().count());
+        if reaches_beyond && length.is_none() {
+            let message = format!(
+                "an address beyond loopback needs admin.secret (or WALCAST_ADMIN_SECRET) of at least \
+                 {SECRET_MIN_CHARS} characters: openssl rand -hex 32"
+            );
+            self.note(steps!["admin", "listen"], message);
+        } else if reaches_beyond && length.is_some_and(|length| length < SECRET_MIN_CHARS) {
+            let message = format!("beyond loopback it must have at least {SECRET_MIN_CHARS} characters");
+            self.note(steps!["admin", key], message);
+        }
+        for (number, host) in admin.hosts.iter_mut().enumerate() {
+            host.make_ascii_lowercase();
+            let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+            if host.is_empty() || !host.bytes().all(is_allowed) {
+                self.note(steps!["admin", "hosts", number], "expected a host name, without scheme and port");
+            }
+        }
+    }
+
+    /// A stall is not called for what is meant to take a while.
+    fn stall_timeout(&mut self, admin: &Admin, idle_checkpoint_interval: Duration, patience: Duration) {
+        let at = || steps!["admin", "stall_timeout"];
+        self.duration(at(), admin.stall_timeout, "1s", "1day");
+        if admin.listen.is_none() {
+            return;
+        }
+        if admin.stall_timeout < idle_checkpoint_interval * 2 {
+            let message = "must be at least twice source.idle_checkpoint_interval: until then an idle stream moves nothing";
+            self.note(at(), message);
+        }
+        if admin.stall_timeout < patience * 2 {
+            let message =
+                "must be at least twice queue.patience: so long a stuck sink may hold up the others";
+            self.note(at(), message);
+        }
+    }
+
+    fn log(&mut self, log: &mut Log, base: &Path) {
+        log.sync_file = log.sync_file.take().map(|path| base.join(path));
+        self.duration(steps!["log", "retention"], log.retention, "1min", "10years");
+        self.between(steps!["log", "max_entries"], log.max_entries, 1_000..=100_000_000);
         // A lone unknown word would be a directive for a module of that name, so a misspelt level would hide.
         let is_directives = log.level.contains(['=', ',', '[']);
         let is_level = log.level.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();

@@ -9,17 +9,23 @@ const PREFIX: &str = "WALCAST_";
 
 /// The sections that a variable may reach into. Other `WALCAST_…` variables are not ours: Kubernetes makes
 /// `WALCAST_SERVICE_HOST` and the like for a service of that name.
-const SECTIONS: [&str; 9] =
-    ["source", "sink", "batch", "queue", "transaction", "retry", "shutdown", "d1", "log"];
+const SECTIONS: [&str; 10] =
+    ["source", "sink", "batch", "queue", "transaction", "retry", "shutdown", "d1", "log", "admin"];
 
 /// Variables that have a meaning elsewhere too, in the order in which they win over the file.
-const WELL_KNOWN: [(&str, [&str; 2]); 5] = [
+const WELL_KNOWN: [(&str, [&str; 2]); 7] = [
     ("LOG_LEVEL", ["log", "level"]),
     ("RUST_LOG", ["log", "level"]),
     ("LOG_FORMAT", ["log", "format"]),
     ("DATABASE_URL", ["source", "url"]),
     ("DATABASE_URL_FILE", ["source", "url_file"]),
+    ("WALCAST_ADMIN_SECRET", ["admin", "secret"]),
+    ("WALCAST_ADMIN_SECRET_FILE", ["admin", "secret_file"]),
 ];
+
+/// Two ways to say one secret: itself, or the file that holds it.
+const SECRETS: [[[&str; 2]; 2]; 2] =
+    [[["source", "url"], ["source", "url_file"]], [["admin", "secret"], ["admin", "secret_file"]]];
 
 /// The environment variables that are set and not empty. It has no `Debug`, because they hold secrets.
 #[derive(Clone, Default)]
@@ -38,21 +44,28 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// Puts the variables over what the file says. A variable for the URL also wins over the file's other way to
-    /// say it.
+    /// Puts the variables over what the file says. A variable for a secret also wins over the file's other way to
+    /// say it, and one of our own over a well-known one.
     pub(super) fn apply(&self, document: &mut Document, problems: &mut Problems) {
         let own = self.own_paths();
-        let urls = [steps!["source", "url"], steps!["source", "url_file"]];
-        let own_has_url = urls.iter().any(|path| own.contains_key(path));
-        if own_has_url || ["DATABASE_URL", "DATABASE_URL_FILE"].iter().any(|name| self.get(name).is_some()) {
-            for path in &urls {
-                document.remove(path);
+        let mut overruled = Vec::new();
+        for ways in SECRETS {
+            let paths = ways.map(|[section, key]| steps![section, key]);
+            let own_says = paths.iter().any(|path| own.contains_key(path));
+            let says =
+                |(variable, way): &(&str, [&str; 2])| ways.contains(way) && self.get(variable).is_some();
+            if own_says || WELL_KNOWN.iter().any(says) {
+                for path in &paths {
+                    document.remove(path);
+                }
+            }
+            if own_says {
+                overruled.extend(paths);
             }
         }
         for (variable, [section, key]) in WELL_KNOWN {
             let path = steps![section, key];
-            let is_overruled = own_has_url && urls.contains(&path);
-            if let (Some(value), false) = (self.get(variable), is_overruled) {
+            if let (Some(value), false) = (self.get(variable), overruled.contains(&path)) {
                 document.set(&path, value, variable, problems);
             }
         }

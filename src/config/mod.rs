@@ -5,6 +5,7 @@
 //! `[section]`, `WALCAST_SINK__0__PATH` for `path` in the first `[[sink]]`. An empty variable counts as not set.
 //! Relative paths, also those from the environment, start at the file's directory.
 
+mod admin;
 mod check;
 mod check_sinks;
 mod environment;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 use crate::document::Document;
 use crate::document::problems::Problems;
 use crate::error::{Error, Result};
+pub use admin::{Admin, SECRET_MIN_CHARS};
 use check::Checker;
 pub use environment::Environment;
 use sink::WrittenSink;
@@ -61,6 +63,8 @@ pub struct Config {
     pub d1: D1,
     /// `[log]`: what is logged, and how.
     pub log: Log,
+    /// `[admin]`: the HTTP API.
+    pub admin: Admin,
 }
 
 /// The Postgres server and what is read from it.
@@ -214,8 +218,9 @@ impl Default for Shutdown {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct D1 {
-    /// Requests to Cloudflare's API in five minutes, for all sinks of one token together. Default 1000; 10 to 1200, which
-    /// is where Cloudflare blocks a token, whoever uses it, for the rest of the five minutes.
+    /// Requests to Cloudflare's API in five minutes, for all sinks of one token together. Default 1000; 10 to
+    /// 1 000 000. At 1200 Cloudflare blocks a token, whoever uses it, for the rest of the five minutes, unless it has
+    /// raised yours.
     #[serde(deserialize_with = "scalar::count")]
     pub requests_per_5_minutes: usize,
 }
@@ -235,11 +240,25 @@ pub struct Log {
     pub level: String,
     /// The form of a line. `LOG_FORMAT` stands in for it. Default text.
     pub format: LogFormat,
+    /// The SQLite file that keeps what each sink took when, and what failed. Default none: not kept.
+    pub sync_file: Option<PathBuf>,
+    /// Older entries of that file are removed. Default 7 days; 1 min to 10 years.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub retention: Duration,
+    /// More entries are not kept. Default 200 000; 1000 to 100 000 000.
+    #[serde(deserialize_with = "scalar::count")]
+    pub max_entries: usize,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: "info".to_owned(), format: LogFormat::Text }
+        Log {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+            sync_file: None,
+            retention: Duration::from_secs(7 * 86_400),
+            max_entries: 200_000,
+        }
     }
 }
 
@@ -269,6 +288,7 @@ struct Written {
     shutdown: Shutdown,
     d1: D1,
     log: Log,
+    admin: Admin,
 }
 
 /// What must be there for the configuration to be of use.

@@ -24,9 +24,14 @@ pub(super) fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
     size(deserializer).map(Some)
 }
 
+/// `true` or `false`.
+pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    deserializer.deserialize_any(ScalarVisitor::<Flag>(PhantomData)).map(|Flag(flag)| flag)
+}
+
 /// `true` or `false`, that may be absent.
 pub(super) fn some_flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
-    deserializer.deserialize_any(ScalarVisitor::<Flag>(PhantomData)).map(|Flag(flag)| Some(flag))
+    flag(deserializer).map(Some)
 }
 
 /// A number of bytes, with or without a unit.

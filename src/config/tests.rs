@@ -47,6 +47,16 @@ requests_per_5_minutes = "600"
 [log]
 level = "info,walcast=debug"
 format = "json"
+sync_file = "sync.db"
+retention = "30days"
+max_entries = 5000
+[admin]
+listen = "127.0.0.1:8080"
+secret = "correct-horse-battery-staple"
+protect_reads = true
+hosts = ["Walcast.internal"]
+stall_timeout = "3min"
+max_dead_letters = 10
 "#;
 
 fn environment(variables: &[(&str, &str)]) -> Environment {
@@ -59,6 +69,10 @@ fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config> {
 
 fn url(config: &Config) -> Option<&str> {
     config.source.url.as_ref().map(|url| url.expose_secret())
+}
+
+fn secret(config: &Config) -> Option<&str> {
+    config.admin.secret.as_ref().map(|secret| secret.expose_secret())
 }
 
 /// Asserts the exact lines of the error.
@@ -97,6 +111,13 @@ fn every_key_is_read_and_paths_start_at_the_file() {
     assert_eq!((config.retry.initial, config.retry.max), (Duration::from_millis(10), Duration::from_secs(5)));
     assert_eq!(config.shutdown.timeout, Duration::from_secs(3));
     assert_eq!((config.log.level.as_str(), config.log.format), ("info,walcast=debug", LogFormat::Json));
+    assert_eq!(config.log.sync_file.as_deref(), Some(Path::new("etc/sync.db")));
+    assert_eq!((config.log.retention, config.log.max_entries), (Duration::from_secs(30 * 86_400), 5000));
+    let admin = &config.admin;
+    assert_eq!(admin.listen, Some("127.0.0.1:8080".parse().unwrap()));
+    assert_eq!(secret(&config), Some("correct-horse-battery-staple"));
+    assert_eq!((admin.protect_reads, admin.hosts.as_slice()), (true, &["walcast.internal".to_owned()][..]));
+    assert_eq!((admin.stall_timeout, admin.max_dead_letters), (Duration::from_secs(180), Some(10)));
 }
 
 #[test]
@@ -440,6 +461,52 @@ proptest! {
         let variables = environment(&[(&format!("WALCAST_{name}"), &value)]);
         let _ = Config::read(Some((Path::new("walcast.toml"), SINK)), &variables, Requires::Everything);
     }
+}
+
+#[test]
+fn the_api_is_off_without_an_address_and_keeps_to_this_machine_without_a_secret() {
+    assert_eq!(read(SINK, &[]).unwrap().admin.listen, None);
+    let listen = |address: &str, secret: &str| format!("{SINK}[admin]\nlisten = \"{address}\"\n{secret}");
+    for address in ["127.0.0.1:0", "[::1]:8080"] {
+        assert_eq!(secret(&read(&listen(address, ""), &[]).unwrap()), None);
+    }
+    for address in ["0.0.0.0:8080", "[::]:8080", "10.1.2.3:8080"] {
+        let message = "walcast.toml:6:10: admin.listen: an address beyond loopback needs admin.secret (or \
+                       WALCAST_ADMIN_SECRET) of at least 32 characters: openssl rand -hex 32";
+        assert_wrong(&listen(address, ""), &[], &[message]);
+        let message = "walcast.toml:7:10: admin.secret: beyond loopback it must have at least 32 characters";
+        assert_wrong(&listen(address, "secret = \"short\""), &[], &[message]);
+        let long = "x".repeat(SECRET_MIN_CHARS);
+        let config = read(&listen(address, ""), &[("WALCAST_ADMIN_SECRET", &long)]).unwrap();
+        assert_eq!(secret(&config), Some(&*long));
+    }
+}
+
+#[test]
+fn the_secret_comes_from_a_variable_or_a_file_and_is_never_shown() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "from-a-file\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let written = format!("{SINK}[admin]\nsecret = \"from-the-text\"\n");
+    let config = read(&written, &[("WALCAST_ADMIN_SECRET_FILE", path)]).unwrap();
+    assert_eq!(secret(&config), Some("from-a-file"));
+    let both = [("WALCAST_ADMIN_SECRET_FILE", path), ("WALCAST_ADMIN__SECRET", "our-own")];
+    let config = read(&written, &both).unwrap();
+    assert_eq!(secret(&config), Some("our-own"));
+    assert!(!format!("{config:?}").contains("our-own"));
+    let message = "walcast.toml:6:10: admin.secret: only visible ASCII characters can travel in a header";
+    assert_wrong(&format!("{SINK}[admin]\nsecret = \"zwölf Boxer\"\n"), &[], &[message]);
+}
+
+#[test]
+fn a_stall_is_not_called_before_an_idle_stream_has_moved() {
+    let text =
+        format!("[source]\nidle_checkpoint_interval = \"40s\"\n{SINK}[admin]\nlisten = \"127.0.0.1:0\"\n");
+    let message = "walcast.toml:7:1: admin.stall_timeout: must be at least twice source.idle_checkpoint_interval: until \
+                   then an idle stream moves nothing";
+    assert_wrong(&text, &[], &[message]);
+    read(&text, &[("WALCAST_ADMIN__STALL_TIMEOUT", "80s"), ("WALCAST_ADMIN__PROTECT_READS", "true")])
+        .unwrap();
 }
 
 const D1: &str = "[[sink]]\nname = \"eu\"\ntype = \"d1\"\n";

@@ -6,7 +6,7 @@
 //! in it. So a sink for which nobody waits never leaves, nor do sinks that are all slow, nor one that is merely slower.
 //!
 //! **Joining.** A sink that has caught up is taken in between two transactions: everything behind that position goes to
-//! its new queue, everything up to it comes from its own stream. See [`SinkProgress`].
+//! its new queue, everything up to it comes from its own stream. See `SinkProgress::take_in`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

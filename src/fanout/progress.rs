@@ -16,9 +16,11 @@
 //! The main slot is held for the sink in every state but `Apart`; the copy, from `Apart` until it is dropped some time
 //! after `rejoin`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
+
+use tokio::sync::Notify;
 
 use crate::Lsn;
 use crate::error::{Error, Kind};
@@ -107,7 +109,7 @@ impl Progress {
 pub enum State {
     /// It takes what the main stream brings. Set at the start and by [`SinkProgress::rejoin`]; anything may follow.
     Attached,
-    /// It was slower than the others, and the main stream goes on without it. Set by the outlets, or at the
+    /// It was slower than the others, and the main stream goes on without it. Set by `SinkProgress::leave`, or at the
     /// start for one that was catching up before.
     CatchingUp(Phase),
     /// It waits for an operator, who finds the reason here. Set by its worker or at the start. A slot keeps what it
@@ -130,11 +132,11 @@ pub enum Phase {
 }
 
 impl State {
-    /// The state in lower-case words.
+    /// The state as one lower-case word.
     pub fn as_str(&self) -> &'static str {
         match self {
             State::Attached => "attached",
-            State::CatchingUp(_) => "catching up",
+            State::CatchingUp(_) => "catching-up",
             State::Stopped(_) => "stopped",
             State::Detached(_) => "detached",
         }
@@ -182,6 +184,8 @@ pub struct SinkProgress {
     retries: AtomicU64,
     relation: Mutex<Relation>,
     failure: Mutex<Option<Failure>>,
+    is_paused: AtomicBool,
+    moved: Notify,
 }
 
 impl SinkProgress {
@@ -202,6 +206,8 @@ impl SinkProgress {
                 obstacle: None,
             }),
             failure: Mutex::new(None),
+            is_paused: AtomicBool::new(false),
+            moved: Notify::new(),
         })
     }
 
@@ -272,9 +278,37 @@ impl SinkProgress {
         self.relation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether its worker leaves what has queued where it is.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed)
+    }
+
+    /// Pauses or resumes the sink. While it is paused, it is applied nothing: a slot keeps what it lacks, a copy of its own
+    /// once its queue is full. A batch that is being applied is finished. Lasts as long as the process.
+    pub fn set_paused(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::Relaxed);
+    }
+
+    /// Waits until the sink's checkpoint is at `target`, or it is taken out of action; returns whether it is there.
+    pub async fn reach(&self, target: Lsn) -> bool {
+        loop {
+            // Enabled before the look, so that nothing that comes after it is missed.
+            let mut moved = std::pin::pin!(self.moved.notified());
+            moved.as_mut().enable();
+            if self.durable_lsn() >= target {
+                return true;
+            }
+            if matches!(self.state(), State::Stopped(_) | State::Detached(_)) {
+                return false;
+            }
+            moved.await;
+        }
+    }
+
     /// Says that the sink's checkpoint is `lsn` now. Never goes back.
     pub fn set_durable(&self, lsn: Lsn) {
         self.durable_lsn.fetch_max(lsn.0, Ordering::Release);
+        self.moved.notify_waiters();
     }
 
     pub(super) fn count(&self, applied: super::sink::Applied, commit_time_micros: Option<i64>) {
@@ -357,6 +391,7 @@ impl SinkProgress {
 
     /// Takes the sink out of action because of `error`, whose kind says whether a slot can still help it.
     pub fn stop(&self, error: &Error) {
+        telemetry::sink_stopped(&self.name, error);
         let reason = error.chain();
         let state = match error.kind() {
             Kind::NeedsBackfill => State::Detached(reason),
@@ -369,6 +404,7 @@ impl SinkProgress {
             | Kind::Bug => State::Stopped(reason),
         };
         self.enter(&mut self.relation(), state);
+        self.moved.notify_waiters();
     }
 
     fn enter(&self, relation: &mut Relation, state: State) {
@@ -399,6 +435,42 @@ mod tests {
         assert!(progress.has_reached(Lsn(20)));
         na.stop(&Error::new(Kind::NeedsBackfill, "the slot is past it"));
         assert_eq!(progress.confirmable(), Lsn(20));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_position_learns_that_it_was_reached_or_never_will_be() {
+        let eu = SinkProgress::new("eu");
+        assert!(eu.reach(Lsn::ZERO).await);
+        let waiting = tokio::spawn({
+            let eu = eu.clone();
+            async move { eu.reach(Lsn(10)).await }
+        });
+        eu.set_durable(Lsn(9));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        eu.set_durable(Lsn(10));
+        assert!(waiting.await.unwrap());
+        let waiting = tokio::spawn({
+            let eu = eu.clone();
+            async move { eu.reach(Lsn(11)).await }
+        });
+        tokio::task::yield_now().await;
+        eu.stop(&Error::halt("wrong file"));
+        assert!(!waiting.await.unwrap());
+    }
+
+    #[test]
+    fn a_failure_is_kept_until_an_attempt_succeeds() {
+        let eu = SinkProgress::new("eu");
+        assert!(eu.failure().is_none());
+        eu.count_retry(&Error::transient("away"));
+        eu.count_retry(&Error::transient("still away").hint("look there"));
+        let failure = eu.failure().unwrap();
+        assert_eq!((failure.attempts, failure.problem.as_str()), (2, "still away"));
+        assert_eq!(failure.hint.as_deref(), Some("look there"));
+        eu.recover();
+        assert!(eu.failure().is_none());
+        assert_eq!(eu.retries(), 2);
     }
 
     #[test]
@@ -455,20 +527,6 @@ mod tests {
         assert_eq!(main.confirmable(), Lsn(20));
         na.stand_apart();
         assert!(!na.take_in(|| Lsn(30)) && !na.leave() && !na.is_running(), "and nothing starts it again");
-    }
-
-    #[test]
-    fn a_failure_is_kept_until_an_attempt_succeeds() {
-        let eu = SinkProgress::new("eu");
-        assert!(eu.failure().is_none());
-        eu.count_retry(&Error::transient("away"));
-        eu.count_retry(&Error::transient("still away").hint("look there"));
-        let failure = eu.failure().unwrap();
-        assert_eq!((failure.attempts, failure.problem.as_str()), (2, "still away"));
-        assert_eq!(failure.hint.as_deref(), Some("look there"));
-        eu.recover();
-        assert!(eu.failure().is_none());
-        assert_eq!(eu.retries(), 2);
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::encode::run::{Run, Span};
 use crate::error::{Error, Kind, Result};
 use crate::telemetry::{self, BatchApplied};
 
+/// How often a paused sink's worker looks whether it may go on.
+const PAUSE_NAP: Duration = Duration::from_millis(20);
+
 /// What a river sends to a sink.
 #[derive(Debug, Clone)]
 pub enum Delivery {
@@ -160,6 +163,8 @@ impl<S: Sink> Worker<S> {
                     self.progress.stop(&error);
                     return;
                 }
+                // What it holds is sent again at the next start.
+                Step::Wait(_) if self.progress.is_paused() && deadline().is_some() => return,
                 Step::Wait(wait) => {
                     if !sleep_until(Instant::now() + wait, &deadline) {
                         return;
@@ -178,6 +183,9 @@ impl<S: Sink> Worker<S> {
             if self.taken.awaits_end {
                 return Step::Done;
             }
+        }
+        if self.progress.is_paused() {
+            return Step::Wait(PAUSE_NAP);
         }
         match self.attempt() {
             Ok(()) => {
@@ -290,9 +298,11 @@ impl<S: Sink> Worker<S> {
         let applied = self.sink.apply(&batch)?;
         let Applied { changes, transactions, dead_letters } = applied;
         let (bytes, took) = (self.taken.bytes, started.elapsed());
-        let batch_applied = BatchApplied { changes, transactions, dead_letters, bytes, took };
+        let (failed_attempts, end_lsn) = (self.attempt, batch.end_lsn());
+        let batch_applied =
+            BatchApplied { changes, transactions, dead_letters, bytes, took, failed_attempts, end_lsn };
         telemetry::batch_applied(&self.progress.name, &batch_applied);
-        if let Some(end_lsn) = batch.end_lsn() {
+        if let Some(end_lsn) = end_lsn {
             self.position = end_lsn;
             self.progress.count(applied, Some(last).filter(|&micros| micros != 0));
             self.progress.set_durable(end_lsn);
@@ -310,7 +320,7 @@ impl<S: Sink> Worker<S> {
         };
         self.attempt += 1;
         self.progress.count_retry(&error);
-        telemetry::retried(&self.progress.name, error.kind());
+        telemetry::retried(&self.progress.name, &error, self.attempt);
         tracing::warn!(
             sink = self.progress.name,
             kind = error.kind().as_str(),

@@ -3,5 +3,6 @@
 pub mod d1;
 pub mod definition;
 pub mod null;
+pub mod reading;
 pub mod replica;
 pub mod sqlite;

@@ -25,7 +25,7 @@ use walcast::sink::d1::rest::{RestOptions, RestTransport};
 use walcast::sink::d1::transport::{Statement, Transport};
 
 /// How long anything that is awaited may take, so that a test fails instead of hanging.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 /// How often what has no event is looked at.
 const POLL: Duration = Duration::from_millis(5);
 

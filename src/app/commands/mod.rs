@@ -1,8 +1,10 @@
 //! One file per command; how they print is in `output`.
 
 pub mod check;
+pub mod failed;
 pub mod output;
 pub mod run;
 pub mod schema;
 pub mod status;
 pub mod teardown;
+pub mod trace;

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::app::admin::AdminServer;
 use crate::app::cli::{self, Global};
 use crate::app::engine::{Engine, RunOptions};
 use crate::app::notify;
+use crate::app::view::EngineView;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::retry::{Backoff, full_jitter};
+use crate::telemetry::sync_log::{Bounds, SyncLog};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,10 +59,16 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
             return Err(Error::config(format!("--start-at-slot {name}: there is no such sink")));
         }
     }
+    let bounds = Bounds { retention: config.log.retention, entries_max: config.log.max_entries };
+    let _log = config.log.sync_file.as_ref().map(|path| SyncLog::start(path, bounds)).transpose()?;
+    let view = Arc::new(EngineView::default());
+    // Before the source is asked for anything: what keeps an engine from starting can be seen there too.
+    let _admin = AdminServer::start(&config, &view)?;
     let options = RunOptions {
         until_caught_up: arguments.until_caught_up,
         ends: arguments.max_duration.map(|limit| Instant::now() + limit),
         start_at_slot: BTreeSet::from_iter(arguments.start_at_slot),
+        view,
     };
     let mut shutdown = shutdown_on_signal()?;
     let _watchdog = tokio::spawn(notify::watchdog());
@@ -84,6 +94,7 @@ async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
                 if gives_up.is_some_and(|gives_up| Instant::now() + wait > gives_up) {
                     return Err(error);
                 }
+                options.view.set_waiting(&error);
                 tracing::warn!(
                     wait_ms = wait.as_millis() as u64,
                     hint = error.hint_text(),

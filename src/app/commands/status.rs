@@ -13,7 +13,10 @@ use crate::app::cli::Global;
 use crate::error::Result;
 
 pub use gather::Gatherer;
-pub use report::{CopyStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status};
+pub use report::{
+    CopyStatus, CostStatus, EngineStatus, RequestStatus, SinkInEngine, SinkState, SinkStatus, SlotState,
+    SlotStatus, SourceStatus, Status,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,7 +34,7 @@ pub struct Arguments {
     /// Print JSON: an object, or with --watch one on each line
     #[arg(long)]
     json: bool,
-    /// Look again and again, about once a second, until interrupted
+    /// Look again and again, about once a second (every 20 with D1 sinks), until interrupted
     #[arg(long)]
     watch: bool,
 }
@@ -58,8 +61,6 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         if !arguments.watch || !is_read {
             return Ok(if status.is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        if !status.source.is_reachable {
-            tokio::time::sleep(gather::SAMPLE).await;
-        }
+        tokio::time::sleep(gatherer.interval()).await;
     }
 }

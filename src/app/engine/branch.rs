@@ -80,6 +80,7 @@ impl Branch {
                 false => source.idle_checkpoint_interval.min(IDLE_INTERVAL),
             },
             stall_limit: Some(STALL_LIMIT),
+            is_counted: false,
         };
         let detour = RefCell::new(detour);
         let end = self.stream(&route, &detour).await;
@@ -146,31 +147,33 @@ impl Branch {
         loop {
             let started = Instant::now();
             let session = Session { setup: &self.setup, route };
-            let error = match session.run(&mut stop, || (), self.ending(detour)).await {
-                Ok((Ending::Rejoined, stream)) => {
-                    self.end(stream).await;
-                    return End::Rejoined;
-                }
-                Ok((Ending::Deserted, stream)) => {
-                    self.end(stream).await;
-                    return End::Deserted;
-                }
-                Ok((Ending::Shutdown, stream)) => return End::Shutdown(stream.map(Box::new)),
-                Ok((Ending::Replay, _)) => {
-                    tracing::info!(sink = self.sink().name, "the sink asked for its stream again");
-                    continue;
-                }
-                Ok((Ending::Stalled, _)) => continue,
-                Ok((Ending::River | Ending::CaughtUp | Ending::Unpublished(_), _)) => {
-                    Error::bug("the stream ended without a reason")
-                }
-                Err(error) => error,
-            };
+            let error =
+                match session.run(&mut stop, || self.sink().set_obstacle(None), self.ending(detour)).await {
+                    Ok((Ending::Rejoined, stream)) => {
+                        self.end(stream).await;
+                        return End::Rejoined;
+                    }
+                    Ok((Ending::Deserted, stream)) => {
+                        self.end(stream).await;
+                        return End::Deserted;
+                    }
+                    Ok((Ending::Shutdown, stream)) => return End::Shutdown(stream.map(Box::new)),
+                    Ok((Ending::Replay, _)) => {
+                        tracing::info!(sink = self.sink().name, "the sink asked for its stream again");
+                        continue;
+                    }
+                    Ok((Ending::Stalled, _)) => continue,
+                    Ok((Ending::River | Ending::CaughtUp | Ending::Unpublished(_), _)) => {
+                        Error::bug("the stream ended without a reason")
+                    }
+                    Err(error) => error,
+                };
             if !is_passing(&error) {
                 sinks::stop(self.sink(), &error.context(format!("catching up on slot {}", self.copy)));
                 return End::Deserted;
             }
             let wait = pauses.after(started);
+            self.sink().set_obstacle(Some(&error));
             tracing::warn!(
                 sink = self.sink().name,
                 wait_ms = wait.as_millis() as u64,

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use super::session::{CATCH_UP_INTERVAL, Ending, POLL, Route, Session};
 use super::{Setup, Stop};
 use crate::Lsn;
+use crate::app::view::Phase as EnginePhase;
 use crate::app::{notify, sinks};
 use crate::capture::catalog::{self, Server};
 use crate::capture::stream::Stream;
@@ -47,6 +48,7 @@ impl MainStream {
                 false => source.idle_checkpoint_interval,
             },
             stall_limit: None,
+            is_counted: true,
         };
         MainStream { setup, route, target, published }
     }
@@ -57,7 +59,11 @@ impl MainStream {
             return Ok((Ending::Deserted, None));
         }
         let session = Session { setup: &self.setup, route: &self.route };
-        session.run(stop, notify::ready, self.ending()).await
+        let started = || {
+            notify::ready();
+            self.setup.options.view.set_phase(EnginePhase::Streaming);
+        };
+        session.run(stop, started, self.ending()).await
     }
 
     /// Resolves when something other than an error or a shutdown ends the session.

@@ -10,11 +10,12 @@ use super::{Engine, RunOptions, Setup, no_sink_left};
 use crate::Lsn;
 use crate::app::sinks::OpenSinks;
 use crate::app::source::{Judged, Source, Survey, read_schema};
+use crate::app::view::Prepared;
 use crate::capture::catalog::{self, ServerVersion};
 use crate::capture::publication::{self, PublicationChange};
 use crate::capture::slot::{self, Judgement, SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::capture::table::{Oid, TableName};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::encode::plan::Plan;
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
@@ -68,6 +69,14 @@ impl Engine {
         let deadline = Arc::new(OnceLock::new());
         let when = deadline.clone();
         let fanout = sinks.spawn(config, move || when.get().copied())?;
+        let budget = |sink: &config::Sink| {
+            fanout.transports.budget_of(&sink.target).map(|budget| (sink.name.to_string(), budget))
+        };
+        options.view.set_prepared(Prepared {
+            progress: fanout.progress.clone(),
+            plan: plan.clone(),
+            budgets: config.sinks.iter().filter_map(budget).collect(),
+        });
         let setup = Arc::new(Setup { source, config: config.clone(), plan, options, deadline });
         Ok(Engine { setup, fanout, target, published })
     }

@@ -219,7 +219,7 @@ pub(super) fn one<T>(results: Vec<T>) -> Result<T, Failure> {
 }
 
 /// The body of a request: `{"batch":[{"sql":…,"params":[…]}]}`.
-pub(super) fn batch(statements: &[Statement]) -> Vec<u8> {
+pub fn batch(statements: &[Statement]) -> Vec<u8> {
     #[derive(Serialize)]
     struct Batch<'a> {
         batch: Vec<Entry<'a>>,

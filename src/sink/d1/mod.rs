@@ -6,7 +6,8 @@
 //!
 //! In reading order: `request` cuts batches, `compose` and `tables` write the statements, `limits` says how large they
 //! may be, `state` is the checkpoint and its fence, `open` prepares a database, `send` sends and learns from `failures`,
-//! `isolate` finds a row that the database refuses, `dead_letters` and `cost` keep account. Below them, `transport` is
+//! `isolate` finds a row that the database refuses, `dead_letters` and `cost` keep account, `inspect` and `reading`
+//! look in from beside. Below them, `transport` is
 //! what they ask of a way to the database: `rest`, which shares a `budget` of requests, and `worker`, both over `http`.
 //! `verdict` says what a failed call means.
 
@@ -20,6 +21,7 @@ mod inspect;
 mod isolate;
 pub mod limits;
 mod open;
+mod reading;
 mod request;
 pub mod rest;
 mod send;
@@ -32,7 +34,9 @@ pub mod worker;
 use std::sync::Arc;
 
 pub use inspect::{Inspected, inspect};
+pub use reading::{dead_letters, drop_dead_letters, row};
 
+use self::cost::Usage;
 use self::limits::RequestLimits;
 use self::send::Session;
 use self::transport::Transport;
@@ -68,6 +72,11 @@ impl D1Sink {
     /// A sink that reaches its database through `transport`; errors call it `place`. Nothing is sent yet.
     pub fn new(place: impl Into<String>, transport: Box<dyn Transport>, options: Options) -> Self {
         D1Sink { place: place.into(), options, transport, session: None }
+    }
+
+    /// What has been written and paid for, as far as it is known; `None` before the first checkpoint.
+    pub fn usage(&self) -> Option<&Usage> {
+        self.session.as_ref()?.usage()
     }
 
     /// The session, and what it sends through.

@@ -166,6 +166,17 @@ fn tables(transport: &mut dyn Transport) -> Result<BTreeSet<String>, Failure> {
     Ok(names.filter(|name| !name.starts_with("_cf_") && !name.starts_with("sqlite_")).collect())
 }
 
+/// Whether walcast has prepared the database, which errors call `place`.
+///
+/// # Errors
+/// Halts where somebody else made what is in it.
+pub(super) fn is_prepared(transport: &mut dyn Transport, place: &str) -> Result<bool> {
+    let tables = tables(transport).map_err(|failure| error_of(&failure, 1))?;
+    let contents = Contents { tables, state: None, stored: Vec::new() };
+    contents.check_ours(place)?;
+    Ok(contents.is_prepared())
+}
+
 /// Takes the database over from whoever wrote it last.
 fn take_over(transport: &mut dyn Transport, state: &State, writer: &str) -> Result<State> {
     let answers = ask(transport, &[state::take_over(state, writer), state::read()])?;

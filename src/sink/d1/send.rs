@@ -94,6 +94,10 @@ impl Session {
         self.state.as_ref().map(|state| state.checkpoint.clone())
     }
 
+    pub(super) fn usage(&self) -> Option<&Usage> {
+        self.state.as_ref().map(|state| &state.usage)
+    }
+
     fn state(&self) -> Result<&State> {
         self.state.as_ref().ok_or_else(|| Error::bug("D1 sink used before its first checkpoint"))
     }

@@ -73,7 +73,7 @@ impl TableSql {
 }
 
 /// SQL for the cell at `path`, a position or a path in quotes, of the row `value`.
-fn cell(value: &str, path: &str, column: &PlannedColumn) -> String {
+pub(super) fn cell(value: &str, path: &str, column: &PlannedColumn) -> String {
     match column.column_type {
         ColumnType::Blob => format!("unhex({value} ->> {path})"),
         ColumnType::Integer

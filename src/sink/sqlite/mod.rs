@@ -6,6 +6,7 @@
 //!
 //! `state` owns the `_walcast_*` tables, `tables` the replicated ones, `writer` the statements.
 
+mod reading;
 mod state;
 mod tables;
 mod writer;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub use reading::{dead_letters, drop_dead_letters, row};
 pub use state::{inspect, is_foreign, stored_tables};
 
 use crate::Lsn;

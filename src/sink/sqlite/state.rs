@@ -234,7 +234,7 @@ pub fn stored_tables(path: &Path) -> Result<Vec<StoredTable>> {
 }
 
 /// A file that walcast has prepared; `None` where there is none, or nothing in it.
-fn open_ours(path: &Path) -> Result<Option<Connection>> {
+pub(super) fn open_ours(path: &Path) -> Result<Option<Connection>> {
     let Some(connection) = open_read_only(path)? else { return Ok(None) };
     refuse_foreign(&connection, path)?;
     let has_state: bool = connection

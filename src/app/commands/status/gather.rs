@@ -1,5 +1,6 @@
 //! Reads the status: first the sinks, then the source, which so is never behind them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::Client;
@@ -17,17 +18,26 @@ use crate::error::{Error, Kind, Result};
 use crate::fanout::sink::Checkpoint;
 use crate::sink::d1::limits::DATABASE_BYTES_MAX;
 
-/// How long the rate at which WAL is written is watched.
-pub(super) const SAMPLE: Duration = Duration::from_secs(1);
+/// For how long, at least, the rate at which WAL is written is watched.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// The pause between two looks where there are D1 databases: a look takes three requests of each, and the engine needs
+/// those that a token has.
+const D1_INTERVAL: Duration = Duration::from_secs(20);
+/// An older look says nothing about the rate now.
+const SAMPLE_AGE_MAX: Duration = Duration::from_secs(30);
+/// How long the source may take to answer one question. Replicas have limits of their own.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A sink this close to the WAL's end is at it: an idle server writes some small records of its own, and a sink's
 /// checkpoint follows them only now and then. Hardly a transaction is as small.
 const AT_END_BYTES: u64 = 256;
 
 /// Reads the status again and again over one session.
-pub struct Gatherer<'a> {
-    config: &'a Config,
+pub struct Gatherer {
+    config: Arc<Config>,
     source: Source,
     client: Option<Client>,
+    /// Where the WAL was at the last look.
+    sample: Option<(Instant, Lsn)>,
 }
 
 /// What the source answered.
@@ -43,16 +53,25 @@ struct Found {
     checkpoint: Option<Checkpoint>,
 }
 
-impl<'a> Gatherer<'a> {
+impl Gatherer {
     /// Connects to nothing yet.
     ///
     /// # Errors
     /// A URL that libpq would not accept either.
-    pub fn new(config: &'a Config) -> Result<Self> {
-        Ok(Gatherer { config, source: Source::new(&config.source)?, client: None })
+    pub fn new(config: &Config) -> Result<Self> {
+        let source = Source::new(&config.source)?;
+        Ok(Gatherer { config: Arc::new(config.clone()), source, client: None, sample: None })
     }
 
-    /// The status now. Takes about a second, over which the WAL's rate is taken. What cannot be read is part of it.
+    /// How long to leave between two looks, so that looking takes nothing from the engine.
+    pub fn interval(&self) -> Duration {
+        let is_d1 =
+            |sink: &config::Sink| matches!(sink.target, SinkTarget::D1(..) | SinkTarget::D1Worker(..));
+        if self.config.sinks.iter().any(is_d1) { D1_INTERVAL } else { SAMPLE }
+    }
+
+    /// The status now. Takes about a second, over which the WAL's rate is taken, unless it was read not long ago. What
+    /// cannot be read is part of it.
     pub async fn gather(&mut self) -> Status {
         let address = self.source.info.to_string();
         match self.ask().await {
@@ -65,29 +84,43 @@ impl<'a> Gatherer<'a> {
                     hint: error.hint_text().map(str::to_owned),
                     ..SourceStatus::default()
                 };
-                let sinks = self.look_at_sinks().into_iter().map(|found| found.status).collect();
-                Status { is_ok: false, source, slot: None, sinks, abandoned_copies: Vec::new() }
+                let found = self.look_at_sinks().await.unwrap_or_default();
+                let sinks = found.into_iter().map(|found| found.status).collect();
+                Status { is_ok: false, engine: None, source, slot: None, sinks, abandoned_copies: Vec::new() }
             }
         }
     }
 
-    fn look_at_sinks(&self) -> Vec<Found> {
-        let replicas = replicas::read_all(self.config);
-        self.config.sinks.iter().zip(replicas).map(|(sink, replica)| look(sink, replica)).collect()
+    async fn look_at_sinks(&self) -> Result<Vec<Found>> {
+        let config = self.config.clone();
+        let look_at_all = move || {
+            let replicas = replicas::read_all(&config);
+            config.sinks.iter().zip(replicas).map(|(sink, replica)| look(sink, replica)).collect()
+        };
+        tokio::task::spawn_blocking(look_at_all)
+            .await
+            .map_err(|error| Error::bug("looking at the sinks").because(error))
     }
 
     async fn ask(&mut self) -> Result<(Vec<Found>, Answer)> {
         let client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
-            Some(_) | None => self.source.connect().await?,
+            Some(_) | None => in_time(self.source.connect()).await?,
         };
-        let before = read_server(&client).await?;
-        let started = Instant::now();
-        tokio::time::sleep(SAMPLE).await;
+        let is_of_use = |(at, _): &(Instant, Lsn)| (SAMPLE..=SAMPLE_AGE_MAX).contains(&at.elapsed());
+        let (started, before) = match self.sample.take().filter(is_of_use) {
+            Some(sample) => sample,
+            None => {
+                let sample = (Instant::now(), in_time(read_server(&client)).await?.current_wal_lsn);
+                tokio::time::sleep(SAMPLE).await;
+                sample
+            }
+        };
 
-        let mut found = self.look_at_sinks();
-        let server = read_server(&client).await?;
+        let mut found = self.look_at_sinks().await?;
+        let server = in_time(read_server(&client)).await?;
         let elapsed = started.elapsed();
+        self.sample = Some((Instant::now(), server.current_wal_lsn));
         let identity = self.source.identity(&server);
         let mut held = Vec::new();
         for (sink, found) in self.config.sinks.iter().zip(&mut found) {
@@ -100,9 +133,9 @@ impl<'a> Gatherer<'a> {
                 held.push((sink.name.to_string(), found.checkpoint.clone()));
             }
         }
-        let judged = self.source.judge(&client, &server, &held).await?;
+        let judged = in_time(self.source.judge(&client, &server, &held)).await?;
         self.client = Some(client);
-        let written = server.current_wal_lsn.0.saturating_sub(before.current_wal_lsn.0);
+        let written = server.current_wal_lsn.0.saturating_sub(before.0);
         let wal_bytes_per_second = (written as f64 / elapsed.as_secs_f64()) as u64;
         Ok((found, Answer { server, wal_bytes_per_second, judged }))
     }
@@ -148,6 +181,7 @@ impl<'a> Gatherer<'a> {
             is_ok: slot.state != SlotState::Lost
                 && !sinks.iter().any(|sink| sink.state.needs_operator())
                 && abandoned_copies.is_empty(),
+            engine: None,
             source: SourceStatus {
                 address,
                 is_reachable: true,
@@ -163,6 +197,12 @@ impl<'a> Gatherer<'a> {
             abandoned_copies,
         }
     }
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(SOURCE_TIMEOUT, answer)
+        .await
+        .unwrap_or_else(|_| Err(Error::transient(format!("no answer within {} s", SOURCE_TIMEOUT.as_secs()))))
 }
 
 fn slot_status(
@@ -211,6 +251,7 @@ fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
         cost: None,
         problem: None,
         hint: None,
+        engine: None,
     };
     if sink.target == SinkTarget::Null {
         status.state = SinkState::Discards;

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::commands::output;
 
 /// The JSON of `walcast status --json`. The field names are stable; LSNs are written as Postgres writes them.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Status {
     /// Whether nothing needs an operator.
     pub is_ok: bool,
+    /// The engine that answers; null where `walcast status` looks from outside.
+    pub engine: Option<EngineStatus>,
     /// The server.
     pub source: SourceStatus,
     /// The slot; null where the source cannot be reached.
@@ -23,7 +26,7 @@ pub struct Status {
 }
 
 /// A sink's own copy of the slot.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CopyStatus {
     /// Its name.
     pub name: String,
@@ -39,8 +42,19 @@ pub struct CopyStatus {
     pub safe_bytes: Option<u64>,
 }
 
+/// The engine that answers.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct EngineStatus {
+    /// `preparing`, `streaming`, `waiting` or `stopping`.
+    pub phase: &'static str,
+    /// When the process began, in RFC 3339.
+    pub started: String,
+    /// Why it waits, and what stands still.
+    pub problems: Vec<String>,
+}
+
 /// The server.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct SourceStatus {
     /// `user@host:port/database`.
     pub address: String,
@@ -61,7 +75,7 @@ pub struct SourceStatus {
 }
 
 /// The slot.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct SlotStatus {
     /// Its name.
     pub name: String,
@@ -90,7 +104,7 @@ pub struct SlotStatus {
 }
 
 /// What the slot is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SlotState {
     /// It can be streamed from.
@@ -102,7 +116,7 @@ pub enum SlotState {
 }
 
 /// One sink.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct SinkStatus {
     /// Its name.
     pub name: String,
@@ -127,10 +141,46 @@ pub struct SinkStatus {
     pub problem: Option<String>,
     /// What to do about that.
     pub hint: Option<String>,
+    /// What the engine that answers knows of it.
+    pub engine: Option<SinkInEngine>,
+}
+
+/// What the engine that answers has done for a sink since it started.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct SinkInEngine {
+    /// Row changes written.
+    pub changes: u64,
+    /// Transactions applied.
+    pub transactions: u64,
+    /// Rows set aside with a reason.
+    pub dead_letters: u64,
+    /// Failed attempts.
+    pub retries: u64,
+    /// Failed attempts in a row; 0 after one that succeeded.
+    pub failed_attempts: u32,
+    /// When the first of these failed, in RFC 3339.
+    pub failing_since: Option<String>,
+    /// What its API token may still send; null for a sink that has no such limit.
+    pub requests: Option<RequestStatus>,
+}
+
+/// Requests to the D1 API, for all sinks of a token together.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RequestStatus {
+    /// How many may be sent at once.
+    pub available: u32,
+    /// For how long nothing may be sent, because the API said so.
+    pub paused_seconds: Option<f64>,
+    /// Sinks that wait for their turn.
+    pub waiting: usize,
+    /// Sent since the engine started.
+    pub sent: u64,
+    /// How often the API turned the token away since then.
+    pub throttled: u64,
 }
 
 /// What a D1 database has cost since it was first fed, but for the last request of each engine.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CostStatus {
     /// Rows written as Cloudflare bills them: with index entries, and walcast's own.
     pub rows_written: u64,
@@ -152,8 +202,9 @@ pub struct CostStatus {
     pub database_bytes_max: u64,
 }
 
-/// A sink's relation to the stream, as far as it can be told from its checkpoint and the slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// A sink's relation to the stream, as far as it can be told from its checkpoint and the slot, or
+/// as the engine knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SinkState {
     /// The slot holds everything that it lacks: it goes on from its checkpoint while an engine runs.
@@ -161,6 +212,12 @@ pub enum SinkState {
     /// The slot went on without it, because it was slower than the others; a copy of the slot holds everything that it
     /// lacks, and it comes back to the others while an engine runs.
     CatchingUp,
+    /// The engine's last attempt failed, and is made again.
+    Failing,
+    /// An operator paused it in the engine.
+    Paused,
+    /// The engine has taken it out of action.
+    Stopped,
     /// It was never fed; `walcast run` creates it.
     NotCreated,
     /// It lacks changes that the slot does not hold any more.
@@ -183,6 +240,9 @@ impl SinkState {
         match self {
             SinkState::Attached => "attached",
             SinkState::CatchingUp => "catching-up",
+            SinkState::Failing => "failing",
+            SinkState::Paused => "paused",
+            SinkState::Stopped => "stopped",
             SinkState::NotCreated => "not-created",
             SinkState::NeedsBackfill => "needs-backfill",
             SinkState::Halted => "halted",
@@ -196,9 +256,15 @@ impl SinkState {
     /// Whether it stays as it is until an operator does something.
     pub fn needs_operator(self) -> bool {
         match self {
-            SinkState::NeedsBackfill | SinkState::Halted | SinkState::Foreign | SinkState::Unreadable => true,
+            SinkState::Paused
+            | SinkState::Stopped
+            | SinkState::NeedsBackfill
+            | SinkState::Halted
+            | SinkState::Foreign
+            | SinkState::Unreadable => true,
             SinkState::Attached
             | SinkState::CatchingUp
+            | SinkState::Failing
             | SinkState::NotCreated
             | SinkState::Unknown
             | SinkState::Discards => false,

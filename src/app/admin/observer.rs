@@ -1,0 +1,148 @@
+//! Looks at the slot once a second, through an SQL session of its own: a stream that has fallen silent cannot say that it
+//! has. Enters: what the engine shows and what the server says. Leaves: whether the engine stands still, how far each
+//! sink is behind, and the gauges among the metrics.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::health::sink_word;
+use super::lag::LagClock;
+use super::stall::{Sight, SinkSight, StallClock};
+use crate::Lsn;
+use crate::app::source::Source;
+use crate::app::view::EngineView;
+use crate::capture::slot::{self, Slot};
+use crate::error::Result;
+use crate::telemetry::{self, SlotSeen};
+
+/// The pause between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long one look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Looks, and remembers.
+pub(super) struct Observer {
+    source: Source,
+    stall_timeout: Duration,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    stall: StallClock,
+    lag: LagClock,
+    /// The server's position at the last look.
+    wal: Option<Lsn>,
+}
+
+impl Observer {
+    pub(super) fn new(source: Source, stall_timeout: Duration) -> Self {
+        Observer { source, stall_timeout, seen: Mutex::default() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What stands still although it should not: subject and sentence.
+    pub(super) fn stalled(&self) -> Vec<(String, String)> {
+        self.seen().stall.stalled(Instant::now(), self.stall_timeout)
+    }
+
+    /// How far a sink at `durable` is behind the source; `None` while that is not known.
+    pub(super) fn behind(&self, durable: Lsn) -> Option<Duration> {
+        self.seen().lag.behind(Instant::now(), durable)
+    }
+
+    /// How many bytes of WAL a sink at `durable` was behind the source at the last look.
+    pub(super) fn behind_bytes(&self, durable: Lsn) -> Option<u64> {
+        self.seen().wal.map(|wal| wal.0.saturating_sub(durable.0))
+    }
+
+    /// Looks until it is dropped.
+    pub(super) async fn run(&self, view: &EngineView) {
+        let mut client = None;
+        loop {
+            match tokio::time::timeout(LOOK_TIMEOUT, self.look(&mut client)).await {
+                Ok(Ok(slot)) => self.take_in(view, slot.as_ref()),
+                failed => {
+                    if let Ok(Err(error)) = failed {
+                        tracing::debug!("the source could not be looked at: {}", error.chain());
+                    }
+                    client = None;
+                    self.seen().stall.reset();
+                    telemetry::slot_seen(&SlotSeen { health: "unknown", ..SlotSeen::default() });
+                }
+            }
+            self.record_engine(view);
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    async fn look(&self, client: &mut Option<Client>) -> Result<Option<Slot>> {
+        let connected = match client.take() {
+            Some(connected) if !connected.is_closed() => connected,
+            Some(_) | None => self.source.connect().await?,
+        };
+        let slot = slot::read(&connected, &self.source.config.slot).await?;
+        *client = Some(connected);
+        Ok(slot)
+    }
+
+    fn take_in(&self, view: &EngineView, slot: Option<&Slot>) {
+        let (now, mut seen) = (Instant::now(), self.seen());
+        let Some(slot) = slot else {
+            seen.stall.reset();
+            return telemetry::slot_seen(&SlotSeen { health: "missing", ..SlotSeen::default() });
+        };
+        telemetry::slot_seen(&SlotSeen {
+            health: health(slot),
+            lag_bytes: slot.lag_bytes(),
+            retained_bytes: slot.retained_bytes,
+            safe_bytes: Some(slot.safe_wal_size.map_or(f64::INFINITY, |safe| safe as f64)),
+        });
+        seen.wal = Some(slot.current_wal_lsn);
+        seen.lag.look(now, slot.current_wal_lsn);
+        let Some(prepared) = view.prepared() else { return };
+        seen.stall.look(
+            now,
+            &Sight {
+                wal: slot.current_wal_lsn,
+                confirmed: slot.confirmed_flush_lsn.unwrap_or(Lsn::ZERO),
+                confirmable: prepared.progress.confirmable(),
+                sinks: prepared.progress.sinks().iter().map(|sink| SinkSight::of(sink)).collect(),
+            },
+        );
+    }
+
+    /// Records what the engine shows, whether or not the source could be looked at.
+    fn record_engine(&self, view: &EngineView) {
+        let wal = self.seen().wal.unwrap_or(Lsn::ZERO);
+        let mut most = None;
+        let Some(prepared) = view.prepared() else {
+            return telemetry::engine_seen(None, !self.stalled().is_empty());
+        };
+        for sink in prepared.progress.sinks() {
+            if let Some(standing) = prepared.standing(&sink.name) {
+                telemetry::d1_budget_seen(&sink.name, standing.available, standing.throttled);
+            }
+            let durable = sink.durable_lsn();
+            let behind = self.behind(durable);
+            most = most.max(behind);
+            telemetry::sink_seen(&sink.name, sink_word(sink), wal.0.saturating_sub(durable.0), behind);
+        }
+        telemetry::engine_seen(most, !self.stalled().is_empty());
+    }
+}
+
+/// The slot's health, as the metrics name it.
+fn health(slot: &Slot) -> &'static str {
+    match (slot.invalidation(), slot.wal_status.as_deref()) {
+        (Some(_), _) => "lost",
+        (None, Some("reserved" | "extended")) => "ok",
+        (None, Some("unreserved")) => "unreserved",
+        (None, _) => "unknown",
+    }
+}

@@ -1,0 +1,147 @@
+//! `GET /status`: what `walcast status --json` prints, with what only the engine knows over it. The source and the sinks
+//! are looked at for the first who asks; who asks within a second is answered from the same look, and where there are D1
+//! databases, of which each look takes requests, within 20.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+
+use super::Shared;
+use crate::app::commands::status::{
+    EngineStatus, Gatherer, RequestStatus, SinkInEngine, SinkState, SinkStatus, Status,
+};
+use crate::app::view::Phase;
+use crate::fanout::progress::{SinkProgress, State as Relation};
+use crate::sink::d1::budget::Standing;
+
+/// How old the look may be that `/status` answers from.
+const AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Looks once for all who ask together.
+pub(super) struct StatusCache(Mutex<Looks>);
+
+struct Looks {
+    gatherer: Gatherer,
+    last: Option<(Instant, Status)>,
+}
+
+impl StatusCache {
+    pub(super) fn new(gatherer: Gatherer) -> Self {
+        StatusCache(Mutex::new(Looks { gatherer, last: None }))
+    }
+
+    /// The status as it was at most `age_max` ago, or longer where looking is not free.
+    pub(super) async fn get(&self, age_max: Duration) -> Status {
+        let mut looks = self.0.lock().await;
+        let age_max = age_max.max(looks.gatherer.interval());
+        match &looks.last {
+            Some((at, status)) if at.elapsed() < age_max => status.clone(),
+            _ => {
+                let status = looks.gatherer.gather().await;
+                looks.last = Some((Instant::now(), status.clone()));
+                status
+            }
+        }
+    }
+}
+
+/// Where the slot and every region are
+///
+/// The JSON of `walcast status --json`, with what the engine knows: its phase, and what it does with each sink. What the
+/// source and the targets show is up to a second old, or 20 where there are D1 databases, because looking takes requests.
+#[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, description = "The status", body = Status)))]
+pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
+    let mut status = shared.status.get(AGE_MAX).await;
+    let phase = shared.view.phase();
+    let mut problems: Vec<String> = shared
+        .observer
+        .stalled()
+        .into_iter()
+        .map(|(subject, sentence)| format!("{subject} {sentence}"))
+        .collect();
+    if let Phase::Waiting { problem, .. } = &phase {
+        problems.push(problem.clone());
+    }
+    status.engine =
+        Some(EngineStatus { phase: phase.as_str(), started: shared.started.to_string(), problems });
+    if let Some(prepared) = shared.view.prepared() {
+        for sink in &mut status.sinks {
+            let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
+            if let Some(live) = live {
+                overlay(
+                    sink,
+                    live,
+                    shared.observer.behind(live.durable_lsn()),
+                    prepared.standing(&live.name),
+                );
+            }
+        }
+    }
+    status.is_ok &= !status.sinks.iter().any(|sink| sink.state.needs_operator());
+    Json(status)
+}
+
+/// Puts what the engine knows of a sink over what its target and the slot showed.
+fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>, standing: Option<Standing>) {
+    if let Some(behind) = behind {
+        sink.lag_seconds = Some(behind.as_secs());
+    }
+    let failure = live.failure();
+    match live.state() {
+        Relation::Stopped(reason) | Relation::Detached(reason) => {
+            if !sink.state.needs_operator() {
+                sink.state = SinkState::Stopped;
+            }
+            sink.problem = Some(reason);
+        }
+        Relation::Attached | Relation::CatchingUp(_) if live.is_paused() => sink.state = SinkState::Paused,
+        relation @ (Relation::Attached | Relation::CatchingUp(_)) => {
+            if let Some(failure) = &failure {
+                sink.state = SinkState::Failing;
+                sink.problem = Some(failure.problem.clone());
+                sink.hint = failure.hint.clone();
+            } else if relation != Relation::Attached {
+                sink.state = SinkState::CatchingUp;
+                sink.problem = live.obstacle();
+            } else if sink.state == SinkState::CatchingUp {
+                // Its copy of the slot, which is all that can be seen from outside, goes a little later.
+                sink.state = SinkState::Attached;
+            }
+        }
+    }
+    sink.engine = Some(SinkInEngine {
+        changes: live.changes(),
+        transactions: live.transactions(),
+        dead_letters: live.dead_letters(),
+        retries: live.retries(),
+        failed_attempts: failure.as_ref().map_or(0, |failure| failure.attempts),
+        failing_since: failure
+            .and_then(|failure| Timestamp::try_from(failure.since).ok())
+            .map(|since| since.to_string()),
+        requests: standing.map(|standing| RequestStatus {
+            available: standing.available,
+            paused_seconds: standing.paused.map(|pause| pause.as_secs_f64()),
+            waiting: standing.waiting,
+            sent: standing.requests,
+            throttled: standing.throttled,
+        }),
+    });
+}
+
+/// The metrics, in Prometheus' text format
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "status",
+    responses((status = 200, description = "The text", body = String, content_type = "text/plain; version=0.0.4"))
+)]
+pub(super) async fn metrics(
+    State(shared): State<Arc<Shared>>,
+) -> ([(axum::http::HeaderName, &'static str); 1], String) {
+    let content_type = (axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    ([content_type], shared.exposition.render())
+}

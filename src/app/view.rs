@@ -1,0 +1,93 @@
+//! What the rest of the process may see of its engine: before it is prepared, while it runs, and while it ends. The
+//! engine writes; the HTTP API reads. Nothing here can steer anything.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::encode::plan::Plan;
+use crate::error::Error;
+use crate::fanout::progress::Progress;
+use crate::sink::d1::budget::{Budget, Standing};
+
+/// An engine as it is seen from beside.
+#[derive(Debug, Default)]
+pub struct EngineView {
+    phase: Mutex<Phase>,
+    prepared: OnceLock<Prepared>,
+}
+
+/// What the engine is about.
+#[derive(Debug, Clone, Default)]
+pub enum Phase {
+    /// It connects, checks and opens. Set at the start; `Streaming` or `Waiting` follows.
+    #[default]
+    Preparing,
+    /// A session streams. `Waiting` or `Stopping` follows.
+    Streaming,
+    /// An attempt failed; the next one follows after a pause. Set where an error is logged and retried.
+    Waiting {
+        /// The error with its causes.
+        problem: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// It finishes what it has, and ends.
+    Stopping,
+}
+
+impl Phase {
+    /// The phase as one lower-case word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Phase::Preparing => "preparing",
+            Phase::Streaming => "streaming",
+            Phase::Waiting { .. } => "waiting",
+            Phase::Stopping => "stopping",
+        }
+    }
+}
+
+/// What there is once the engine is prepared.
+#[derive(Debug)]
+pub struct Prepared {
+    /// How far each sink is.
+    pub progress: Progress,
+    /// What is replicated.
+    pub plan: Arc<Plan>,
+    /// The budgets of requests that sinks keep to, by sink; one for all sinks of a token.
+    pub budgets: Vec<(String, Arc<Budget>)>,
+}
+
+impl Prepared {
+    /// How much of its budget of requests a sink has left; `None` for one without.
+    pub fn standing(&self, sink: &str) -> Option<Standing> {
+        self.budgets.iter().find(|(name, _)| name == sink).map(|(_, budget)| budget.standing())
+    }
+}
+
+impl EngineView {
+    /// What the engine is about now.
+    pub fn phase(&self) -> Phase {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what the engine is about from now on.
+    pub fn set_phase(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Says that the engine will try again after this error.
+    pub fn set_waiting(&self, error: &Error) {
+        let hint = error.hint_text().map(str::to_owned);
+        self.set_phase(Phase::Waiting { problem: error.chain(), hint });
+    }
+
+    /// Shows the prepared engine; only the first one counts.
+    pub fn set_prepared(&self, prepared: Prepared) {
+        let _ = self.prepared.set(prepared);
+    }
+
+    /// The engine's progress and plan, once it is prepared.
+    pub fn prepared(&self) -> Option<&Prepared> {
+        self.prepared.get()
+    }
+}

@@ -1,0 +1,337 @@
+//! Where is my row, and which rows a region did not take: on the command line and over HTTP.
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/pipeline.rs"]
+mod pipeline;
+
+use std::process::Command;
+
+use http::Api;
+use pipeline::Pipeline;
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+const SECRET: &str = "a-secret-of-more-than-thirty-two-characters";
+const CREATE: &str = "
+    CREATE TABLE apps (id uuid PRIMARY KEY, name text, size numeric, big bigint, icon bytea, made timestamptz, tags text[]);
+    CREATE TABLE versions (app int, version text, n float8, PRIMARY KEY (app, version));
+    CREATE SCHEMA sales;
+    CREATE TABLE sales.notes (id int PRIMARY KEY, note text);";
+const APP: &str = "9b2e4b0c-0e0f-4c1e-8f5a-0d4a3a1c2b3d";
+
+fn schema() -> Value {
+    json!({
+        "apps": {"primaryKey": "id", "rename": {"big": "large"}, "columns": {
+            "id": "TEXT", "name": "TEXT", "size": "INTEGER", "big": "INTEGER", "icon": "BLOB", "made": "INTEGER", "tags": "JSON"
+        }},
+        "versions": {"primaryKey": ["app", "version"], "columns": {"app": "INTEGER", "version": "TEXT", "n": "REAL"}},
+        "sales.notes": {"primaryKey": "id", "softDelete": "deleted_at", "columns": {"id": "INTEGER", "note": "TEXT"}},
+    })
+}
+
+fn started() -> (Pipeline, Api) {
+    let mut pipeline = Pipeline::builder()
+        .sections(&format!(
+            "[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\nmax_dead_letters = 3\n"
+        ))
+        .build(CREATE, &schema());
+    pipeline.start();
+    pipeline.catch_up();
+    pipeline.await_log("streaming");
+    let api = Api::of(&pipeline);
+    (pipeline, api)
+}
+
+fn app(name: &str) -> String {
+    format!(
+        "INSERT INTO apps VALUES ('{APP}', '{name}', 12, 9007199254740993, '\\x00ff', '2024-01-02 03:04:05.6+00', '{{a,b}}')"
+    )
+}
+
+/// Runs walcast: exit code, standard output, standard error.
+fn run(pipeline: &Pipeline, arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_walcast"))
+        .args(arguments)
+        .env_clear()
+        .current_dir(pipeline.path(""))
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// What `walcast trace --json` prints, and its exit code.
+fn trace(pipeline: &Pipeline, arguments: &[&str]) -> (i32, Value) {
+    let (code, stdout, stderr) = run(pipeline, &[&["trace", "--json"], arguments].concat());
+    (code, serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stderr}")))
+}
+
+fn verdicts(trace: &Value) -> Vec<&str> {
+    trace["regions"].as_array().unwrap().iter().map(|region| region["verdict"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_row_is_found_at_the_source_and_in_every_region_in_the_regions_form() {
+    let (mut pipeline, api) = started();
+    pipeline.exec(&app("it''s \u{fc}"));
+    pipeline.exec("INSERT INTO versions VALUES (1, 'a/b \"c\"', 'Infinity'), (2, '', 0.1)");
+    pipeline.catch_up();
+    // However the key is spelt.
+    let (code, found) = trace(&pipeline, &["apps", &APP.to_uppercase()]);
+    assert_eq!((code, verdicts(&found)), (0, vec!["equal", "equal"]), "{found}");
+    let row = json!({
+        "id": APP, "name": "it's \u{fc}", "size": 12, "large": 9007199254740993_i64, "icon": "\\x00ff",
+        "made": 1704164645, "tags": "[\"a\",\"b\"]"
+    });
+    assert_eq!((&found["source"]["row"], &found["regions"][1]["row"]), (&row, &row));
+    assert_eq!(found["key"], json!([APP]));
+    let (code, found) = trace(&pipeline, &["versions", "1", "a/b \"c\""]);
+    assert_eq!((code, &found["regions"][0]["row"]["n"]), (0, &json!("Infinity")), "{found}");
+
+    // The same over HTTP, for whoever has the secret.
+    let path = "/status/versions/%5B%221%22%2C%22a%2Fb%20%5C%22c%5C%22%22%5D";
+    api.get(path).assert_problem(401, "unauthorized");
+    let answer = api.get_with(SECRET, path);
+    let mut answered = answer.json();
+    for trace in [&mut found.clone(), &mut answered] {
+        trace["source"]["lsn"] = Value::Null;
+        trace["regions"]
+            .as_array_mut()
+            .unwrap()
+            .iter_mut()
+            .for_each(|region| region["checkpoint_lsn"] = Value::Null);
+    }
+    assert_eq!((answer.status, &answered["source"]["row"]), (200, &found["source"]["row"]));
+    assert_eq!(verdicts(&answered), ["equal", "equal"]);
+    api.get_with(SECRET, "/status/versions/17").assert_problem(400, "bad-request");
+    api.get_with(SECRET, "/status/apps/17").assert_problem(400, "bad-request");
+    api.get_with(SECRET, "/status/nothing/17").assert_problem(404, "not-found");
+
+    for (arguments, message) in [
+        (&["trace", "nothing", "1"][..], "schema.json has no table \"nothing\""),
+        (&["trace", "versions", "1"], "the key of table versions is (app, version): 1 given"),
+        (&["trace", "apps", "no-uuid"], "the key does not have the form of table apps's key"),
+    ] {
+        let (code, _, stderr) = run(&pipeline, arguments);
+        assert!(code == 2 && stderr.contains(message), "{code} {stderr}");
+    }
+    let (code, text, _) = run(&pipeline, &["trace", "apps", APP]);
+    assert!(code == 0 && text.contains("there at the source") && text.contains("equal"), "{text}");
+    assert!(!pipeline.log().contains("a/b"), "a key was logged");
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn a_row_that_is_not_as_it_should_be_is_on_its_way_or_differs() {
+    let (mut pipeline, _api) = started();
+    pipeline.exec(&app("one"));
+    pipeline.catch_up();
+    let held = Connection::open(pipeline.replica("na").path).unwrap();
+    held.busy_timeout(pipeline::LIMIT).unwrap();
+    held.execute_batch("BEGIN IMMEDIATE").unwrap();
+    pipeline.exec("UPDATE apps SET name = 'two'");
+    pipeline.catch_up_one("eu");
+    let (code, found) = trace(&pipeline, &["apps", APP]);
+    assert_eq!((code, verdicts(&found)), (1, vec!["equal", "on-its-way"]), "{found}");
+    assert_eq!(found["regions"][1]["differing"], json!(["name"]));
+    drop(held);
+    pipeline.catch_up();
+
+    // What somebody else does to a replica shows once the replica is past the source's position.
+    Connection::open(pipeline.replica("eu").path)
+        .unwrap()
+        .execute_batch("UPDATE apps SET name = 'three', large = 1")
+        .unwrap();
+    pipeline.eventually("the difference", || {
+        let (code, found) = trace(&pipeline, &["apps", APP]);
+        (code == 1 && verdicts(&found) == ["differs", "equal"]).then(|| {
+            assert_eq!(found["regions"][0]["differing"], json!(["name", "large"]));
+        })
+    });
+
+    // Gone, gone softly, and never there.
+    pipeline.exec("DELETE FROM apps; INSERT INTO sales.notes VALUES (1, 'x')");
+    pipeline.exec("DELETE FROM sales.notes");
+    pipeline.catch_up();
+    let (code, found) = trace(&pipeline, &["apps", APP]);
+    assert_eq!((code, &found["source"]["row"], &found["regions"][0]["row"]), (0, &Value::Null, &Value::Null));
+    let (code, found) = trace(&pipeline, &["sales.notes", "1"]);
+    assert_eq!((code, &found["source"]["row"]), (0, &Value::Null), "{found}");
+    assert!(found["regions"][0]["row"]["deleted_at"].is_string(), "{found}");
+    assert_eq!(trace(&pipeline, &["sales.notes", "-2"]).0, 0);
+    assert_eq!(pipeline.stop(), Some(0));
+    std::fs::write(pipeline.replica("na").path, "not a database at all, but somebody's notes\n".repeat(100))
+        .unwrap();
+    let (_, found) = trace(&pipeline, &["apps", APP]);
+    assert_eq!(verdicts(&found), ["equal", "unknown"]);
+    assert!(found["regions"][1]["problem"].as_str().unwrap().contains("not a SQLite database"));
+}
+
+#[test]
+fn a_rejected_row_is_listed_traced_and_forgotten_when_told_so() {
+    let (mut pipeline, api) = started();
+    let other = "00000000-0000-0000-0000-00000000000";
+    for digit in 1..=5 {
+        pipeline.exec(&format!("INSERT INTO apps (id, size) VALUES ('{other}{digit}', 1.5)"));
+    }
+    pipeline.catch_up();
+    let key = format!("{other}1");
+    let found = pipeline.eventually("the verdict", || {
+        let (code, found) = trace(&pipeline, &["apps", &key]);
+        (code == 1 && verdicts(&found) == ["dead-letter", "dead-letter"]).then_some(found)
+    });
+    assert!(found["source"]["rejected"][0].as_str().unwrap().starts_with("size: "), "{found}");
+    assert_eq!(found["regions"][0]["dead_letters"][0]["operation"], "insert");
+    assert_eq!(found["regions"][0]["dead_letters"].as_array().unwrap().len(), 1);
+
+    // Page by page, each letter once, over both sinks.
+    api.get("/failed").assert_problem(401, "unauthorized");
+    let (mut path, mut seen) = ("/failed?limit=3".to_owned(), Vec::new());
+    loop {
+        let page = api.get_with(SECRET, &path).json();
+        for letter in page["letters"].as_array().unwrap() {
+            seen.push(format!("{}:{}", letter["sink"].as_str().unwrap(), letter["id"]));
+            assert_eq!(letter["target"], "apps");
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/failed?limit=3&after={next}");
+    }
+    let expected: Vec<String> =
+        ["eu", "na"].iter().flat_map(|sink| (1..=5).map(move |id| format!("{sink}:{id}"))).collect();
+    assert_eq!(seen, expected);
+    let of_eu = api.get_with(SECRET, "/failed?sink=eu&table=apps").json();
+    assert_eq!((of_eu["letters"].as_array().unwrap().len(), &of_eu["next"]), (5, &Value::Null));
+    assert_eq!(api.get_with(SECRET, "/failed?table=versions").json()["letters"], json!([]));
+    for query in ["limit=0", "limit=1001", "limit=x", "after=eu", "after=asia:1", "sort=id"] {
+        api.get_with(SECRET, &format!("/failed?{query}")).assert_problem(400, "bad-request");
+    }
+    api.get_with(SECRET, "/failed?sink=asia").assert_problem(404, "not-found");
+
+    // They count for readiness, as far as they are there.
+    let ready = |status: u16| {
+        pipeline.eventually("readiness", || {
+            let answer = api.get("/readyz");
+            (answer.status == status).then(|| answer.json()["problems"].clone())
+        })
+    };
+    assert_eq!(ready(503)[0]["message"], "holds 5 dead letters, more than 3");
+
+    let (code, listed, _) = run(&pipeline, &["failed", "list", "--sink", "eu"]);
+    assert_eq!((code, listed.lines().count()), (0, 6), "{listed}");
+    let (code, shown, _) = run(&pipeline, &["failed", "show", "eu", "2"]);
+    assert_eq!(
+        (code, serde_json::from_str::<Value>(&shown).unwrap()["key"].as_str()),
+        (0, Some(&*format!("[\"{other}2\"]")))
+    );
+    assert_eq!(run(&pipeline, &["failed", "drop", "eu"]).0, 2);
+    // While the engine runs, and goes on to write.
+    let (code, text, _) = run(&pipeline, &["failed", "drop", "eu", "2", "3", "99"]);
+    assert_eq!((code, text.as_str()), (1, "2 dead letters dropped\n"));
+    pipeline.exec(&app("one"));
+    pipeline.catch_up();
+    assert_eq!(run(&pipeline, &["failed", "drop", "na", "--all"]).1, "5 dead letters dropped\n");
+    assert_eq!(run(&pipeline, &["failed", "show", "eu", "2"]).0, 1);
+    assert_eq!(ready(200), json!([]));
+    let ids: Vec<Value> = api.get_with(SECRET, "/failed").json()["letters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|letter| letter["id"].clone())
+        .collect();
+    assert_eq!(ids, [json!(1), json!(4), json!(5)]);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn regions_on_d1_show_their_rows_and_dead_letters_too_whichever_way_they_are_reached() {
+    let mut pipeline = Pipeline::builder()
+        .sections(&format!("[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n"))
+        .d1("weur", "")
+        .d1_worker("apac", "")
+        .build(CREATE, &schema());
+    pipeline.start();
+    pipeline.await_log("streaming");
+    let api = Api::of(&pipeline);
+    pipeline.exec(&app("it''s \u{fc}"));
+    pipeline.exec(
+        "INSERT INTO versions VALUES (1, 'a/b \"c\"', 'Infinity'), (2, '', 0.1), (3, 'i7', 5), (4, 'x', '-Infinity'),
+            (5, 'x', 1.7976931348623157e308), (6, 'x', NULL), (7, 'x', -4.9e-324), (8, 'x', 9007199254740993)",
+    );
+    pipeline.exec("INSERT INTO sales.notes VALUES (1, 'x'), (2, NULL)");
+    pipeline.exec("DELETE FROM sales.notes WHERE id = 1");
+    pipeline.catch_up();
+    let (code, found) = trace(&pipeline, &["apps", &APP.to_uppercase()]);
+    assert_eq!((code, verdicts(&found)), (0, vec!["equal", "equal"]), "{found}");
+    let row = json!({
+        "id": APP, "name": "it's \u{fc}", "size": 12, "large": 9007199254740993_i64, "icon": "\\x00ff",
+        "made": 1704164645, "tags": "[\"a\",\"b\"]"
+    });
+    assert_eq!((&found["regions"][0]["row"], &found["regions"][1]["row"]), (&row, &row));
+    for key in [
+        ["1", "a/b \"c\""],
+        ["2", ""],
+        ["3", "i7"],
+        ["4", "x"],
+        ["5", "x"],
+        ["6", "x"],
+        ["7", "x"],
+        ["8", "x"],
+    ] {
+        let (code, found) = trace(&pipeline, &["versions", key[0], key[1]]);
+        assert_eq!((code, verdicts(&found)), (0, vec!["equal", "equal"]), "{found}");
+        assert!(found["regions"][0]["row"].is_object(), "{found}");
+    }
+    let (code, found) = trace(&pipeline, &["sales.notes", "1"]);
+    assert!(code == 0 && found["regions"][0]["row"]["deleted_at"].is_string(), "{found}");
+    let (code, found) = trace(&pipeline, &["sales.notes", "3"]);
+    assert_eq!((code, &found["regions"][1]["row"]), (0, &Value::Null), "{found}");
+
+    // Rows that have no form there, more than come in one answer.
+    pipeline.exec(
+        "INSERT INTO apps (id, size) SELECT lpad(i::text, 32, '0')::uuid, 1.5 FROM generate_series(1, 120) i",
+    );
+    pipeline.catch_up();
+    let (code, found) = trace(&pipeline, &["apps", "00000000-0000-0000-0000-000000000001"]);
+    assert_eq!((code, verdicts(&found)), (1, vec!["dead-letter", "dead-letter"]), "{found}");
+    assert_eq!(found["regions"][1]["dead_letters"].as_array().unwrap().len(), 1);
+    let (mut path, mut seen) = ("/failed?limit=110".to_owned(), Vec::new());
+    loop {
+        let page = api.get_with(SECRET, &path).json();
+        for letter in page["letters"].as_array().unwrap() {
+            seen.push(format!("{}:{}", letter["sink"].as_str().unwrap(), letter["id"]));
+            assert_eq!((&letter["target"], &letter["operation"]), (&json!("apps"), &json!("insert")));
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/failed?limit=110&after={next}");
+    }
+    let expected: Vec<String> =
+        ["weur", "apac"].iter().flat_map(|sink| (1..=120).map(move |id| format!("{sink}:{id}"))).collect();
+    assert_eq!(seen, expected);
+    let (code, text, _) = run(&pipeline, &["failed", "drop", "weur", "2", "3", "999"]);
+    assert_eq!((code, text.as_str()), (1, "2 dead letters dropped\n"));
+    assert_eq!(run(&pipeline, &["failed", "drop", "apac", "--all"]).1, "120 dead letters dropped\n");
+    // The engine writes on as if nothing had been.
+    pipeline.exec("UPDATE versions SET n = 1");
+    pipeline.catch_up();
+    assert_eq!(trace(&pipeline, &["versions", "2", ""]).0, 0);
+
+    let sinks = api.get("/status").json()["sinks"].clone();
+    assert_eq!((&sinks[0]["dead_letters"], &sinks[1]["dead_letters"]), (&json!(118), &json!(0)));
+    assert!(sinks[0]["cost"]["rows_written"].as_u64().unwrap() > 120, "{sinks}");
+    let requests = &sinks[0]["engine"]["requests"];
+    assert!(requests["sent"].as_u64().unwrap() > 0 && requests["available"].is_u64(), "{requests}");
+    assert_eq!(sinks[1]["engine"]["requests"], Value::Null, "the Worker has no such limit");
+    let metrics = api.get("/metrics").body;
+    for metric in
+        ["walcast_d1_rows_written_total{sink=\"apac\"}", "walcast_d1_requests_available{sink=\"weur\"}"]
+    {
+        assert!(metrics.contains(metric), "{metrics}");
+    }
+
+    // A region that is away says so and hides nothing of the other.
+    pipeline.order("weur", json!({"kind": "hang", "times": "until cleared"}));
+    let (_, found) = trace(&pipeline, &["versions", "2", ""]);
+    assert_eq!(verdicts(&found), ["unknown", "equal"], "{found}");
+    assert!(found["regions"][0]["problem"].is_string());
+}
