@@ -70,20 +70,30 @@ impl Source {
         history
     }
 
-    /// Holds the slot and its copies against the sinks' checkpoints. Read the checkpoints first.
+    /// The slot and its copies. Read them before the sinks that an engine may be feeding: a sink is never behind what was
+    /// confirmed before it was looked at, but soon behind what is confirmed afterwards.
+    pub async fn slots(&self, client: &Client, server: &Server) -> Result<Slots> {
+        // A copy is dropped only once its sink is where the slot is, so none that counts is missed in this order.
+        let slot = slot::read(client, &self.config.slot).await?;
+        let copies = slot::read_copies(client, &self.config.slot, &server.database).await?;
+        Ok(Slots { slot, copies })
+    }
+
+    /// Holds the slots against the sinks' checkpoints, which were read after them.
     pub async fn judge(
         &self,
         client: &Client,
         server: &Server,
+        Slots { slot, copies }: Slots,
         checkpoints: &[(String, Option<Checkpoint>)],
     ) -> Result<Judged> {
         let history = self.timeline_history(server.timeline).await?;
-        let slot = slot::read(client, &self.config.slot).await?;
-        let copies = slot::read_copies(client, &self.config.slot, &server.database).await?;
-        let current_wal_lsn = match &slot {
-            Some(slot) => slot.current_wal_lsn,
-            None => catalog::read_server(client).await?.current_wal_lsn,
+        let slot = match slot {
+            // It may have been created with the first of the sinks.
+            None => slot::read(client, &self.config.slot).await?,
+            Some(_) => slot,
         };
+        let current_wal_lsn = catalog::read_server(client).await?.current_wal_lsn;
         let sinks: Vec<SinkCheckpoint> = checkpoints
             .iter()
             .map(|(name, checkpoint)| {
@@ -93,7 +103,7 @@ impl Source {
             .collect();
         let identity = self.identity(server);
         let judgement = slot::judge(&identity, current_wal_lsn, &history, slot.as_ref(), &sinks);
-        Ok(Judged { slot, copies, judgement })
+        Ok(Judged { slot, copies, judgement, current_wal_lsn })
     }
 
     /// The sink's own among the copies of the slot.
@@ -110,7 +120,13 @@ impl Source {
     }
 }
 
-/// What [`Source::judge`] read, and what it means.
+/// The slot and its copies as [`Source::slots`] found them.
+pub struct Slots {
+    slot: Option<Slot>,
+    copies: Vec<Slot>,
+}
+
+/// What [`Source::judge`] was given and read, and what it means.
 pub struct Judged {
     /// The slot, if there is one.
     pub slot: Option<Slot>,
@@ -118,6 +134,8 @@ pub struct Judged {
     pub copies: Vec<Slot>,
     /// Whether slot and sinks fit.
     pub judgement: Judgement,
+    /// The server's WAL position, read after everything else.
+    pub current_wal_lsn: Lsn,
 }
 
 fn sink_checkpoint(name: &str, checkpoint: Option<&Checkpoint>, copy: Option<Slot>) -> SinkCheckpoint {

@@ -7,6 +7,9 @@
 //!
 //! **Joining.** A sink that has caught up is taken in between two transactions: everything behind that position goes to
 //! its new queue, everything up to it comes from its own stream. See `SinkProgress::take_in`.
+//!
+//! **Coming back.** A sink that left and can have no stream of its own asks for this one again, once it has drained:
+//! its slot still holds everything that it lacks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +32,8 @@ pub struct Outlets {
     flow: Mutex<Flow>,
     /// Sinks that are to be taken in at the next end of a transaction.
     joining: Mutex<Vec<Outlet>>,
+    /// Sinks that go on from where the stream starts again.
+    returning: Mutex<Vec<Outlet>>,
     /// The highest position up to which everything was sent, or was in a sink before.
     position: AtomicU64,
     replays: Arc<AtomicU64>,
@@ -66,6 +71,7 @@ impl Outlets {
         let outlets = Outlets {
             flow: Mutex::default(),
             joining: Mutex::default(),
+            returning: Mutex::default(),
             position: AtomicU64::new(0),
             replays: Arc::default(),
             is_closed: AtomicBool::new(false),
@@ -98,6 +104,18 @@ impl Outlets {
         self.take_in_now();
     }
 
+    /// Asks for the stream again and sends to this queue from its start, for a sink that has left, has
+    /// [drained](SinkProgress::has_drained), and depends on this stream's slot: it is attached then.
+    pub fn come_back(&self, outlet: Outlet) {
+        lock(&self.returning).push(outlet);
+        self.replays.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether the stream has not started again yet since [`Outlets::come_back`].
+    pub fn is_returning(&self, sink: &SinkProgress) -> bool {
+        lock(&self.returning).iter().any(|outlet| outlet.sink.name == sink.name)
+    }
+
     /// Takes in whoever waits, if the river rests between two transactions. A river that flows does so by itself.
     pub fn take_in_now(&self) {
         if let Ok(mut flow) = self.flow.try_lock() {
@@ -110,6 +128,9 @@ impl Outlets {
     pub fn send(&self, delivery: &Delivery) {
         let bytes = delivery.bytes();
         let mut flow = self.flow();
+        if matches!(delivery, Delivery::Restart) && !self.is_closed.load(Ordering::Acquire) {
+            flow.outlets.extend(lock(&self.returning).drain(..).filter(|outlet| outlet.sink.come_back()));
+        }
         let mut waits = false;
         flow.outlets.retain_mut(|outlet| {
             let sent = outlet.queue.try_send(delivery.clone(), bytes);
@@ -176,7 +197,7 @@ impl Outlets {
 
     fn leave_behind(&self, outlet: &Outlet) {
         outlet.line.cut();
-        let was_attached = outlet.sink.leave();
+        let was_attached = outlet.sink.leave(self.position());
         tracing::warn!(
             sink = outlet.sink.name,
             checkpoint = %outlet.sink.durable_lsn(),
@@ -228,6 +249,7 @@ impl Outlets {
         self.is_closed.store(true, Ordering::Release);
         self.flow().outlets.clear();
         lock(&self.joining).clear();
+        lock(&self.returning).clear();
     }
 
     fn flow(&self) -> MutexGuard<'_, Flow> {

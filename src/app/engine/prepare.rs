@@ -50,7 +50,9 @@ impl Engine {
             // A slot that feeds nobody would only hold back WAL.
             return Err(no_sink_left());
         }
-        let Judged { slot, copies, judgement } = source.judge(&client, &survey.server, &checkpoints).await?;
+        let slots = source.slots(&client, &survey.server).await?;
+        let Judged { slot, copies, judgement, .. } =
+            source.judge(&client, &survey.server, slots, &checkpoints).await?;
         if let Some(error) = judgement.slot.error(&identity) {
             return Err(error);
         }
