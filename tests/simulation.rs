@@ -364,6 +364,10 @@ impl Sink for ModelSink {
         Ok(())
     }
 
+    fn begin_anew(&mut self, _: Lsn) -> Result<()> {
+        Err(Error::bug("no sink falls out here"))
+    }
+
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         self.open = None;
         let target = self.target.lock().unwrap();

@@ -22,6 +22,7 @@ use crate::postgres::wire::ReplicationSession;
 const APPLICATION_NAME: &str = "walcast";
 
 /// The configured source.
+#[derive(Debug, Clone)]
 pub struct Source {
     /// How it is reached.
     pub info: ConnectionInfo,
@@ -42,6 +43,17 @@ impl Source {
     /// An SQL session.
     pub async fn connect(&self) -> Result<Client> {
         session::connect(&self.info, APPLICATION_NAME).await
+    }
+
+    /// Where rows are read for a fill: the standby if one is named.
+    ///
+    /// # Errors
+    /// A configuration error for a URL that libpq would not accept either.
+    pub fn backfill_info(&self) -> Result<ConnectionInfo> {
+        match &self.config.backfill_url {
+            Some(url) => ConnectionInfo::resolve(url.expose_secret()),
+            None => Ok(self.info.clone()),
+        }
     }
 
     /// A replication session.

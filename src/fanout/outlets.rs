@@ -126,8 +126,21 @@ impl Outlets {
     /// Sends to every sink, waiting for room in each queue, but not beyond its sink's blame. A sink that stopped or is
     /// left behind is passed over: a slot is held for it, so nothing is lost.
     pub fn send(&self, delivery: &Delivery) {
-        let bytes = delivery.bytes();
+        self.send_in(&mut self.flow(), delivery);
+    }
+
+    /// Makes deliveries and sends them, if the river is between two transactions; says whether it is.
+    pub fn send_between(&self, make: impl FnOnce() -> Vec<Delivery>) -> bool {
         let mut flow = self.flow();
+        let is_between = flow.is_between;
+        if is_between {
+            make().iter().for_each(|delivery| self.send_in(&mut flow, delivery));
+        }
+        is_between
+    }
+
+    fn send_in(&self, flow: &mut Flow, delivery: &Delivery) {
+        let bytes = delivery.bytes();
         if matches!(delivery, Delivery::Restart) && !self.is_closed.load(Ordering::Acquire) {
             flow.outlets.extend(lock(&self.returning).drain(..).filter(|outlet| outlet.sink.come_back()));
         }
@@ -143,11 +156,14 @@ impl Outlets {
             while self.wait(&mut flow.outlets, delivery, bytes) {}
             *lock(&self.blocked_since) = None;
         }
+        if matches!(delivery, Delivery::Fill(_)) {
+            return;
+        }
         let end_lsn = delivery.end_lsn();
         flow.is_between = end_lsn.is_some();
         if let Some(end_lsn) = end_lsn {
             self.position.fetch_max(end_lsn.0, Ordering::AcqRel);
-            self.take_in(&mut flow);
+            self.take_in(flow);
         }
     }
 

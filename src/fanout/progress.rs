@@ -22,6 +22,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use super::fill::{Fills, TableFill};
 use crate::Lsn;
 use crate::error::{Error, Kind};
 use crate::telemetry;
@@ -190,6 +191,7 @@ pub struct SinkProgress {
     failure: Mutex<Option<Failure>>,
     is_paused: AtomicBool,
     moved: Notify,
+    fills: Mutex<Fills>,
 }
 
 impl SinkProgress {
@@ -213,6 +215,7 @@ impl SinkProgress {
             failure: Mutex::new(None),
             is_paused: AtomicBool::new(false),
             moved: Notify::new(),
+            fills: Mutex::default(),
         })
     }
 
@@ -308,6 +311,26 @@ impl SinkProgress {
             }
             moved.await;
         }
+    }
+
+    /// How far each of its tables is.
+    pub fn fills(&self) -> Fills {
+        self.fills.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says how far all tables are, as the sink has it.
+    pub fn set_fills(&self, fills: Fills) {
+        *self.fills.lock().unwrap_or_else(PoisonError::into_inner) = fills;
+    }
+
+    /// Says how far a table is now.
+    pub(super) fn set_fill(&self, table: usize, fill: TableFill) {
+        self.fills.lock().unwrap_or_else(PoisonError::into_inner).set(table, fill);
+    }
+
+    /// The sink begins anew at `lsn`, before or behind where it was.
+    pub fn move_to(&self, lsn: Lsn) {
+        self.durable_lsn.store(lsn.0, Ordering::Release);
     }
 
     /// Says that the sink's checkpoint is `lsn` now. Never goes back.

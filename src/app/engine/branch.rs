@@ -80,7 +80,7 @@ impl Branch {
                 false => source.idle_checkpoint_interval.min(IDLE_INTERVAL),
             },
             stall_limit: Some(STALL_LIMIT),
-            is_counted: false,
+            gate: None,
         };
         let detour = RefCell::new(detour);
         let end = self.stream(&route, &detour).await;
