@@ -165,6 +165,11 @@ impl OpenSinks {
         self.running().map(|(_, progress, checkpoint)| (progress.name.clone(), checkpoint.clone())).collect()
     }
 
+    /// The sinks that are open.
+    pub fn names(&self) -> Vec<String> {
+        self.running().map(|(_, progress, _)| progress.name.clone()).collect()
+    }
+
     fn running(&self) -> impl Iterator<Item = &(AnySink, Arc<SinkProgress>, Option<Checkpoint>)> {
         let is_running = |progress: &SinkProgress| progress.is_running();
         self.sinks.iter().filter(move |(_, progress, _)| is_running(progress))
