@@ -17,6 +17,7 @@ mod measure;
 mod report;
 mod server;
 mod sqlite;
+mod stage;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -84,7 +85,7 @@ fn main() -> Result<()> {
     }
     if arguments.wants("d1") {
         for workload in [Workload::Narrow, Workload::Update, Workload::Wide] {
-            report.workloads.push(drain(&mut server, workload, &Consumer::D1, D1_SCALE, &arguments)?);
+            report.workloads.push(drain(&mut server, workload, &Consumer::INTO_D1, D1_SCALE, &arguments)?);
         }
     }
     if arguments.wants("latency") {

@@ -75,6 +75,11 @@ pub fn run(mut command: Command, slot: &str, server: &Server) -> Result<Sample> 
     Ok(sample)
 }
 
+/// User and system time of this process.
+pub fn own_cpu_seconds() -> f64 {
+    cpu_seconds(rustix::process::getpid().as_raw_pid()).unwrap_or(0.0)
+}
+
 /// User and system time of a process, its ended threads included.
 fn cpu_seconds(pid: i32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

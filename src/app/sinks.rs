@@ -223,13 +223,10 @@ impl OpenSinks {
     }
 }
 
-/// How much a sink takes at once. For a D1 database that is a request, which is measured by its text: rows in memory take
-/// about twice as much.
+/// How much a sink takes at once.
 fn batch_limits(config: &Config, target: &SinkTarget) -> BatchLimits {
     match target {
-        SinkTarget::D1(_, writing) | SinkTarget::D1Worker(_, writing) => {
-            BatchLimits { rows_max: writing.request_max_rows, bytes_max: writing.request_max_bytes * 2 }
-        }
+        SinkTarget::D1(_, writing) | SinkTarget::D1Worker(_, writing) => d1::request_limits(writing).batch(),
         SinkTarget::Sqlite { .. } | SinkTarget::Null => {
             BatchLimits { rows_max: config.batch.max_rows, bytes_max: config.batch.max_bytes }
         }

@@ -8,6 +8,7 @@ use super::transport::Statement;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::sink::Whole;
+use crate::fanout::worker::BatchLimits;
 
 /// A string, a blob or a row, in bytes of UTF-8: "2,000,000 bytes (2 MB)".
 pub const VALUE_BYTES_MAX: usize = 2_000_000;
@@ -56,6 +57,12 @@ impl Default for RequestLimits {
 }
 
 impl RequestLimits {
+    /// How much a worker takes at once for a sink with these limits: a request, which is measured by its text; rows in
+    /// memory take about twice as much.
+    pub fn batch(self) -> BatchLimits {
+        BatchLimits { rows_max: self.rows_max, bytes_max: self.bytes_max * 2 }
+    }
+
     /// Up to which size the sink wants a transaction whole. In memory a row of small numbers takes several times its
     /// text.
     pub(super) fn whole(self) -> Whole {
