@@ -17,7 +17,7 @@ use crate::fanout::chain::{Inlet, chain};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress, State};
 use crate::fanout::retry::{self, Backoff, Decision};
-use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink, Whole};
+use crate::fanout::sink::{Applied, Batch, Checkpoint, Reached, Sink, Whole};
 use crate::fanout::worker::{BatchLimits, Worker};
 use crate::sink::d1::D1Sink;
 use crate::sink::null::NullSink;
@@ -76,7 +76,11 @@ impl Sink for AnySink {
     }
 
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
-        let applied = self.any().apply(batch);
+        self.any().apply(batch)
+    }
+
+    fn apply_some(&mut self, batch: &Batch<'_>) -> Result<(Applied, Reached)> {
+        let applied = self.any().apply_some(batch);
         if let AnySink::D1(sink, name) = self
             && let Some(usage) = sink.usage()
         {

@@ -57,10 +57,10 @@ impl Default for RequestLimits {
 }
 
 impl RequestLimits {
-    /// How much a worker takes at once for a sink with these limits: a request, which is measured by its text; rows in
-    /// memory take about twice as much.
+    /// How much a worker takes at once for a sink with these limits: two requests, one to send and one to compose
+    /// meanwhile. They are measured by their text; rows in memory take about twice as much.
     pub fn batch(self) -> BatchLimits {
-        BatchLimits { rows_max: self.rows_max, bytes_max: self.bytes_max * 2 }
+        BatchLimits { rows_max: self.rows_max * 2, bytes_max: self.bytes_max * 4 }
     }
 
     /// Up to which size the sink wants a transaction whole. In memory a row of small numbers takes several times its
