@@ -134,7 +134,7 @@ fn drain(
         for (consumer, samples) in consumers.iter().zip(&mut samples) {
             let sample = consumer.drain(server, &backlog)?;
             eprintln!(
-                "{} {round}/{}: {:<32} {:>9.0} rows/s  {:>5.2} s  cpu {:>5.2} s  walsender {:>5.2} s  {:>4.0} MiB",
+                "{} {round}/{}: {:<32} {:>9.0} rows/s  {:>5.2} s  cpu {:>5.2} s  walsender {:>5.2} s  {:>4.0} MiB  {}",
                 workload.name(),
                 arguments.rounds,
                 consumer.name(),
@@ -142,7 +142,8 @@ fn drain(
                 sample.seconds,
                 sample.cpu_seconds,
                 sample.walsender_cpu_seconds,
-                sample.peak_mib
+                sample.peak_mib,
+                sample.in_flight()
             );
             samples.push(sample);
         }

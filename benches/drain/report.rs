@@ -54,15 +54,18 @@ impl Drained {
         Some(reference.median.seconds / spread.median.seconds)
     }
 
-    /// The cell that says how many times as fast it is as a statement for each row; nothing where that was not measured.
-    fn times_row_statements(&self, consumer: Consumer, spread: &Spread) -> String {
+    /// The cells that only a drain into D1 has: how many times as fast it is as a statement for each row, and the share
+    /// of the time with a request in flight.
+    fn d1_cells(&self, consumer: Consumer, spread: &Spread) -> String {
         let other = self.results.iter().find(|(other, _)| *other == Consumer::RowStatements);
+        let in_flight = spread.median.in_flight();
+        let in_flight = in_flight.trim_end_matches(" in flight");
         match other {
             _ if !self.is_into_d1() => String::new(),
             Some((_, other)) if consumer.is_one_database() => {
-                format!(" {:.1} |", other.median.seconds / spread.median.seconds)
+                format!(" {:.1} | {} |", other.median.seconds / spread.median.seconds, in_flight)
             }
-            _ => " |".to_owned(),
+            _ => format!(" | {in_flight} |"),
         }
     }
 }
@@ -101,7 +104,8 @@ impl Report {
         for drained in &self.workloads {
             let into_d1 = if drained.is_into_d1() { ", into D1" } else { "" };
             writeln!(page, "\n## {}{into_d1}\n", drained.workload.title(drained.changes))?;
-            let [title, line] = if drained.is_into_d1() { [" × one a row |", "--:|"] } else { ["", ""] };
+            let [title, line] =
+                if drained.is_into_d1() { [" × one a row | In flight |", "--:|--:|"] } else { ["", ""] };
             writeln!(
                 page,
                 "| Consumer | Changes/s | Range | Ratio | CPU s | Walsender CPU s | Peak MiB |{title}"
@@ -121,7 +125,7 @@ impl Report {
                     spread.median.cpu_seconds,
                     spread.median.walsender_cpu_seconds,
                     spread.median.peak_mib,
-                    drained.times_row_statements(*consumer, spread)
+                    drained.d1_cells(*consumer, spread)
                 )?;
             }
         }

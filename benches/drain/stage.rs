@@ -3,6 +3,7 @@
 //! the limits that it has there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pgwire_replication::protocol::encode_standby_status_update;
@@ -26,7 +27,8 @@ use walcast::fanout::worker::{Delivery, Worker};
 use walcast::postgres::conninfo::ConnectionInfo;
 use walcast::postgres::session;
 use walcast::postgres::wire::ReplicationSession;
-use walcast::sink::d1::transport::Transport;
+use walcast::sink::d1::body::Bulk;
+use walcast::sink::d1::transport::{Answer, Failure, Statement, Transport};
 use walcast::sink::d1::{D1Sink, Options};
 
 use crate::measure::{self, Sample};
@@ -111,10 +113,12 @@ impl Stream {
 
     /// Lets a sink for each transport apply everything, all at the same time.
     pub fn drain(&self, transports: Vec<Box<dyn Transport>>) -> Result<Sample> {
-        let mut workers = Vec::new();
+        let (mut workers, mut waited) = (Vec::new(), Vec::new());
         for transport in transports {
             let options = Options::default();
-            let mut sink = D1Sink::new("the bench's D1", transport, options);
+            waited.push(Arc::new(AtomicU64::new(0)));
+            let timed = Timed { transport, waited: waited[waited.len() - 1].clone() };
+            let mut sink = D1Sink::new("the bench's D1", Box::new(timed), options);
             sink.open(&self.plan, &identity())?;
             sink.start_at(Lsn(1))?;
             let progress = SinkProgress::new("d1");
@@ -124,15 +128,39 @@ impl Stream {
             let rng = fastrand::Rng::new();
             workers.push(Worker::new(sink, queue, progress, Lsn(1), limits, backoff, rng));
         }
+        waited.iter().for_each(|waited| waited.store(0, Ordering::Relaxed));
         let (started, cpu_before) = (Instant::now(), measure::own_cpu_seconds());
         std::thread::scope(|scope| {
             workers.into_iter().for_each(|worker| drop(scope.spawn(|| worker.run(|| None))));
         });
+        let seconds = started.elapsed().as_secs_f64();
+        let in_flight: u64 = waited.iter().map(|waited| waited.load(Ordering::Relaxed)).sum();
         Ok(Sample {
-            seconds: started.elapsed().as_secs_f64(),
+            seconds,
             cpu_seconds: measure::own_cpu_seconds() - cpu_before,
+            in_flight: in_flight as f64 / 1e9 / seconds / waited.len() as f64,
             ..Sample::default()
         })
+    }
+}
+
+/// A way to a database that counts the time of its requests.
+struct Timed {
+    transport: Box<dyn Transport>,
+    /// Nanoseconds.
+    waited: Arc<AtomicU64>,
+}
+
+impl Transport for Timed {
+    fn call(&mut self, first: &[Statement], bulk: &Bulk) -> Result<Vec<Answer>, Failure> {
+        let started = Instant::now();
+        let answers = self.transport.call(first, bulk);
+        self.waited.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        answers
+    }
+
+    fn is_compressed(&self) -> bool {
+        self.transport.is_compressed()
     }
 }
 
