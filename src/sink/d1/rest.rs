@@ -109,7 +109,7 @@ impl RestTransport {
         path: &str,
         body: &Body<'_>,
     ) -> Result<T, Failure> {
-        self.budget.take().map_err(held)?;
+        self.budget.take(body.len()).map_err(held)?;
         let headers =
             [("authorization", self.authorization.expose_secret()), ("content-type", "application/json")];
         let mut reply = self.http.send(method, path, &headers, body)?;
