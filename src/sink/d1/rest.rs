@@ -93,11 +93,8 @@ impl RestTransport {
         let listed: Vec<Listed> = self.ask(Method::GET, &path, &Body::empty())?;
         let found = listed.into_iter().find(|listed| listed.name == self.database);
         let id = found.map(|listed| listed.uuid).ok_or_else(|| Failure {
-            verdict: Verdict::Refused,
-            message: format!(
-                "account {} has no D1 database {}: create it with `npx wrangler d1 create {}`",
-                self.account, self.database, self.database
-            ),
+            verdict: Verdict::Gone,
+            message: format!("account {} has no D1 database {}", self.account, self.database),
         })?;
         self.id = Some(id.clone());
         Ok(id)

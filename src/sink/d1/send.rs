@@ -380,6 +380,7 @@ impl Session {
             | Verdict::Busy
             | Verdict::Full
             | Verdict::DailyLimit
+            | Verdict::Gone
             | Verdict::Refused => Err(self.failed(&failure)),
         }
     }
