@@ -93,6 +93,10 @@ impl Sink for AnySink {
         self.any().checkpoint()
     }
 
+    fn end(&mut self) {
+        self.any().end();
+    }
+
     fn whole(&self) -> Whole {
         match self {
             AnySink::Sqlite(sink) => sink.whole(),

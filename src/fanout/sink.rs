@@ -63,6 +63,10 @@ pub trait Sink: Send {
     /// Gives up whatever is not committed and reads the checkpoint from the target.
     fn checkpoint(&mut self) -> Result<Checkpoint>;
 
+    /// Writes what the sink keeps for the next batch, such as what the last one came to: nothing more comes. Tried once;
+    /// nothing that the contract asks for may depend on it.
+    fn end(&mut self) {}
+
     /// How much of a transaction that has not ended the sink wants to have at once. Nothing, for a sink that keeps a
     /// transaction open across batches.
     fn whole(&self) -> Whole {

@@ -177,7 +177,12 @@ impl<S: Sink> Worker<S> {
         while self.progress.is_running() {
             match self.step(true) {
                 Step::Done => {}
-                Step::Closed => return,
+                Step::Closed => {
+                    if deadline().is_none_or(|deadline| Instant::now() < deadline) {
+                        self.sink.end();
+                    }
+                    return;
+                }
                 Step::Stopped(error) => {
                     tracing::error!(
                         sink = self.progress.name,

@@ -55,6 +55,8 @@ pub struct Seen {
     pub refused: u32,
     /// Calls during which the sink did something else.
     pub overlapped: u32,
+    /// Rows of replicated tables and of the checkpoint, as answers say.
+    pub rows_written: u64,
     pub most_statements: usize,
 }
 
@@ -66,6 +68,7 @@ impl Seen {
         self.lost_answers += other.lost_answers;
         self.refused += other.refused;
         self.overlapped += other.overlapped;
+        self.rows_written += other.rows_written;
         self.most_statements = self.most_statements.max(other.most_statements);
     }
 }
@@ -204,6 +207,9 @@ impl Inner {
             answers.push(answer);
         }
         transaction.commit().unwrap();
+        if statements[0].sql.contains("_walcast_checkpoint") {
+            self.seen.rows_written += answers.iter().map(|answer| answer.rows_written).sum::<u64>();
+        }
         Ok(answers)
     }
 }

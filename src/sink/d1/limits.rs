@@ -33,6 +33,8 @@ pub(super) const PARAM_BYTES: usize = 1_000_000;
 pub(super) const CALL_BYTES_MAX: usize = 32 << 20;
 /// What a row's text and what D1 stores for it may differ by: a REAL takes 8 bytes, and `0.5` three.
 const ROW_MARGIN: usize = 1_000;
+/// A row as it is stored, in bytes of its values.
+pub(super) const ROW_BYTES_MAX: usize = VALUE_BYTES_MAX - ROW_MARGIN;
 /// A row's text, as part of a parameter that is an array of rows.
 pub(super) const ROW_TEXT_BYTES_MAX: usize = VALUE_BYTES_MAX - ROW_MARGIN;
 /// The statements that a change may still add once a request counts as full: a stage of its own in each kind.

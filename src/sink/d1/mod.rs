@@ -7,7 +7,8 @@
 //! its own fence, then the rows, folded by key. D1 keeps no transaction open between calls, so a source transaction that
 //! alone has more than a request takes is made durable in parts; every other one is there entirely or not at all.
 //!
-//! In reading order: `request` cuts batches, `compose` and `tables` write the statements, `limits` says how large they
+//! In reading order: `request` cuts batches, `compose` and `tables` write the statements, `bound` those of very long
+//! rows, `limits` says how large they
 //! may be, `state` is the checkpoint and its fence, `open` prepares a database, `send` sends and learns from `failures`,
 //! `isolate` finds a row that the database refuses, `dead_letters` and `cost` keep account, `inspect` and `reading`
 //! look in from beside. Below them, `transport` is
@@ -15,6 +16,7 @@
 //! `verdict` says what a failed call means.
 
 pub mod body;
+mod bound;
 pub mod budget;
 mod compose;
 pub mod cost;
@@ -123,6 +125,12 @@ impl Sink for D1Sink {
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let (session, transport) = self.opened()?;
         session.checkpoint(transport).map_err(|error| error.context(&self.place))
+    }
+
+    fn end(&mut self) {
+        if let Ok((session, transport)) = self.opened() {
+            session.end(transport);
+        }
     }
 
     fn whole(&self) -> Whole {

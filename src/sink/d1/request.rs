@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::body::Bulk;
+use super::bound;
 use super::compose::{Composed, Purpose, compose};
 use super::dead_letters::Letters;
 use super::limits::{self, Pace, ROW_TEXT_BYTES_MAX, RequestLimits};
@@ -324,20 +325,18 @@ impl<'a> Draft<'a> {
             _ => match composer.poison.get(&(from.span.commit_lsn, from.number())) {
                 Some(reason) => Some(reason.clone()),
                 None => match from.text(composer.plan).len() {
-                    bytes if bytes > ROW_TEXT_BYTES_MAX => Some(format!(
-                        "the row has {bytes} bytes as JSON, more than the {} that D1 takes",
-                        limits::VALUE_BYTES_MAX
-                    )),
-                    _ => {
-                        self.changes += 1;
-                        self.fold.add(from);
-                        return Ok(());
-                    }
+                    bytes if bytes > ROW_TEXT_BYTES_MAX => bound::unfit(from, composer.plan, bytes),
+                    _ => None,
                 },
             },
         };
         let row = match reason {
-            None => from.run.rejection(change).clone(),
+            None if change.kind == ChangeKind::Reject => from.run.rejection(change).clone(),
+            None => {
+                self.changes += 1;
+                self.fold.add(from);
+                return Ok(());
+            }
             Some(reason) => rejected_row(from.run, change, composer.plan, reason),
         };
         let target = &composer.plan.tables[change.table as usize].target;

@@ -47,6 +47,8 @@ pub(super) struct Session {
     pending: Option<Pending>,
     /// What was applied and not reported yet, because an error came after it.
     unreported: Applied,
+    /// The checkpoint does not know yet what the last request came to.
+    is_uncounted: bool,
     /// Complaints of the database since the last success.
     complaints: u32,
     is_size_warned: bool,
@@ -101,7 +103,7 @@ impl Session {
             writer,
             state,
             options,
-            sql: TableSql::new(plan, options.skip_unchanged),
+            sql: TableSql::new(plan, options),
             state_sql: StateSql::new(),
             letters: Letters::text(),
             pace: Pace::new(options.request),
@@ -110,6 +112,7 @@ impl Session {
             ahead: None,
             pending: None,
             unreported: Applied::default(),
+            is_uncounted: false,
             complaints: 0,
             is_size_warned: false,
         }
@@ -245,14 +248,17 @@ impl Session {
             Applied { changes: *changes, transactions: end.transactions, dead_letters: letters.len() as u64 };
         let pending = Pending { end: *end, usage, applied, rows: rows + 1 };
         let after = (end.lsn.unwrap_or(state.checkpoint.lsn), end.open);
-        let outcome = if rest.is_worth_composing(&self.composer(plan)) {
-            let (outcome, next) =
-                in_flight(|| transport.call(&fence, bulk), || rest.next(&mut self.composer(plan)))?;
+        let outcome = if rest.is_done() {
+            transport.call(&fence, bulk)
+        } else {
+            let compose = || match rest.is_worth_composing(&self.composer(plan)) {
+                true => rest.next(&mut self.composer(plan)),
+                false => Ok(None),
+            };
+            let (outcome, next) = in_flight(|| transport.call(&fence, bulk), compose)?;
             // A row at which the sink is to halt will be met again, when it is its turn.
             self.ahead = next.ok().flatten().map(|Request { ready, .. }| Ahead { after, ready });
             outcome
-        } else {
-            transport.call(&fence, bulk)
         };
         match outcome {
             Ok(answers) if answers.len() == fence.len() + bulk.statements() => {
@@ -270,6 +276,26 @@ impl Session {
                 self.learn(transport, request, failure, pending)
             }
         }
+    }
+
+    /// Writes down what the last request came to, which only its answer said.
+    pub(super) fn end(&mut self, transport: &mut dyn Transport) {
+        let Some(state) = self.state.as_ref().filter(|_| self.is_uncounted && self.pending.is_none()) else {
+            return;
+        };
+        let mut usage = state.usage.clone();
+        usage.until = unix_seconds();
+        usage.requests += 1;
+        // Its own: the checkpoint's row.
+        usage.rows_written += 1;
+        let end = End { open: state.checkpoint.open, ..End::default() };
+        let fence = [self.state_sql.advance(state, &self.source, &end, &usage)];
+        if let Err(failure) = transport.execute(&fence) {
+            tracing::debug!("the rows written last are not counted: {}", failure.message);
+        }
+        // Whatever has become of it: nothing more is sent without reading the checkpoint first.
+        self.is_uncounted = false;
+        self.pending = Some(Pending { end, usage, applied: Applied::default(), rows: 0 });
     }
 
     /// The request was applied, and here is what it came to.
@@ -319,6 +345,7 @@ impl Session {
             let lsn = checkpoint.lsn;
             self.poison.retain(|(commit_lsn, _), _| *commit_lsn >= lsn);
         }
+        self.is_uncounted = !ready.purposes.is_empty();
         self.unreported.add(applied);
         self.pace.succeeded();
         self.complaints = 0;
