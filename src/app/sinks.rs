@@ -199,12 +199,15 @@ impl OpenSinks {
         let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
         for (sink, progress, _) in self.sinks.iter_mut().filter(|(_, progress, _)| progress.is_running()) {
             let mut fills = progress.fills();
-            let waits = |table: &usize| fills.get(*table).is_some_and(|fill| fill.ranges.is_empty());
+            // One that takes another's place has to have that one's rows.
+            let waits = |table: &usize| {
+                fills.get(*table).is_some_and(|fill| fill.ranges.is_empty() && !fill.is_beside)
+            };
             let tables: Vec<usize> =
                 (0..fills.0.len()).filter(waits).filter(|&table| is_forgone(table)).collect();
             for table in tables {
                 let fill = TableFill::complete();
-                let write = FillWrite { table, fill: &fill, run: None, clears: false };
+                let write = FillWrite { table, fill: &fill, run: None, clears: false, swaps: false };
                 match patiently(backoff, || sink.fill(&write)) {
                     Ok(_) => fills.set(table, fill),
                     Err(error) => stop(progress, &error),

@@ -126,7 +126,8 @@ impl Filler {
                         jobs.extend(fill.owed.iter().map(|owed| Job::Owed(table, owed.clone())));
                         jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
                     }
-                    TableState::CatchingUp | TableState::Live | TableState::Incomplete => {}
+                    TableState::CatchingUp | TableState::Live | TableState::Incomplete | TableState::Left => {
+                    }
                 }
             }
         }
