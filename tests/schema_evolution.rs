@@ -5,6 +5,7 @@
 mod pipeline;
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -263,4 +264,77 @@ fn readers_never_see_a_missing_or_half_filled_table_while_a_column_gets_another_
     pipeline.catch_up();
     assert_equal(&pipeline, "SELECT id, v, n FROM t ORDER BY id");
     assert_eq!(pipeline.stop(), Some(0));
+}
+
+fn walcast(pipeline: &Pipeline, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_walcast"))
+        .args(arguments)
+        .env_clear()
+        .current_dir(pipeline.path(""))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_plan_shows_what_a_start_does_and_an_operator_says_when_it_is_done() {
+    let wide = json!({"id": "INTEGER", "v": "TEXT", "w": "TEXT"});
+    let mut pipeline = filled(&schema(&wide));
+    pipeline.exec("CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1); ANALYZE");
+    pipeline.edit_config("[source]", "schema_changes = \"manual\"\n[source]");
+    let (code, text, _) = walcast(&pipeline, &["schema", "plan"]);
+    assert_eq!((code, text.as_str()), (Some(0), "nothing is to be done\n"));
+    let mut changed = schema(&json!({"id": "INTEGER", "v": "TEXT", "n": "TEXT"}));
+    changed["other"] = json!({"primaryKey": "id", "columns": {"id": "INTEGER"}});
+    pipeline.write_schema(&changed);
+    let (code, text, _) = walcast(&pipeline, &["schema", "plan", "--json"]);
+    assert_eq!(code, Some(3));
+    let plan: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        plan["sinks"][0],
+        json!({"sink": "eu", "left": [{"table": "t", "column": "w"}], "steps": [
+            {"table": "t", "action": "add-columns", "message": "gets columns (n), and its rows are written again",
+             "rows": 3000, "stops": true, "remedy": "walcast schema apply"},
+            {"table": "other", "action": "create", "message": "is made and filled",
+             "rows": 1, "stops": true, "remedy": "walcast schema apply"}]})
+    );
+    pipeline.start_with(&["--until-caught-up"]);
+    assert_eq!(pipeline.exit_code(), Some(1));
+    pipeline.assert_log(&["schema.json has changed, and", "walcast schema apply"]);
+    assert_eq!(columns(&pipeline, "t"), ["id|INTEGER", "v|TEXT", "w|TEXT"], "nothing was touched");
+
+    let (code, _, error) = walcast(&pipeline, &["schema", "apply", "--json"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert_equal(&pipeline, "SELECT id, v, n FROM t ORDER BY id");
+    assert_equal(&pipeline, "SELECT id FROM other");
+    let (code, text, _) = walcast(&pipeline, &["schema", "plan"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("sink na  column t.w  stays"), "{text}");
+}
+
+#[test]
+fn pruning_drops_what_walcast_made_and_nothing_else_after_asking() {
+    let mut wide = schema(&json!({"id": "INTEGER", "v": "TEXT", "w": "TEXT"}));
+    wide["other"] = json!({"primaryKey": "id", "columns": {"id": "INTEGER"}});
+    let pipeline =
+        filled_with("CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1);", &wide);
+    change(&pipeline, "CREATE TABLE theirs (x); ALTER TABLE t ADD COLUMN theirs TEXT");
+    pipeline.write_schema(&narrow());
+    let (code, _, error) = walcast(&pipeline, &["schema", "apply", "--prune"]);
+    assert_eq!(code, Some(2), "nobody can be asked");
+    assert!(error.contains("walcast schema apply --prune --yes"), "{error}");
+    assert_eq!(columns(&pipeline, "t"), ["id|INTEGER", "v|TEXT", "w|TEXT", "theirs|TEXT"]);
+    let (code, _, error) = walcast(&pipeline, &["schema", "apply", "--prune", "--yes"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(
+        error.contains("sink eu: column t.w is dropped") && error.contains("sink na: table other is dropped")
+    );
+    assert_eq!(columns(&pipeline, "t"), ["id|INTEGER", "v|TEXT", "theirs|TEXT"]);
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '\\_walcast%' ESCAPE '\\' ORDER BY name";
+    assert_eq!(pipeline.replica("eu").rows(sql), ["t", "theirs"]);
+    assert_equal(&pipeline, "SELECT id, v FROM t ORDER BY id");
+    let (code, text, _) = walcast(&pipeline, &["schema", "plan"]);
+    assert_eq!((code, text.as_str()), (Some(0), "nothing is to be done\n"));
 }

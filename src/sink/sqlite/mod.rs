@@ -9,6 +9,7 @@
 //! knows of it.
 
 mod fills;
+mod prune;
 mod reading;
 mod shapes;
 mod state;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub use prune::{Prune, prune};
 pub use reading::{dead_letters, drop_dead_letters, row};
 pub use shapes::of_definition;
 pub use state::{inspect, is_foreign, kept_tables, stored_tables};
