@@ -8,6 +8,8 @@ use tokio_postgres::Client;
 
 use super::{Engine, RunOptions, Setup, no_sink_left};
 use crate::Lsn;
+use crate::app::fill::request::Refill;
+use crate::app::fill::view::FillView;
 use crate::app::sinks::OpenSinks;
 use crate::app::source::{Judged, Source, Survey, read_schema};
 use crate::app::view::Prepared;
@@ -15,10 +17,10 @@ use crate::capture::catalog::{self, ServerVersion};
 use crate::capture::publication::{self, PublicationChange};
 use crate::capture::slot::{self, Judgement, SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::capture::table::{Oid, TableName};
-use crate::config::{self, Config};
-use crate::encode::plan::Plan;
+use crate::config::{self, BackfillMode, Config};
+use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::schema_file::SchemaFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 impl Engine {
     /// Connects, checks, creates what is missing, opens the sinks and starts their workers.
@@ -32,6 +34,7 @@ impl Engine {
         let survey = Survey::read(&client, &schema).await?;
         let plan = Arc::new(Plan::new(&schema, &survey.tables)?);
 
+        let wanted = wanted(config, &plan)?;
         let published = publish(&source, &client, &schema, &survey, &plan).await?;
 
         // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
@@ -50,19 +53,32 @@ impl Engine {
             // A slot that feeds nobody would only hold back WAL.
             return Err(no_sink_left());
         }
-        let Judged { slot, copies, judgement } = source.judge(&client, &survey.server, &checkpoints).await?;
-        if let Some(error) = judgement.slot.error(&identity) {
-            return Err(error);
+        let slots = source.slots(&client, &survey.server).await?;
+        let Judged { slot, copies, judgement, .. } =
+            source.judge(&client, &survey.server, slots, &checkpoints).await?;
+        let anew = Anew::of(options.refill.as_ref());
+        let is_lost = match judgement.slot.error(&identity) {
+            Some(error) if error.kind() == Kind::NeedsBackfill && anew == Anew::All => true,
+            Some(error) => return Err(error),
+            None => false,
+        };
+        if is_lost && slot.is_some() {
+            slot::drop(&client, name).await?;
         }
         let start = match (&judgement.slot, slot.and_then(|slot| slot.confirmed_flush_lsn)) {
             (SlotVerdict::Create, _) | (_, None) => {
                 let start = create_slot(&source, &client, survey.server.version).await?;
-                warn_of_existing_rows(&plan);
+                warn_of_existing_rows(&plan, &wanted);
                 start
             }
+            (_, Some(_)) if is_lost => create_slot(&source, &client, survey.server.version).await?,
             (_, Some(confirmed)) => confirmed,
         };
-        settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot);
+        match is_lost {
+            true => sinks.names().iter().for_each(|sink| sinks.begin_anew(config, sink, start)),
+            false => settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot, &anew),
+        }
+        sinks.forgo(config, |table| !wanted[table]);
         settle_copies(&source, &client, config, &sinks, &judgement, &copies).await;
 
         let target = catalog::read_server(&client).await?.current_wal_lsn;
@@ -72,14 +88,59 @@ impl Engine {
         let budget = |sink: &config::Sink| {
             fanout.transports.budget_of(&sink.target).map(|budget| (sink.name.to_string(), budget))
         };
+        let fills = Arc::<FillView>::default();
+        if let Some(refill) = &options.refill {
+            fills.request(refill.resolve(&plan, config.sinks.iter().map(|sink| sink.name.as_str()))?);
+        }
         options.view.set_prepared(Prepared {
+            fills: fills.clone(),
             progress: fanout.progress.clone(),
             plan: plan.clone(),
             budgets: config.sinks.iter().filter_map(budget).collect(),
         });
-        let setup = Arc::new(Setup { source, config: config.clone(), plan, options, deadline });
+        let setup = Arc::new(Setup { source, config: config.clone(), plan, fills, options, deadline });
         Ok(Engine { setup, fanout, target, published })
     }
+}
+
+/// Which sinks an operator wants to begin anew.
+#[derive(Debug, PartialEq, Eq)]
+enum Anew {
+    Some(BTreeSet<String>),
+    All,
+}
+
+impl Anew {
+    fn of(refill: Option<&Refill>) -> Self {
+        match refill.filter(|refill| refill.clears && refill.tables.is_empty()) {
+            None => Anew::Some(BTreeSet::new()),
+            Some(refill) if refill.sinks.is_empty() => Anew::All,
+            Some(refill) => Anew::Some(refill.sinks.iter().cloned().collect()),
+        }
+    }
+
+    fn includes(&self, sink: &str) -> bool {
+        match self {
+            Anew::All => true,
+            Anew::Some(sinks) => sinks.contains(sink),
+        }
+    }
+}
+
+/// By table: whether rows from before the stream are wanted.
+fn wanted(config: &Config, plan: &Plan) -> Result<Vec<bool>> {
+    let names = |table: &PlannedTable| [table.source.plain(), table.source.to_string()];
+    for name in config.backfill.tables.keys() {
+        if !plan.tables.iter().any(|table| names(table).contains(name)) {
+            return Err(Error::config(format!("backfill.tables names {name}, which schema.json does not"))
+                .hint("write the table's name as schema.json does, or take the line out"));
+        }
+    }
+    let is_wanted = |table: &PlannedTable| {
+        let [plain, quoted] = names(table);
+        config.backfill.is_wanted([&plain, &quoted])
+    };
+    Ok(plan.tables.iter().map(is_wanted).collect())
 }
 
 /// Makes the publication cover the plan, and returns the planned tables that it has.
@@ -115,11 +176,18 @@ fn settle(
     identity: &SourceIdentity,
     start: Lsn,
     start_at_slot: &BTreeSet<String>,
+    anew: &Anew,
 ) {
+    let is_filled = config.backfill.mode == BackfillMode::Initial;
+    // Where no sink can go on, it is the slot that was moved, and nothing is emptied without being asked for.
+    let goes_on = |(_, verdict): &(String, SinkVerdict)| {
+        matches!(verdict, SinkVerdict::Resume | SinkVerdict::CatchUp { .. })
+    };
+    let is_single = is_filled && judgement.sinks.iter().any(goes_on);
     for (sink, verdict) in &judgement.sinks {
         match verdict.error(sink, identity) {
             None if *verdict == SinkVerdict::Fresh => {
-                if judgement.slot != SlotVerdict::Create {
+                if judgement.slot != SlotVerdict::Create && !is_filled {
                     tracing::warn!(sink, lsn = %start, "new replica of an old slot: what it has fed is missing");
                 }
                 sinks.start_at(config, sink, start);
@@ -133,6 +201,16 @@ fn settle(
             Some(_) if *verdict == SinkVerdict::NoCheckpoint && start_at_slot.contains(sink) => {
                 tracing::warn!(sink, lsn = %start, "starts at the slot's position: older rows are missing");
                 sinks.start_at(config, sink, start);
+            }
+            Some(_) if is_filled && *verdict == SinkVerdict::NoCheckpoint => {
+                tracing::info!(sink, lsn = %start, "new replica: it begins here and is filled");
+                sinks.start_at(config, sink, start);
+            }
+            Some(error)
+                if matches!(verdict, SinkVerdict::SlotAhead { .. }) && (is_single || anew.includes(sink)) =>
+            {
+                sinks.begin_anew(config, sink, start);
+                tracing::warn!(sink, lsn = %start, "the replica is filled anew: {}", error.chain());
             }
             Some(error) => sinks.stop(sink, &error),
         }
@@ -198,12 +276,13 @@ async fn create_slot(source: &Source, client: &Client, version: ServerVersion) -
 }
 
 /// What was committed before the slot existed is not in the stream.
-fn warn_of_existing_rows(plan: &Plan) {
-    for table in plan.tables.iter().filter(|table| table.estimated_rows > 0) {
+fn warn_of_existing_rows(plan: &Plan, wanted: &[bool]) {
+    let is_lacking = |(index, table): &(usize, &PlannedTable)| table.estimated_rows > 0 && !wanted[*index];
+    for (_, table) in plan.tables.iter().enumerate().filter(is_lacking) {
         tracing::warn!(
             table = %table.source.plain(),
             rows = table.estimated_rows,
-            "rows from before the slot are not copied; an update brings a row whole, unless it has unchanged TOAST"
+            "rows from before the slot are not brought (backfill.mode is never for this table)"
         );
     }
 }

@@ -82,7 +82,7 @@ impl Session {
     }
 
     /// Reads where the database is, after a request whose fate is not known.
-    pub(super) fn settle(&mut self, transport: &mut dyn Transport) -> Result<()> {
+    pub(in crate::sink::d1) fn settle(&mut self, transport: &mut dyn Transport) -> Result<()> {
         let answers = transport.execute(&[state::read()]).map_err(|failure| match failure.verdict {
             Verdict::SchemaMissing => lost("its checkpoint is gone"),
             _ => self.failed(&failure),
