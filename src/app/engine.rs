@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use self::branches::Branches;
 use self::main_stream::MainStream;
 use self::session::Ending;
+use super::demand::Demand;
 use super::sinks::{Fanout, Lane};
 use super::source::Source;
 use super::view::{EngineView, Phase};
@@ -52,6 +53,8 @@ pub struct RunOptions {
     pub start_at_slot: BTreeSet<String>,
     /// Where the engine shows what it is about.
     pub view: Arc<EngineView>,
+    /// What is asked of it while it runs.
+    pub demand: Arc<Demand>,
 }
 
 /// A prepared engine: sinks open and running, slot and publication there, no session yet.
@@ -139,6 +142,7 @@ impl Engine {
             );
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = main.setup.options.demand.asked() => {}
                 () = stop.asked() => break Ok(None),
             }
         };

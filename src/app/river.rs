@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::Lsn;
 use crate::capture::frame::FrameRun;
+use crate::capture::haste::Haste;
 use crate::decode::{Decoder, Event};
 use crate::encode::mapper::Mapper;
 use crate::encode::plan::Plan;
@@ -35,6 +36,7 @@ pub struct RiverOptions {
 }
 
 /// Decodes and maps one session's frames until the channel closes. `is_counted`: the metrics count what they bring.
+/// `haste`: an idle position that somebody waits for goes to the sinks at once.
 ///
 /// # Errors
 /// What the decoder and the mapper say; nothing that was not delivered whole is confirmed.
@@ -44,11 +46,12 @@ pub fn run(
     outlets: Arc<Outlets>,
     options: RiverOptions,
     is_counted: bool,
+    haste: Haste,
 ) -> Result<()> {
     outlets.send(&Delivery::Restart);
     let tables = plan.tables.iter().map(|table| table.source.plain());
     let counters = is_counted.then(|| ChangeCounters::new(tables, OPERATIONS));
-    let mut river = River { counters, ..River::new(plan.clone(), outlets, options) };
+    let mut river = River { counters, haste: Some(haste), ..River::new(plan.clone(), outlets, options) };
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
     }
@@ -63,6 +66,7 @@ pub struct River {
     options: RiverOptions,
     idle_sent: Option<(Lsn, Instant)>,
     counters: Option<ChangeCounters<{ OPERATIONS.len() }>>,
+    haste: Option<Haste>,
 }
 
 impl River {
@@ -75,6 +79,7 @@ impl River {
             options,
             idle_sent: None,
             counters: None,
+            haste: None,
         }
     }
 
@@ -125,7 +130,10 @@ impl River {
         let now = Instant::now();
         let is_due = match self.idle_sent {
             None => true,
-            Some((lsn, at)) => wal_end > lsn && now - at >= self.options.idle_interval,
+            Some((lsn, at)) => {
+                let is_hasty = || self.haste.as_ref().is_some_and(Haste::is_on);
+                wal_end > lsn && (now - at >= self.options.idle_interval || is_hasty())
+            }
         };
         if is_due {
             self.idle_sent = Some((wal_end, now));

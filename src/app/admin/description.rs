@@ -89,7 +89,14 @@ mod tests {
         }
         assert_eq!(
             closed,
-            ["/failed", "/sinks/{name}/pause", "/sinks/{name}/resume", "/status/{table}/{key}"]
+            [
+                "/failed",
+                "/sinks/{name}/pause",
+                "/sinks/{name}/resume",
+                "/status/{table}/{key}",
+                "/sync",
+                "/webhook"
+            ]
         );
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::app::admin::AdminServer;
 use crate::app::cli::{self, Global};
+use crate::app::demand::Demand;
 use crate::app::engine::{Engine, RunOptions};
 use crate::app::notify;
 use crate::app::view::EngineView;
@@ -63,12 +64,14 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     let _log = config.log.sync_file.as_ref().map(|path| SyncLog::start(path, bounds)).transpose()?;
     let view = Arc::new(EngineView::default());
     // Before the source is asked for anything: what keeps an engine from starting can be seen there too.
-    let _admin = AdminServer::start(&config, &view)?;
+    let demand = Arc::new(Demand::default());
+    let _admin = AdminServer::start(&config, &view, &demand)?;
     let options = RunOptions {
         until_caught_up: arguments.until_caught_up,
         ends: arguments.max_duration.map(|limit| Instant::now() + limit),
         start_at_slot: BTreeSet::from_iter(arguments.start_at_slot),
         view,
+        demand,
     };
     let mut shutdown = shutdown_on_signal()?;
     let _watchdog = tokio::spawn(notify::watchdog());
@@ -101,7 +104,10 @@ async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
                     "the source is not ready, retrying: {}",
                     error.chain()
                 );
-                tokio::time::sleep(wait).await;
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = options.demand.asked() => {}
+                }
             }
             prepared => return prepared,
         }

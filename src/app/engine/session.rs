@@ -13,6 +13,7 @@ use crate::Lsn;
 use crate::app::river::{self, RiverOptions};
 use crate::app::source::start_replication;
 use crate::capture::frame::FrameRun;
+use crate::capture::haste::Haste;
 use crate::capture::pace::PaceOptions;
 use crate::capture::slot;
 use crate::capture::stream::{Stream, StreamOptions};
@@ -192,11 +193,18 @@ impl Session<'_> {
             },
         };
         let (progress, slot) = (self.route.progress.clone(), self.route.slot.clone());
-        Ok(Stream::new(socket, buffer, options, move || {
+        let stream = Stream::new(socket, buffer, options, move || {
             let confirmable = progress.confirmable();
             telemetry::confirmed(&slot, confirmable);
             confirmable
-        }))
+        });
+        Ok(stream.with_haste(self.haste()))
+    }
+
+    /// Whether somebody waits for more than this stream has brought.
+    fn haste(&self) -> Haste {
+        let outlets = self.route.outlets.clone();
+        Haste::new(self.setup.options.demand.subscribe(), move || outlets.position())
     }
 
     async fn check_slot(&self, client: &tokio_postgres::Client, when: &str) -> Result<()> {
@@ -231,7 +239,7 @@ impl Session<'_> {
         let (runs, frames) = mpsc::channel(RUNS_QUEUED);
         let (finished, done) = oneshot::channel();
         let (plan, outlets) = (self.setup.plan.clone(), self.route.outlets.clone());
-        let is_counted = self.route.is_counted;
+        let (is_counted, haste) = (self.route.is_counted, self.haste());
         let options = RiverOptions {
             part_bytes_max: self.setup.config.transaction.part_max_bytes,
             idle_interval: match self.setup.options.until_caught_up {
@@ -243,7 +251,7 @@ impl Session<'_> {
         std::thread::Builder::new()
             .name(self.route.thread.clone())
             .spawn(move || {
-                let _ = finished.send(river::run(frames, plan, outlets, options, is_counted));
+                let _ = finished.send(river::run(frames, plan, outlets, options, is_counted, haste));
             })
             .map_err(|error| Error::halt("starting the river's thread").because(error))?;
         Ok(RiverThread { runs, done })
