@@ -13,6 +13,7 @@ pub mod jobs;
 pub mod letters;
 pub mod notify;
 pub mod replicas;
+pub mod retry;
 pub mod river;
 pub mod sinks;
 pub mod source;

@@ -91,6 +91,7 @@ mod tests {
             closed,
             [
                 "/failed",
+                "/retry-failed",
                 "/sinks/{name}/pause",
                 "/sinks/{name}/resume",
                 "/status/{table}/{key}",

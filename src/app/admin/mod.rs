@@ -18,6 +18,7 @@ mod lag;
 mod logs;
 mod observer;
 mod problem;
+mod retry;
 mod routes;
 mod row;
 mod secret;

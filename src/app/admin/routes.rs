@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::description::{self, Frame};
 use super::problem::Problem;
-use super::{Shared, failed, guard, health, jobs, logs, row, status, steer, sync, wait};
+use super::{Shared, failed, guard, health, jobs, logs, retry, row, status, steer, sync, wait};
 use crate::error::{Error, Kind};
 
 /// The longest body of a request.
@@ -47,6 +47,7 @@ fn patient() -> Routes {
 fn closed() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(failed::failed))
+        .routes(routes!(retry::retry_failed))
         .routes(routes!(row::row))
         .routes(routes!(steer::pause))
         .routes(routes!(steer::resume))
