@@ -2,6 +2,7 @@
 //! engine writes; the HTTP API reads. Nothing here can steer anything.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use crate::encode::plan::Plan;
 use crate::error::Error;
@@ -21,7 +22,7 @@ pub enum Phase {
     /// It connects, checks and opens. Set at the start; `Streaming` or `Waiting` follows.
     #[default]
     Preparing,
-    /// A session streams. `Waiting` or `Stopping` follows.
+    /// A session streams. `Waiting`, `Resting` or `Stopping` follows.
     Streaming,
     /// An attempt failed; the next one follows after a pause. Set where an error is logged and retried.
     Waiting {
@@ -29,6 +30,12 @@ pub enum Phase {
         problem: String,
         /// What to do about it.
         hint: Option<String>,
+    },
+    /// Between two scheduled runs: nothing streams, and nobody uses the slot. `Streaming`, `Waiting` or `Stopping`
+    /// follows.
+    Resting {
+        /// When the next run is due, unless somebody asks for one before.
+        until: SystemTime,
     },
     /// It finishes what it has, and ends.
     Stopping,
@@ -41,6 +48,7 @@ impl Phase {
             Phase::Preparing => "preparing",
             Phase::Streaming => "streaming",
             Phase::Waiting { .. } => "waiting",
+            Phase::Resting { .. } => "resting",
             Phase::Stopping => "stopping",
         }
     }

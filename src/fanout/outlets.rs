@@ -31,6 +31,8 @@ pub struct Outlets {
     joining: Mutex<Vec<Outlet>>,
     /// The highest position up to which everything was sent, or was in a sink before.
     position: AtomicU64,
+    /// Deliveries that ended a transaction.
+    ended: AtomicU64,
     replays: Arc<AtomicU64>,
     /// Nothing more is sent, and who waits for room need not.
     is_closed: AtomicBool,
@@ -67,6 +69,7 @@ impl Outlets {
             flow: Mutex::default(),
             joining: Mutex::default(),
             position: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             replays: Arc::default(),
             is_closed: AtomicBool::new(false),
             blocked_since: Mutex::default(),
@@ -125,6 +128,9 @@ impl Outlets {
         let end_lsn = delivery.end_lsn();
         flow.is_between = end_lsn.is_some();
         if let Some(end_lsn) = end_lsn {
+            if matches!(delivery, Delivery::Run(_)) {
+                self.ended.fetch_add(1, Ordering::Relaxed);
+            }
             self.position.fetch_max(end_lsn.0, Ordering::AcqRel);
             self.take_in(&mut flow);
         }
@@ -204,6 +210,16 @@ impl Outlets {
     /// The highest position up to which everything was sent to the sinks that were there, or was in them before.
     pub fn position(&self) -> Lsn {
         Lsn(self.position.load(Ordering::Acquire))
+    }
+
+    /// How often something was sent that ended a transaction. Grows.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether what was sent last ended a transaction, or nothing was sent yet; false while the river sends.
+    pub fn is_between(&self) -> bool {
+        self.flow.try_lock().is_ok_and(|flow| flow.is_between)
     }
 
     /// How often a sink has lost its open transaction and asked for this stream again. Grows by one each time; each

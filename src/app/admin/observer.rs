@@ -12,7 +12,7 @@ use super::lag::LagClock;
 use super::stall::{Sight, SinkSight, StallClock};
 use crate::Lsn;
 use crate::app::source::Source;
-use crate::app::view::EngineView;
+use crate::app::view::{EngineView, Phase};
 use crate::capture::slot::{self, Slot};
 use crate::error::Result;
 use crate::telemetry::{self, SlotSeen};
@@ -105,6 +105,10 @@ impl Observer {
         });
         seen.wal = Some(slot.current_wal_lsn);
         seen.lag.look(now, slot.current_wal_lsn);
+        if matches!(view.phase(), Phase::Resting { .. }) {
+            // It stands still because it is told to.
+            return seen.stall.reset();
+        }
         let Some(prepared) = view.prepared() else { return };
         seen.stall.look(
             now,

@@ -66,8 +66,12 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
     if let Phase::Waiting { problem, .. } = &phase {
         problems.push(problem.clone());
     }
-    status.engine =
-        Some(EngineStatus { phase: phase.as_str(), started: shared.started.to_string(), problems });
+    let next_run = match phase {
+        Phase::Resting { until } => Timestamp::try_from(until).ok().map(|due| due.to_string()),
+        _ => None,
+    };
+    let started = shared.started.to_string();
+    status.engine = Some(EngineStatus { phase: phase.as_str(), next_run, started, problems });
     if let Some(prepared) = shared.view.prepared() {
         for sink in &mut status.sinks {
             let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);

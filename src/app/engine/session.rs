@@ -37,6 +37,8 @@ pub(super) enum Ending {
     Shutdown,
     /// Every sink has reached the target.
     CaughtUp,
+    /// A scheduled run is over.
+    Rest,
     /// A sink lost its open transaction: start again from the slot.
     Replay,
     /// A table left the publication; it is this one of `Engine::published`.

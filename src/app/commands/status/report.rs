@@ -45,8 +45,10 @@ pub struct CopyStatus {
 /// The engine that answers.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct EngineStatus {
-    /// `preparing`, `streaming`, `waiting` or `stopping`.
+    /// `preparing`, `streaming`, `waiting`, `resting` or `stopping`.
     pub phase: &'static str,
+    /// When the next scheduled run is due, in RFC 3339; null unless it rests.
+    pub next_run: Option<String>,
     /// When the process began, in RFC 3339.
     pub started: String,
     /// Why it waits, and what stands still.

@@ -1,0 +1,23 @@
+//! `[schedule]`: runs now and then instead of a stream that never ends; and `[heartbeat]`: a measurement now and then.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::scalar;
+
+/// Runs at intervals: each streams until every sink is where the server was, and lets go of the slot.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// From the beginning of a run to that of the next. 1 s to 1 day.
+    #[serde(deserialize_with = "scalar::duration")]
+    pub every: Duration,
+    /// How long a run may take. A transaction that is on its way then still ends. Default 25 s; 100 ms to `every`.
+    #[serde(default = "max_duration", deserialize_with = "scalar::duration")]
+    pub max_duration: Duration,
+}
+
+fn max_duration() -> Duration {
+    Duration::from_secs(25)
+}
