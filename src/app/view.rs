@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use super::heartbeat::Delays;
 use crate::encode::plan::Plan;
 use crate::error::Error;
 use crate::fanout::progress::Progress;
@@ -14,6 +15,8 @@ use crate::sink::d1::budget::{Budget, Standing};
 pub struct EngineView {
     phase: Mutex<Phase>,
     prepared: OnceLock<Prepared>,
+    /// How long a commit takes to each sink, where that is measured.
+    pub delays: Delays,
 }
 
 /// What the engine is about.

@@ -45,6 +45,7 @@ impl Checker<'_> {
             retry,
             shutdown,
             schedule,
+            heartbeat,
             d1,
             mut log,
             mut admin,
@@ -72,6 +73,9 @@ impl Checker<'_> {
         }
         self.duration(steps!["shutdown", "timeout"], shutdown.timeout, "100ms", "1h");
         self.schedule(schedule.as_ref());
+        if let Some(interval) = heartbeat.interval {
+            self.duration(steps!["heartbeat", "interval"], interval, "1s", "1h");
+        }
         let requests = steps!["d1", "requests_per_5_minutes"];
         self.between(requests, d1.requests_per_5_minutes, 10..=1_000_000);
         self.log(&mut log, base);
@@ -89,6 +93,7 @@ impl Checker<'_> {
             retry,
             shutdown,
             schedule,
+            heartbeat,
             d1,
             log,
             admin,

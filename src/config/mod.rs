@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 pub use admin::{Admin, SECRET_MIN_CHARS};
 use check::Checker;
 pub use environment::Environment;
-pub use schedule::Schedule;
+pub use schedule::{Heartbeat, Schedule};
 use sink::WrittenSink;
 pub use sink::{D1Database, D1Worker, D1Writing, OnRejected, Secret, Sink, SinkName, SinkTarget};
 
@@ -63,6 +63,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// `[schedule]`: when it streams. Default none: all the time.
     pub schedule: Option<Schedule>,
+    /// `[heartbeat]`: whether delays are measured.
+    pub heartbeat: Heartbeat,
     /// `[d1]`: what all D1 sinks share.
     pub d1: D1,
     /// `[log]`: what is logged, and how.
@@ -291,6 +293,7 @@ struct Written {
     retry: Retry,
     shutdown: Shutdown,
     schedule: Option<Schedule>,
+    heartbeat: Heartbeat,
     d1: D1,
     log: Log,
     admin: Admin,

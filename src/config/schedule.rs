@@ -21,3 +21,13 @@ pub struct Schedule {
 fn max_duration() -> Duration {
     Duration::from_secs(25)
 }
+
+/// How long a commit takes to each sink is measured with one of walcast's own.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Heartbeat {
+    /// The pause between two. Default none: not measured, because each is a transaction at the source and a write of the
+    /// checkpoint in every sink, which D1 bills. What keeps an idle slot moving needs no heartbeat. 1 s to 1 h.
+    #[serde(deserialize_with = "scalar::some_duration")]
+    pub interval: Option<Duration>,
+}

@@ -53,6 +53,10 @@ pub const SLOT_HEALTH: &str = "walcast_slot_health";
 pub const SINK_LAG_BYTES: &str = "walcast_sink_lag_bytes";
 /// How long ago the server was where the sink is, by sink.
 pub const SINK_LAG_SECONDS: &str = "walcast_sink_lag_seconds";
+/// How long a commit takes to a sink: the last heartbeat's time, or that of the one on its way, by sink.
+pub const SINK_DELAY_SECONDS: &str = "walcast_sink_delay_seconds";
+/// How long each heartbeat took to a sink, by sink.
+pub const HEARTBEAT_DURATION_SECONDS: &str = "walcast_heartbeat_duration_seconds";
 /// 1 for a sink's state, 0 for every other: see [`SINK_STATES`].
 pub const SINK_STATE: &str = "walcast_sink_state";
 /// Rows written to a D1 database as Cloudflare bills them, since it was first fed, by sink.
@@ -89,8 +93,8 @@ pub(crate) struct BatchApplied {
 }
 
 pub(crate) fn batch_applied(sink: &str, batch: &BatchApplied) {
-    // A position alone, as an idle stream brings it, is not worth an entry.
-    if batch.transactions + batch.changes + batch.dead_letters > 0 {
+    // A position alone, as an idle stream or a heartbeat brings it, is not worth an entry.
+    if batch.changes + batch.dead_letters > 0 {
         sync_log::record(|| Event::Applied {
             sink: sink.to_owned(),
             entry: Applied {
@@ -180,6 +184,16 @@ pub(crate) fn sink_seen(sink: &str, state: &str, lag_bytes: u64, lag: Option<Dur
     if let Some(lag) = lag {
         gauge!(SINK_LAG_SECONDS, "sink" => sink.to_owned()).set(lag);
     }
+}
+
+/// A heartbeat has arrived.
+pub(crate) fn heartbeat_arrived(sink: &str, took: Duration) {
+    histogram!(HEARTBEAT_DURATION_SECONDS, "sink" => sink.to_owned()).record(took);
+}
+
+/// How long a commit takes to a sink at one look.
+pub(crate) fn sink_delay_seen(sink: &str, delay: Duration) {
+    gauge!(SINK_DELAY_SECONDS, "sink" => sink.to_owned()).set(delay);
 }
 
 /// What a D1 database has cost since it was first fed.

@@ -5,11 +5,11 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
     BATCH_BYTES, BATCH_ROWS, BUILD_INFO, CHANGES_TOTAL, CONFIRMED_LSN_BYTES, D1_COST_DOLLARS,
-    D1_REQUESTS_AVAILABLE, D1_ROWS_WRITTEN_TOTAL, D1_THROTTLED_TOTAL, REPLICATION_LAG_BYTES,
-    REPLICATION_LAG_SECONDS, RETRIES_TOTAL, SESSIONS_TOTAL, SINK_CHANGES_TOTAL, SINK_DEAD_LETTERS_TOTAL,
-    SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES, SINK_LAG_SECONDS, SINK_STATE, SINK_STATE_CHANGES_TOTAL,
-    SINK_TRANSACTIONS_TOTAL, SLOT_HEALTH, SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED,
-    SYNC_LOG_DROPPED_TOTAL,
+    D1_REQUESTS_AVAILABLE, D1_ROWS_WRITTEN_TOTAL, D1_THROTTLED_TOTAL, HEARTBEAT_DURATION_SECONDS,
+    REPLICATION_LAG_BYTES, REPLICATION_LAG_SECONDS, RETRIES_TOTAL, SESSIONS_TOTAL, SINK_CHANGES_TOTAL,
+    SINK_DEAD_LETTERS_TOTAL, SINK_DELAY_SECONDS, SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES,
+    SINK_LAG_SECONDS, SINK_STATE, SINK_STATE_CHANGES_TOTAL, SINK_TRANSACTIONS_TOTAL, SLOT_HEALTH,
+    SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED, SYNC_LOG_DROPPED_TOTAL,
 };
 use crate::error::{Error, Result};
 
@@ -46,6 +46,7 @@ pub fn install() -> Result<Exposition> {
     };
     let mut builder = PrometheusBuilder::new();
     builder = buckets(builder, SINK_FLUSH_DURATION_SECONDS, &DURATION_BUCKETS)?;
+    builder = buckets(builder, HEARTBEAT_DURATION_SECONDS, &DURATION_BUCKETS)?;
     builder = buckets(builder, BATCH_ROWS, &ROW_BUCKETS)?;
     builder = buckets(builder, BATCH_BYTES, &BYTE_BUCKETS)?;
     let handle = builder
@@ -86,6 +87,12 @@ fn describe() {
     );
     describe_histogram!(BATCH_ROWS, "Row changes in an applied batch, by sink");
     describe_histogram!(BATCH_BYTES, Unit::Bytes, "Bytes in an applied batch, by sink");
+    describe_gauge!(
+        SINK_DELAY_SECONDS,
+        Unit::Seconds,
+        "How long a commit takes to a sink, as the last heartbeat or the one on its way shows, by sink"
+    );
+    describe_histogram!(HEARTBEAT_DURATION_SECONDS, Unit::Seconds, "How long each heartbeat took, by sink");
     describe_gauge!(CONFIRMED_LSN_BYTES, Unit::Bytes, "The confirmed position as a number");
     describe_gauge!(REPLICATION_LAG_BYTES, Unit::Bytes, "From the confirmed position to the server's");
     describe_gauge!(

@@ -132,6 +132,9 @@ impl Observer {
             if let Some(standing) = prepared.standing(&sink.name) {
                 telemetry::d1_budget_seen(&sink.name, standing.available, standing.throttled);
             }
+            if let Some(delay) = view.delays.of(&sink.name) {
+                telemetry::sink_delay_seen(&sink.name, delay);
+            }
             let durable = sink.durable_lsn();
             let behind = self.behind(durable);
             most = most.max(behind);

@@ -81,6 +81,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
                     live,
                     shared.observer.behind(live.durable_lsn()),
                     prepared.standing(&live.name),
+                    shared.view.delays.of(&live.name),
                 );
             }
         }
@@ -90,7 +91,13 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
 }
 
 /// Puts what the engine knows of a sink over what its target and the slot showed.
-fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>, standing: Option<Standing>) {
+fn overlay(
+    sink: &mut SinkStatus,
+    live: &SinkProgress,
+    behind: Option<Duration>,
+    standing: Option<Standing>,
+    delay: Option<Duration>,
+) {
     if let Some(behind) = behind {
         sink.lag_seconds = Some(behind.as_secs());
     }
@@ -126,6 +133,7 @@ fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>,
         failing_since: failure
             .and_then(|failure| Timestamp::try_from(failure.since).ok())
             .map(|since| since.to_string()),
+        delay_seconds: delay.map(|delay| delay.as_secs_f64()),
         requests: standing.map(|standing| RequestStatus {
             available: standing.available,
             paused_seconds: standing.paused.map(|pause| pause.as_secs_f64()),

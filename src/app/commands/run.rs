@@ -13,8 +13,8 @@ use crate::app::admin::AdminServer;
 use crate::app::cli::{self, Global};
 use crate::app::demand::Demand;
 use crate::app::engine::{Engine, RunOptions};
-use crate::app::notify;
 use crate::app::view::EngineView;
+use crate::app::{heartbeat, notify};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::retry::{Backoff, full_jitter};
@@ -66,6 +66,8 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     // Before the source is asked for anything: what keeps an engine from starting can be seen there too.
     let demand = Arc::new(Demand::default());
     let _admin = AdminServer::start(&config, &view, &demand)?;
+    let (beating, watched) = (config.clone(), view.clone());
+    let _heartbeat = tokio::spawn(async move { heartbeat::run(&beating, &watched).await });
     let options = RunOptions {
         until_caught_up: arguments.until_caught_up,
         ends: arguments.max_duration.map(|limit| Instant::now() + limit),

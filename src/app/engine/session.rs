@@ -178,7 +178,12 @@ impl Session<'_> {
         let client = source.connect().await?;
         self.check_slot(&client, "before the start").await?;
         let replication = source.connect_replication().await?;
-        let sql = start_replication(&self.route.slot, &source.config.publication);
+        let sql = start_replication(
+            &self.route.slot,
+            &source.config.publication,
+            // A transaction with nothing but a message is not sent otherwise.
+            self.setup.config.heartbeat.interval.is_some(),
+        );
         let (socket, buffer) = replication.start_copy_both(&sql).await?;
         self.check_slot(&client, "after the start").await?;
         let options = StreamOptions {
