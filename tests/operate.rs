@@ -69,6 +69,11 @@ fn a_sync_is_a_job_that_is_done_once_every_region_is_where_the_source_was() {
     let answer = api.send("POST", "/webhook?wait=true&timeout=60s", &headers, "{\"table\": \"t\"}");
     assert_eq!((answer.status, &answer.json()["state"]), (200, &json!("done")), "{answer:?}");
     pipeline.assert_equal(ROWS, ROWS);
+    pipeline.eventually("the rate", || {
+        pipeline.exec("UPDATE t SET n = n + 1");
+        let status = api.get("/status").json();
+        status["sinks"][0]["engine"]["changes_per_second"].as_f64().filter(|rate| *rate > 0.0)
+    });
     let jobs = api.get("/jobs").json();
     let ids: Vec<&Value> = jobs["jobs"].as_array().unwrap().iter().map(|job| &job["id"]).collect();
     assert_eq!(ids, [&json!(2), &json!(1)]);
@@ -108,6 +113,12 @@ fn a_second_sync_is_refused_with_the_first_ones_number_until_that_is_done() {
         let job = api.get(&first).json();
         (job["progress"]["done"] == 1).then_some(job)
     });
+    let queued = |sink: usize| {
+        let status = api.get("/status").json();
+        status["sinks"][sink]["engine"]["queue_bytes"].as_u64().unwrap()
+    };
+    assert!(queued(1) > 0);
+    pipeline.eventually("the other's queue to be empty", || (queued(0) == 0).then_some(()));
     assert!(job["waits_for"][0].as_str().unwrap().starts_with("sink na ("), "{job}");
     for path in ["/sync", "/webhook", "/sync?wait=true"] {
         let refused = api.post_with(SECRET, path);

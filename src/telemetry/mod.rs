@@ -14,7 +14,7 @@ pub use prometheus::{Exposition, install};
 
 use self::sync_log::{Applied, Event, Outcome};
 use crate::Lsn;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// Row changes applied, by sink.
 pub const SINK_CHANGES_TOTAL: &str = "walcast_sink_changes_total";
@@ -22,6 +22,12 @@ pub const SINK_CHANGES_TOTAL: &str = "walcast_sink_changes_total";
 pub const SINK_TRANSACTIONS_TOTAL: &str = "walcast_sink_transactions_total";
 /// Rows set aside with a reason, by sink.
 pub const SINK_DEAD_LETTERS_TOTAL: &str = "walcast_sink_dead_letters_total";
+/// Rows that a sink has set aside and still keeps, at the last look into it, by sink.
+pub const SINK_DEAD_LETTERS: &str = "walcast_sink_dead_letters";
+/// The WAL that a sink's own copy of the slot holds back, while it has one, by sink.
+pub const SINK_SLOT_RETAINED_WAL_BYTES: &str = "walcast_sink_slot_retained_wal_bytes";
+/// What waits in a sink's queue or is being applied, by sink.
+pub const SINK_QUEUE_BYTES: &str = "walcast_sink_queue_bytes";
 /// How long an apply took, by sink.
 pub const SINK_FLUSH_DURATION_SECONDS: &str = "walcast_sink_flush_duration_seconds";
 /// Bytes in an applied batch, by sink.
@@ -63,6 +69,8 @@ pub const SINK_STATE: &str = "walcast_sink_state";
 pub const D1_ROWS_WRITTEN_TOTAL: &str = "walcast_d1_rows_written_total";
 /// Dollars for these rows, by sink.
 pub const D1_COST_DOLLARS: &str = "walcast_d1_cost_dollars";
+/// The size of a D1 database, by sink.
+pub const D1_DATABASE_BYTES: &str = "walcast_d1_database_bytes";
 /// Requests that a sink's API token may send at once, by sink.
 pub const D1_REQUESTS_AVAILABLE: &str = "walcast_d1_requests_available";
 /// How often the D1 API turned a sink's token away, by sink.
@@ -174,8 +182,41 @@ pub(crate) fn slot_seen(slot: &SlotSeen) {
     }
 }
 
+/// Makes what is counted of a sink begin at zero, so that the first of anything is seen to be one more.
+pub(crate) fn sink_expected(sink: &str) {
+    let label = [("sink", sink.to_owned())];
+    for total in [SINK_CHANGES_TOTAL, SINK_TRANSACTIONS_TOTAL, SINK_DEAD_LETTERS_TOTAL] {
+        counter!(total, &label).increment(0);
+    }
+    for state in ["attached", "catching-up", "stopped", "detached"] {
+        counter!(SINK_STATE_CHANGES_TOTAL, "sink" => sink.to_owned(), "state" => state).increment(0);
+    }
+    for reason in [Kind::Transient, Kind::Throttled { retry_after: Duration::ZERO }, Kind::Replay] {
+        counter!(RETRIES_TOTAL, "sink" => sink.to_owned(), "reason" => reason.as_str()).increment(0);
+    }
+}
+
+/// What a look into a sink's target, and at its own slot, has found.
+pub(crate) struct TargetSeen {
+    pub(crate) dead_letters: Option<u64>,
+    pub(crate) slot_retained_bytes: u64,
+    pub(crate) database_bytes: Option<u64>,
+}
+
+pub(crate) fn target_seen(sink: &str, seen: &TargetSeen) {
+    let label = [("sink", sink.to_owned())];
+    gauge!(SINK_SLOT_RETAINED_WAL_BYTES, &label).set(seen.slot_retained_bytes as f64);
+    if let Some(letters) = seen.dead_letters {
+        gauge!(SINK_DEAD_LETTERS, &label).set(letters as f64);
+    }
+    if let Some(bytes) = seen.database_bytes {
+        gauge!(D1_DATABASE_BYTES, &label).set(bytes as f64);
+    }
+}
+
 /// A sink at one look. `state` is one of [`SINK_STATES`].
-pub(crate) fn sink_seen(sink: &str, state: &str, lag_bytes: u64, lag: Option<Duration>) {
+pub(crate) fn sink_seen(sink: &str, state: &str, lag_bytes: u64, lag: Option<Duration>, queue_bytes: usize) {
+    gauge!(SINK_QUEUE_BYTES, "sink" => sink.to_owned()).set(queue_bytes as f64);
     for other in SINK_STATES {
         gauge!(SINK_STATE, "sink" => sink.to_owned(), "state" => other)
             .set(f64::from(u8::from(other == state)));

@@ -18,6 +18,7 @@ mod lag;
 mod logs;
 mod observer;
 mod problem;
+mod rate;
 mod retry;
 mod routes;
 mod row;
@@ -102,6 +103,8 @@ impl AdminServer {
             .build()
             .map_err(cannot)?;
         let (stop, stopping) = watch::channel(false);
+        let exposition = telemetry::install()?;
+        config.sinks.iter().for_each(|sink| telemetry::sink_expected(sink.name.as_str()));
         let shared = Arc::new(Shared {
             view: view.clone(),
             demand: demand.clone(),
@@ -111,7 +114,7 @@ impl AdminServer {
             guard: Guard::new(&config.admin),
             observer: Observer::new(Source::new(&config.source)?, config.admin.stall_timeout),
             status: StatusCache::new(Gatherer::new(config)?),
-            exposition: telemetry::install()?,
+            exposition,
             waiting: Semaphore::new(wait::WAITING_MAX),
             started: Timestamp::now(),
             stopping,

@@ -2,6 +2,7 @@
 //! has. Enters: what the engine shows and what the server says. Leaves: whether the engine stands still, how far each
 //! sink is behind, and the gauges among the metrics.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use tokio_postgres::Client;
 
 use super::health::sink_word;
 use super::lag::LagClock;
+use super::rate::RateClock;
 use super::stall::{Sight, SinkSight, StallClock};
 use crate::Lsn;
 use crate::app::source::Source;
@@ -35,6 +37,8 @@ struct Seen {
     lag: LagClock,
     /// The server's position at the last look.
     wal: Option<Lsn>,
+    /// Row changes written, by sink.
+    changes: BTreeMap<String, RateClock>,
 }
 
 impl Observer {
@@ -59,6 +63,11 @@ impl Observer {
     /// How many bytes of WAL a sink at `durable` was behind the source at the last look.
     pub(super) fn behind_bytes(&self, durable: Lsn) -> Option<u64> {
         self.seen().wal.map(|wal| wal.0.saturating_sub(durable.0))
+    }
+
+    /// How many row changes are written to the sink a second.
+    pub(super) fn changes_per_second(&self, sink: &str) -> Option<f64> {
+        self.seen().changes.get(sink)?.per_second()
     }
 
     /// Looks until it is dropped.
@@ -138,7 +147,9 @@ impl Observer {
             let durable = sink.durable_lsn();
             let behind = self.behind(durable);
             most = most.max(behind);
-            telemetry::sink_seen(&sink.name, sink_word(sink), wal.0.saturating_sub(durable.0), behind);
+            let lag_bytes = wal.0.saturating_sub(durable.0);
+            telemetry::sink_seen(&sink.name, sink_word(sink), lag_bytes, behind, sink.queued_bytes());
+            self.seen().changes.entry(sink.name.clone()).or_default().look(Instant::now(), sink.changes());
         }
         telemetry::engine_seen(most, !self.stalled().is_empty());
     }

@@ -162,6 +162,10 @@ pub struct SinkInEngine {
     pub failed_attempts: u32,
     /// When the first of these failed, in RFC 3339.
     pub failing_since: Option<String>,
+    /// Row changes written a second, over the last ten; null at first.
+    pub changes_per_second: Option<f64>,
+    /// Bytes that wait in its queue or are being applied.
+    pub queue_bytes: usize,
     /// How long a commit takes to it, by the last heartbeat or the one on its way; null without `[heartbeat]`.
     pub delay_seconds: Option<f64>,
     /// What its API token may still send; null for a sink that has no such limit.
