@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::fill::gate::{self, Gate};
 use crate::Lsn;
 use crate::capture::frame::FrameRun;
 use crate::capture::haste::Haste;
@@ -35,8 +36,8 @@ pub struct RiverOptions {
     pub needed_from: Lsn,
 }
 
-/// Decodes and maps one session's frames until the channel closes. `is_counted`: the metrics count what they bring.
-/// `haste`: an idle position that somebody waits for goes to the sinks at once.
+/// Decodes and maps one session's frames until the channel closes. Only the main stream has a gate, and is counted by
+/// the metrics: others would count twice. `haste`: an idle position that somebody waits for goes to the sinks at once.
 ///
 /// # Errors
 /// What the decoder and the mapper say; nothing that was not delivered whole is confirmed.
@@ -44,14 +45,15 @@ pub fn run(
     mut frames: mpsc::Receiver<FrameRun>,
     plan: Arc<Plan>,
     outlets: Arc<Outlets>,
+    gate: Option<Arc<Gate>>,
     options: RiverOptions,
-    is_counted: bool,
     haste: Haste,
 ) -> Result<()> {
     outlets.send(&Delivery::Restart);
     let tables = plan.tables.iter().map(|table| table.source.plain());
-    let counters = is_counted.then(|| ChangeCounters::new(tables, OPERATIONS));
-    let mut river = River { counters, haste: Some(haste), ..River::new(plan.clone(), outlets, options) };
+    let counters = gate.is_some().then(|| ChangeCounters::new(tables, OPERATIONS));
+    let mut river =
+        River { counters, gate, haste: Some(haste), ..River::new(plan.clone(), outlets, options) };
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
     }
@@ -63,6 +65,8 @@ pub struct River {
     decoder: Decoder,
     mapper: Mapper,
     outlets: Arc<Outlets>,
+    /// Where chunks of fills come in.
+    gate: Option<Arc<Gate>>,
     options: RiverOptions,
     idle_sent: Option<(Lsn, Instant)>,
     counters: Option<ChangeCounters<{ OPERATIONS.len() }>>,
@@ -76,6 +80,7 @@ impl River {
             decoder: Decoder::new(),
             mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from),
             outlets,
+            gate: None,
             options,
             idle_sent: None,
             counters: None,
@@ -148,6 +153,9 @@ impl River {
             }
             counters.record();
         }
-        self.outlets.send(&Delivery::Run(Arc::new(run)));
+        match &self.gate {
+            Some(gate) => gate.send(run),
+            None => gate::send(&self.outlets, run),
+        }
     }
 }

@@ -41,6 +41,7 @@ impl Checker<'_> {
             batch,
             queue,
             catch_up,
+            backfill,
             transaction,
             retry,
             shutdown,
@@ -59,6 +60,8 @@ impl Checker<'_> {
         if catch_up.max_wal.is_some_and(|bytes| bytes < MIB as u64) {
             self.note(steps!["catch_up", "max_wal"], format!("must be at least {}", ByteSize(MIB as u64)));
         }
+        self.between(steps!["backfill", "connections"], backfill.connections, 1..=16);
+        self.size(steps!["backfill", "chunk_max_bytes"], backfill.chunk_max_bytes, 32 * KIB..=64 * MIB);
         let part = steps!["transaction", "part_max_bytes"];
         self.size(part.clone(), transaction.part_max_bytes, 4 * KIB..=GIB);
         if transaction.part_max_bytes > queue.max_bytes {
@@ -89,6 +92,7 @@ impl Checker<'_> {
             batch,
             queue,
             catch_up,
+            backfill,
             transaction,
             retry,
             shutdown,

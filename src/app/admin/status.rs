@@ -15,6 +15,8 @@ use crate::app::commands::status::{
     EngineStatus, Gatherer, RequestStatus, SinkInEngine, SinkState, SinkStatus, Status,
 };
 use crate::app::view::Phase;
+use crate::encode::plan::PlannedTable;
+use crate::fanout::fill::TableState;
 use crate::fanout::progress::{SinkProgress, State as Relation};
 use crate::sink::d1::budget::Standing;
 use crate::telemetry::{self, TargetSeen};
@@ -97,6 +99,16 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
                     delay: shared.view.delays.of(&live.name),
                 };
                 overlay(sink, live, seen);
+                for table in &mut sink.tables {
+                    let of = |planned: &PlannedTable| planned.target == table.target;
+                    let index = prepared.plan.tables.iter().position(of);
+                    if let Some(failure) = index.and_then(|index| prepared.fills.failure(index))
+                        && table.state != TableState::Live.as_str()
+                    {
+                        table.state = "stopped";
+                        (table.problem, table.hint) = (Some(failure.problem), failure.hint);
+                    }
+                }
             }
         }
     }

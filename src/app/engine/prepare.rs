@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use super::{Engine, RunOptions, Setup, no_sink_left};
 use crate::Lsn;
+use crate::app::fill::view::FillView;
 use crate::app::sinks::OpenSinks;
 use crate::app::source::{Judged, Source, Survey, read_schema};
 use crate::app::view::Prepared;
@@ -15,8 +16,8 @@ use crate::capture::catalog::{self, ServerVersion};
 use crate::capture::publication::{self, PublicationChange};
 use crate::capture::slot::{self, Judgement, SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::capture::table::{Oid, TableName};
-use crate::config::{self, Config};
-use crate::encode::plan::Plan;
+use crate::config::{self, BackfillMode, Config};
+use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
 
@@ -32,6 +33,7 @@ impl Engine {
         let survey = Survey::read(&client, &schema).await?;
         let plan = Arc::new(Plan::new(&schema, &survey.tables)?);
 
+        let wanted = wanted(config, &plan)?;
         let published = publish(&source, &client, &schema, &survey, &plan).await?;
 
         // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
@@ -50,19 +52,22 @@ impl Engine {
             // A slot that feeds nobody would only hold back WAL.
             return Err(no_sink_left());
         }
-        let Judged { slot, copies, judgement } = source.judge(&client, &survey.server, &checkpoints).await?;
+        let slots = source.slots(&client, &survey.server).await?;
+        let Judged { slot, copies, judgement, .. } =
+            source.judge(&client, &survey.server, slots, &checkpoints).await?;
         if let Some(error) = judgement.slot.error(&identity) {
             return Err(error);
         }
         let start = match (&judgement.slot, slot.and_then(|slot| slot.confirmed_flush_lsn)) {
             (SlotVerdict::Create, _) | (_, None) => {
                 let start = create_slot(&source, &client, survey.server.version).await?;
-                warn_of_existing_rows(&plan);
+                warn_of_existing_rows(&plan, &wanted);
                 start
             }
             (_, Some(confirmed)) => confirmed,
         };
         settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot);
+        sinks.forgo(config, |table| !wanted[table]);
         settle_copies(&source, &client, config, &sinks, &judgement, &copies).await;
 
         let target = catalog::read_server(&client).await?.current_wal_lsn;
@@ -72,14 +77,35 @@ impl Engine {
         let budget = |sink: &config::Sink| {
             fanout.transports.budget_of(&sink.target).map(|budget| (sink.name.to_string(), budget))
         };
+        let fills = Arc::<FillView>::default();
+        if let Some(refill) = &options.refill {
+            fills.request(refill.resolve(&plan, config.sinks.iter().map(|sink| sink.name.as_str()))?);
+        }
         options.view.set_prepared(Prepared {
+            fills: fills.clone(),
             progress: fanout.progress.clone(),
             plan: plan.clone(),
             budgets: config.sinks.iter().filter_map(budget).collect(),
         });
-        let setup = Arc::new(Setup { source, config: config.clone(), plan, options, deadline });
+        let setup = Arc::new(Setup { source, config: config.clone(), plan, fills, options, deadline });
         Ok(Engine { setup, fanout, target, published })
     }
+}
+
+/// By table: whether rows from before the stream are wanted.
+fn wanted(config: &Config, plan: &Plan) -> Result<Vec<bool>> {
+    let names = |table: &PlannedTable| [table.source.plain(), table.source.to_string()];
+    for name in config.backfill.tables.keys() {
+        if !plan.tables.iter().any(|table| names(table).contains(name)) {
+            return Err(Error::config(format!("backfill.tables names {name}, which schema.json does not"))
+                .hint("write the table's name as schema.json does, or take the line out"));
+        }
+    }
+    let is_wanted = |table: &PlannedTable| {
+        let [plain, quoted] = names(table);
+        config.backfill.is_wanted([&plain, &quoted])
+    };
+    Ok(plan.tables.iter().map(is_wanted).collect())
 }
 
 /// Makes the publication cover the plan, and returns the planned tables that it has.
@@ -116,6 +142,7 @@ fn settle(
     start: Lsn,
     start_at_slot: &BTreeSet<String>,
 ) {
+    let is_filled = config.backfill.mode == BackfillMode::Initial;
     for (sink, verdict) in &judgement.sinks {
         match verdict.error(sink, identity) {
             None if *verdict == SinkVerdict::Fresh => {
@@ -133,6 +160,14 @@ fn settle(
             Some(_) if *verdict == SinkVerdict::NoCheckpoint && start_at_slot.contains(sink) => {
                 tracing::warn!(sink, lsn = %start, "starts at the slot's position: older rows are missing");
                 sinks.start_at(config, sink, start);
+            }
+            Some(_) if is_filled && *verdict == SinkVerdict::NoCheckpoint => {
+                tracing::info!(sink, lsn = %start, "new replica: it begins here and is filled");
+                sinks.start_at(config, sink, start);
+            }
+            Some(error) if is_filled && matches!(verdict, SinkVerdict::SlotAhead { .. }) => {
+                sinks.begin_anew(config, sink, start);
+                tracing::warn!(sink, lsn = %start, "the replica is filled anew: {}", error.chain());
             }
             Some(error) => sinks.stop(sink, &error),
         }
@@ -198,12 +233,13 @@ async fn create_slot(source: &Source, client: &Client, version: ServerVersion) -
 }
 
 /// What was committed before the slot existed is not in the stream.
-fn warn_of_existing_rows(plan: &Plan) {
-    for table in plan.tables.iter().filter(|table| table.estimated_rows > 0) {
+fn warn_of_existing_rows(plan: &Plan, wanted: &[bool]) {
+    let is_lacking = |(index, table): &(usize, &PlannedTable)| table.estimated_rows > 0 && !wanted[*index];
+    for (_, table) in plan.tables.iter().enumerate().filter(is_lacking) {
         tracing::warn!(
             table = %table.source.plain(),
             rows = table.estimated_rows,
-            "rows from before the slot are not copied; an update brings a row whole, unless it has unchanged TOAST"
+            "rows from before the slot are not brought (backfill.mode is never for this table)"
         );
     }
 }

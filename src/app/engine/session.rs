@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Setup, Stop};
 use crate::Lsn;
+use crate::app::fill::gate::Gate;
 use crate::app::river::{self, RiverOptions};
 use crate::app::source::start_replication;
 use crate::capture::frame::FrameRun;
@@ -69,8 +70,8 @@ pub(super) struct Route {
     /// walsender that cannot write cannot be ended either, and a checkpoint that wants to invalidate its slot waits for
     /// that for ever. No limit where the slot in use is what keeps a second engine waiting.
     pub stall_limit: Option<Duration>,
-    /// Whether the metrics count the changes that it brings: only one stream may, or they would count twice.
-    pub is_counted: bool,
+    /// Where chunks of fills come in: only in the main stream.
+    pub gate: Option<Arc<Gate>>,
 }
 
 /// What a session is made of.
@@ -246,7 +247,7 @@ impl Session<'_> {
         let (runs, frames) = mpsc::channel(RUNS_QUEUED);
         let (finished, done) = oneshot::channel();
         let (plan, outlets) = (self.setup.plan.clone(), self.route.outlets.clone());
-        let (is_counted, haste) = (self.route.is_counted, self.haste());
+        let (gate, haste) = (self.route.gate.clone(), self.haste());
         let options = RiverOptions {
             part_bytes_max: self.setup.config.transaction.part_max_bytes,
             idle_interval: match self.setup.options.until_caught_up {
@@ -258,7 +259,7 @@ impl Session<'_> {
         std::thread::Builder::new()
             .name(self.route.thread.clone())
             .spawn(move || {
-                let _ = finished.send(river::run(frames, plan, outlets, options, is_counted, haste));
+                let _ = finished.send(river::run(frames, plan, outlets, gate, options, haste));
             })
             .map_err(|error| Error::halt("starting the river's thread").because(error))?;
         Ok(RiverThread { runs, done })

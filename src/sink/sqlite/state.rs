@@ -32,6 +32,10 @@ CREATE TABLE IF NOT EXISTS _walcast_tables (
     source     TEXT NOT NULL,
     definition TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _walcast_fills (
+    target TEXT PRIMARY KEY,
+    fill   TEXT NOT NULL -- JSON: which rows from before the stream are here
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS _walcast_dead_letters (
     id         INTEGER PRIMARY KEY,
     recorded   TEXT    NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')),
@@ -152,6 +156,30 @@ pub(super) fn take_over(connection: &Connection, epoch: u64) -> Result<()> {
     Ok(())
 }
 
+/// Moves the checkpoint anywhere, of which the rows know nothing.
+pub(super) fn restart(connection: &Connection, lsn: Lsn, source: &SourceIdentity, epoch: u64) -> Result<()> {
+    check_epoch(connection, epoch)?;
+    connection
+        .execute(
+            "UPDATE _walcast_checkpoint SET lsn = ?1, timeline = ?2, commit_time_micros = NULL",
+            params![lsn.to_string(), source.timeline],
+        )
+        .map_err(|error| failure(error, "moving the checkpoint".to_owned()))?;
+    Ok(())
+}
+
+/// Makes sure that nobody else has taken the fencing token, in a transaction that moves no checkpoint.
+///
+/// # Errors
+/// Halts when another engine holds it now.
+pub(super) fn check_epoch(connection: &Connection, epoch: u64) -> Result<()> {
+    let is_ours: bool = connection
+        .prepare_cached("SELECT count(*) = 1 FROM _walcast_checkpoint WHERE epoch = ?1")
+        .and_then(|mut statement| statement.query_row([epoch as i64], |row| row.get(0)))
+        .map_err(|error| failure(error, "reading the fencing token".to_owned()))?;
+    if is_ours { Ok(()) } else { Err(taken_over()) }
+}
+
 /// Moves the checkpoint, in the transaction that holds the rows.
 ///
 /// # Errors
@@ -222,15 +250,29 @@ pub fn inspect(path: &Path) -> Result<Option<(Checkpoint, u64)>> {
 /// The file is not ours, or cannot be read.
 pub fn stored_tables(path: &Path) -> Result<Vec<StoredTable>> {
     let Some(connection) = open_ours(path)? else { return Ok(Vec::new()) };
-    let read = || -> rusqlite::Result<Vec<StoredTable>> {
-        let sql = "SELECT target, source, definition FROM _walcast_tables ORDER BY target";
-        let mut statement = connection.prepare(sql)?;
+    let reading = |error| failure(error, format!("reading {}", path.display()));
+    // A file that an older walcast made has no fills.
+    let has_fills: bool = connection
+        .query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_walcast_fills'", [], |row| {
+            row.get(0)
+        })
+        .map_err(reading)?;
+    let fill =
+        if has_fills { "(SELECT fill FROM _walcast_fills f WHERE f.target = t.target)" } else { "NULL" };
+    let sql = format!("SELECT target, source, definition, {fill} FROM _walcast_tables t ORDER BY target");
+    let read = || -> rusqlite::Result<Vec<(StoredTable, Option<String>)>> {
+        let mut statement = connection.prepare(&sql)?;
         let tables = statement.query_map([], |row| {
-            Ok(StoredTable { target: row.get(0)?, source: row.get(1)?, definition: row.get(2)? })
+            let (target, source, definition) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok((StoredTable { target, source, definition, fill: None }, row.get(3)?))
         })?;
         tables.collect()
     };
-    read().map_err(|error| failure(error, format!("reading {}", path.display())))
+    let with_fill = |(table, fill): (StoredTable, Option<String>)| {
+        let fill = fill.map(|text| StoredTable::parse_fill(&table.target, &text)).transpose()?;
+        Ok(StoredTable { fill, ..table })
+    };
+    read().map_err(reading)?.into_iter().map(with_fill).collect()
 }
 
 /// A file that walcast has prepared; `None` where there is none, or nothing in it.

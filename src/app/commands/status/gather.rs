@@ -1,4 +1,5 @@
-//! Reads the status: first the sinks, then the source, which so is never behind them.
+//! Reads the status: first the slots, then the sinks, which are never behind what was confirmed before, then the WAL's
+//! end, which is never behind the sinks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_postgres::Client;
 
 use super::report::{
-    CopyStatus, CostStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status,
+    CopyStatus, CostStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status, TableStatus,
 };
 use crate::Lsn;
 use crate::app::replicas::{self, D1Facts, Replica, Unreadable};
@@ -15,8 +16,10 @@ use crate::capture::catalog::{Server, read_server};
 use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::config::{self, Config, SinkTarget};
 use crate::error::{Error, Kind, Result};
+use crate::fanout::fill::TableState;
 use crate::fanout::sink::Checkpoint;
 use crate::sink::d1::limits::DATABASE_BYTES_MAX;
+use crate::sink::replica::StoredTable;
 
 /// For how long, at least, the rate at which WAL is written is watched.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -117,6 +120,8 @@ impl Gatherer {
             }
         };
 
+        let server = in_time(read_server(&client)).await?;
+        let slots = in_time(self.source.slots(&client, &server)).await?;
         let mut found = self.look_at_sinks().await?;
         let server = in_time(read_server(&client)).await?;
         let elapsed = started.elapsed();
@@ -133,7 +138,7 @@ impl Gatherer {
                 held.push((sink.name.to_string(), found.checkpoint.clone()));
             }
         }
-        let judged = in_time(self.source.judge(&client, &server, &held)).await?;
+        let judged = in_time(self.source.judge(&client, &server, slots, &held)).await?;
         self.client = Some(client);
         let written = server.current_wal_lsn.0.saturating_sub(before.0);
         let wal_bytes_per_second = (written as f64 / elapsed.as_secs_f64()) as u64;
@@ -141,9 +146,9 @@ impl Gatherer {
     }
 
     fn judged(&self, address: String, found: Vec<Found>, answer: Answer) -> Status {
-        let Answer { server, wal_bytes_per_second, judged: Judged { slot, copies, judgement } } = answer;
+        let Answer { server, wal_bytes_per_second, judged } = answer;
+        let Judged { slot, copies, judgement, current_wal_lsn: current } = judged;
         let identity = self.source.identity(&server);
-        let current = slot.as_ref().map_or(server.current_wal_lsn, |slot| slot.current_wal_lsn);
         let now_micros = unix_micros() + server.clock_ahead_us;
         let mut sinks = Vec::with_capacity(found.len());
         for Found { mut status, checkpoint } in found {
@@ -248,6 +253,7 @@ fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
         transactions: None,
         dead_letters: None,
         copy: None,
+        tables: Vec::new(),
         cost: None,
         problem: None,
         hint: None,
@@ -258,7 +264,9 @@ fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
         return Found { status, checkpoint: None };
     }
     let checkpoint = match replica {
-        Ok(Replica { checkpoint, dead_letters, d1, .. }) => {
+        Ok(Replica { checkpoint, dead_letters, d1, tables }) => {
+            let position = checkpoint.as_ref().map_or(Lsn::ZERO, |checkpoint| checkpoint.lsn);
+            status.tables = tables.iter().map(|stored| table(stored, position)).collect();
             status.cost = d1.as_ref().filter(|_| checkpoint.is_some()).map(cost);
             if let Some(checkpoint) = &checkpoint {
                 status.checkpoint_lsn = Some(checkpoint.lsn.to_string());
@@ -287,6 +295,23 @@ impl CopyStatus {
             retained_bytes: copy.retained_bytes.map(unsigned),
             safe_bytes: copy.safe_wal_size.map(unsigned),
         }
+    }
+}
+
+fn table(stored: &StoredTable, position: Lsn) -> TableStatus {
+    let fill = stored.fill.as_ref();
+    let state = fill.map_or(TableState::Live, |fill| fill.state(position));
+    TableStatus {
+        name: stored.source.clone(),
+        target: stored.target.clone(),
+        state: state.as_str(),
+        rows: fill.map_or(0, |fill| fill.rows),
+        rows_estimated: fill.map_or(0, |fill| fill.rows_estimated),
+        rows_owed: fill.map_or(0, |fill| fill.owed.len() as u64),
+        seconds_left: fill
+            .and_then(|fill| fill.seconds_left((unix_micros() / 1_000_000).max(0).unsigned_abs())),
+        problem: None,
+        hint: None,
     }
 }
 
