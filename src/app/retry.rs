@@ -4,9 +4,10 @@
 //! afterwards, has to become there. So it is when the stream has brought the row again since, or when the row is gone.
 //! What still comes to the region ends at that row or at a newer one, so nothing is forgotten that is not right.
 //!
-//! **Nothing is written here.** A row that is still wrong is one that has no form in the region, which only a change at
-//! the source or in `schema.json` helps; or it waits to be written ([`Retried::to_write`]). That has to take its place in
-//! the order of the stream: written from beside it, a value that was read a moment ago could replace a newer one.
+//! **No row is written here.** One that is still wrong has no form in the region, which only a change at the source or in
+//! `schema.json` helps; or it waits to be written ([`Retried::to_write`]). That has to take its place in the order of the
+//! stream: written from beside it, a value that was read a moment ago could replace a newer one. So a running engine reads
+//! it for the sink as it reads any row that an update has missed (`fill`), and here is only looked whether it is right.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,9 +19,11 @@ use tokio_postgres::Client;
 use super::d1::Transports;
 use super::letters;
 use super::trace::{self, Verdict};
+use crate::Lsn;
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
+use crate::fanout::fill::OwedKey;
 use crate::sink::reading::{DeadLetter, Letters};
 
 /// Letters of one sink that are looked at in one go.
@@ -56,17 +59,23 @@ pub struct Retried {
     pub unclear: u64,
     /// Whether there are more than were looked at.
     pub has_more: bool,
-    /// The rows behind `differing`.
+    /// The rows behind `differing` and `on_their_way` that are there at the source.
     pub to_write: Vec<RowToWrite>,
 }
 
-/// A row that is wrong in one region.
+/// A row that is there at the source, and not so in one region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RowToWrite {
     /// The region's sink.
     pub sink: String,
     /// The table at the source.
     pub table: String,
+    /// Its index in the plan.
+    #[serde(skip)]
+    pub index: usize,
+    /// The row, and the change that the region did not take.
+    #[serde(skip)]
+    pub owed: OwedKey,
     /// The row's key as the source spells it.
     pub key: Vec<String>,
 }
@@ -101,9 +110,9 @@ impl Retried {
             () if self.without_form > 0 => {
                 Some("correct these rows at the source, or the column's type in schema.json")
             }
-            () if self.differing > 0 => {
-                Some("write these rows once more at the source, all columns of them, and retry")
-            }
+            () if self.differing > 0 => Some(
+                "POST /retry-failed reads them anew into a SQLite replica while walcast runs; else write them again at the source, all columns of them",
+            ),
             () if self.unclear > 0 => Some("walcast failed list shows them"),
             () if self.on_their_way > 0 || self.has_more => Some("retry once more"),
             () => None,
@@ -118,6 +127,14 @@ struct Group {
     table: usize,
     key: Option<Vec<String>>,
     ids: Vec<i64>,
+    /// The commit, and the transaction's id, of the newest one.
+    cause: (Lsn, u32),
+}
+
+/// The commit and the transaction that brought a letter.
+fn cause(letter: &DeadLetter) -> (Lsn, u32) {
+    // A transaction id has 32 bits, which the column holds without a sign.
+    (letter.commit_lsn.parse().unwrap_or(Lsn::ZERO), letter.xid as u32)
 }
 
 /// Looks at the letters, closes those of rows that are right, and calls `seen` with how many of how many letters were
@@ -183,6 +200,7 @@ async fn groups_of_row(
         table,
         key: Some(traced.key.clone()),
         ids: region.dead_letters.iter().map(|letter| letter.id).collect(),
+        cause: region.dead_letters.last().map_or((Lsn::ZERO, 0), cause),
     });
     Ok(groups.filter(|group| !group.ids.is_empty()).collect())
 }
@@ -206,18 +224,19 @@ fn listed_groups(
         let mut found = letters::of_sink(sink, &transports, &which, limit + 1)?;
         has_more |= found.len() > limit;
         found.truncate(limit);
-        let mut by_row: BTreeMap<(usize, String), Vec<i64>> = BTreeMap::new();
-        for DeadLetter { id, target, key, .. } in found {
-            match plan.tables.iter().position(|table| table.target == target) {
-                Some(table) => by_row.entry((table, key)).or_default().push(id),
+        let mut by_row: BTreeMap<(usize, String), Vec<DeadLetter>> = BTreeMap::new();
+        for letter in found {
+            match plan.tables.iter().position(|table| table.target == letter.target) {
+                Some(table) => by_row.entry((table, letter.key.clone())).or_default().push(letter),
                 None => unclear += 1,
             }
         }
-        let group = |((table, key), ids): ((usize, String), Vec<i64>)| Group {
+        let group = |((table, key), letters): ((usize, String), Vec<DeadLetter>)| Group {
             sink: sink.clone(),
             table,
             key: source_key(&key),
-            ids,
+            ids: letters.iter().map(|letter| letter.id).collect(),
+            cause: letters.last().map_or((Lsn::ZERO, 0), cause),
         };
         groups.extend(by_row.into_iter().map(group));
     }
@@ -243,14 +262,14 @@ async fn look(
     group: Group,
     retried: &mut Retried,
 ) -> Result<()> {
-    let Group { sink, table, key, ids } = group;
+    let Group { sink, table: index, key, ids, cause } = group;
     let letters = ids.len() as u64;
     let Some(key) = key else {
         retried.unclear += letters;
         return Ok(());
     };
     let of_sink = Arc::new(Config { sinks: vec![sink.clone()], ..config.clone() });
-    let table = plan.tables[table].source.plain();
+    let table = plan.tables[index].source.plain();
     let traced = match trace::trace(&of_sink, plan, client, &table, &key).await {
         Ok(traced) => traced,
         // The region's form of the key is not always one that the source can read.
@@ -274,18 +293,24 @@ async fn look(
             retried.closed += dropped as u64;
         }
         Verdict::Unknown => retried.unclear += letters,
-        Verdict::OnItsWay | Verdict::Changing => retried.on_their_way += letters,
-        Verdict::DeadLetter | Verdict::Differs if traced.source.rejected.is_empty() => {
-            retried.differing += letters;
-            let sink = region.sink.clone();
-            retried.to_write.push(RowToWrite { sink, table, key: traced.key });
-        }
-        Verdict::DeadLetter | Verdict::Differs => {
+        _ if !traced.source.rejected.is_empty() => {
             retried.without_form += letters;
             for reason in traced.source.rejected {
                 if !retried.reasons.contains(&reason) {
                     retried.reasons.push(reason);
                 }
+            }
+        }
+        verdict @ (Verdict::OnItsWay | Verdict::Changing | Verdict::DeadLetter | Verdict::Differs) => {
+            match verdict {
+                Verdict::OnItsWay | Verdict::Changing => retried.on_their_way += letters,
+                _ => retried.differing += letters,
+            }
+            // Under load a region is always a little behind, and its row may be wrong all the same.
+            if traced.source.row.is_some() {
+                let (sink, key) = (region.sink.clone(), traced.key);
+                let owed = OwedKey { key: key.clone(), commit_lsn: cause.0, xid: cause.1 };
+                retried.to_write.push(RowToWrite { sink, table, index, owed, key });
             }
         }
     }

@@ -328,7 +328,11 @@ impl<S: Sink> Worker<S> {
                 let waiting = self.fills.get(step.table).filter(|_| sinks.is_none());
                 fill.clears || waiting.is_some_and(|waiting| waiting.clears)
             }
-            Action::Chunk { .. } | Action::Owe(_) | Action::Miss(_) | Action::Paid { .. } => false,
+            Action::Chunk { .. }
+            | Action::Owe(_)
+            | Action::Miss(_)
+            | Action::Retry { .. }
+            | Action::Paid { .. } => false,
         };
         let run = step.run().map(|run| &**run);
         let started = Instant::now();

@@ -1,7 +1,8 @@
 //! `POST /retry-failed`: dead letters once more, as a job.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use serde::Deserialize;
@@ -12,14 +13,21 @@ use super::Shared;
 use super::extract::Body;
 use super::problem::Problem;
 use super::sync::{Begun, answer, begun};
+use crate::app::fill::request::RowRequest;
 use crate::app::jobs::{JobKind, JobProgress, JobTarget, Running};
-use crate::app::retry::{self, Which};
+use crate::app::retry::{self, RowToWrite, Which};
 use crate::app::source::Source;
+use crate::config::SinkTarget;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result as JobResult};
+use crate::fanout::fill::OwedKey;
 
 /// How long a job may take.
 const JOB_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long the engine may take to read rows again. What comes later is closed by the next retry.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often it is looked whether it has.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Which dead letters; all without a body.
 #[derive(Default, Deserialize, ToSchema)]
@@ -35,8 +43,9 @@ pub(super) struct RetryFailed {
 
 /// Look at dead letters once more
 ///
-/// Each row is read again, at the source and in the region; where it is right by now, the letter goes. What is left, and
-/// why, the job's outcome says.
+/// Each row is read again, at the source and in the region; where it is right by now, the letter goes. Where it is not,
+/// but could be, the engine reads it anew for a SQLite replica, in the order of the stream. What is left, and why, the
+/// job's outcome says.
 #[utoipa::path(
     post,
     path = "/retry-failed",
@@ -106,10 +115,50 @@ async fn retry(shared: &Shared, plan: &Arc<Plan>, which: &Which, running: &Runni
     let seen = |done, total| {
         running.set_progress(JobProgress { done, total: Some(total), unit: "dead-letters" });
     };
-    let retried = retry::retry(&shared.config, plan, &client, which, seen).await?;
+    let mut retried = retry::retry(&shared.config, plan, &client, which, seen).await?;
+    if write(shared, &retried.to_write, running).await {
+        let closed = retried.closed;
+        retried = retry::retry(&shared.config, plan, &client, which, seen).await?;
+        retried.closed += closed;
+    }
     let sentence = retried.sentence();
     match retried.hint() {
         None => Ok(sentence),
         Some(hint) => Err(Error::halt(sentence).hint(hint)),
     }
+}
+
+/// Lets the engine read the rows for the sinks that can be filled, and waits until they are there; false if none can.
+async fn write(shared: &Shared, rows: &[RowToWrite], running: &Running) -> bool {
+    let Some(prepared) = shared.view.prepared() else { return false };
+    let can_be_filled = |row: &&RowToWrite| {
+        let sink = shared.config.sinks.iter().find(|sink| sink.name.as_str() == row.sink);
+        sink.is_some_and(|sink| matches!(sink.target, SinkTarget::Sqlite { .. }))
+    };
+    let rows: Vec<&RowToWrite> = rows.iter().filter(can_be_filled).collect();
+    let mut requests: BTreeMap<(&str, usize), Vec<OwedKey>> = BTreeMap::new();
+    for row in &rows {
+        requests.entry((&row.sink, row.index)).or_default().push(row.owed.clone());
+    }
+    for ((sink, table), rows) in requests {
+        prepared.fills.request_rows(RowRequest { sinks: vec![sink.to_owned()], table, rows });
+    }
+    let is_there = |row: &RowToWrite| {
+        let sink = prepared.progress.sinks().iter().find(|sink| sink.name == row.sink);
+        sink.is_none_or(|sink| {
+            let fills = sink.fills();
+            !fills.get(row.index).is_some_and(|fill| fill.owed.contains(&row.owed))
+        })
+    };
+    let until = Instant::now() + WRITE_TIMEOUT;
+    while Instant::now() < until {
+        let missing = rows.iter().filter(|row| !is_there(row)).count();
+        if missing == 0 && !prepared.fills.has_pending() {
+            break;
+        }
+        running.set_waits_for(vec![format!("{missing} rows to be read again")]);
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    running.set_waits_for(Vec::new());
+    !rows.is_empty()
 }
