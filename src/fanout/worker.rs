@@ -85,6 +85,8 @@ pub struct Worker<S> {
     attempt: u32,
     /// The sink lost its open transaction: everything is dropped until the stream starts again.
     awaits_restart: bool,
+    /// What the tables are called.
+    tables: Arc<[String]>,
 }
 
 #[derive(Default)]
@@ -161,7 +163,13 @@ impl<S: Sink> Worker<S> {
             taken: Taken::default(),
             attempt: 0,
             awaits_restart: false,
+            tables: Arc::default(),
         }
+    }
+
+    /// The tables' names by their index in the plan, for the sync log.
+    pub fn with_tables(self, tables: Arc<[String]>) -> Self {
+        Worker { tables, ..self }
     }
 
     /// Runs until the last queue is closed and empty, the sink stops or is stopped, or `deadline` says that the engine no longer waits.
@@ -357,9 +365,18 @@ impl<S: Sink> Worker<S> {
         let Applied { changes, transactions, dead_letters } = applied;
         let (bytes, took) = (self.taken.bytes, started.elapsed());
         let (failed_attempts, end_lsn) = (self.attempt, batch.end_lsn());
-        let batch_applied =
-            BatchApplied { changes, transactions, dead_letters, bytes, took, failed_attempts, end_lsn };
-        telemetry::batch_applied(&self.progress.name, &batch_applied);
+        let changed = batch.spans().flat_map(|(run, span)| run.changes(span)).map(|change| change.table);
+        let batch_applied = BatchApplied {
+            changes,
+            transactions,
+            dead_letters,
+            tables: telemetry::by_table(&self.tables, changed),
+            bytes,
+            took,
+            failed_attempts,
+            end_lsn,
+        };
+        telemetry::batch_applied(&self.progress.name, batch_applied);
         if let Some(end_lsn) = end_lsn {
             self.position = end_lsn;
             self.progress.count(applied, Some(last).filter(|&micros| micros != 0));

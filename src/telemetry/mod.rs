@@ -6,6 +6,7 @@
 mod prometheus;
 pub mod sync_log;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::{Counter, counter, gauge, histogram};
@@ -92,6 +93,8 @@ pub(crate) struct BatchApplied {
     pub(crate) changes: u64,
     pub(crate) transactions: u64,
     pub(crate) dead_letters: u64,
+    /// Of the changes that came, how many were in which table, where that is logged: see [`by_table`].
+    pub(crate) tables: BTreeMap<String, u64>,
     pub(crate) bytes: usize,
     pub(crate) took: Duration,
     /// The attempts before that failed.
@@ -100,7 +103,7 @@ pub(crate) struct BatchApplied {
     pub(crate) end_lsn: Option<Lsn>,
 }
 
-pub(crate) fn batch_applied(sink: &str, batch: &BatchApplied) {
+pub(crate) fn batch_applied(sink: &str, batch: BatchApplied) {
     // A position alone, as an idle stream or a heartbeat brings it, is not worth an entry.
     if batch.changes + batch.dead_letters > 0 {
         sync_log::record(|| Event::Applied {
@@ -110,6 +113,7 @@ pub(crate) fn batch_applied(sink: &str, batch: &BatchApplied) {
                 transactions: batch.transactions,
                 changes: batch.changes,
                 dead_letters: batch.dead_letters,
+                tables: batch.tables,
                 bytes: batch.bytes as u64,
                 took: batch.took,
                 attempts: batch.failed_attempts + 1,
@@ -133,6 +137,21 @@ pub(crate) fn filled(sink: &str, rows: u64, took: Duration) {
     let sink = [("sink", sink.to_owned())];
     counter!(SINK_FILLED_TOTAL, &sink).increment(rows);
     histogram!(SINK_FLUSH_DURATION_SECONDS, &sink).record(took);
+}
+
+/// How many changes are in which table, by the tables' names; nothing unless somebody keeps a log of it.
+pub(crate) fn by_table(names: &[String], tables: impl Iterator<Item = u32>) -> BTreeMap<String, u64> {
+    if !sync_log::is_kept() {
+        return BTreeMap::new();
+    }
+    let mut counts = vec![0; names.len()];
+    for table in tables {
+        if let Some(count) = counts.get_mut(table as usize) {
+            *count += 1;
+        }
+    }
+    let counted = names.iter().cloned().zip(counts);
+    counted.filter(|(_, count)| *count > 0).collect()
 }
 
 /// Counts the changes that the stream brings: added up in plain numbers, and recorded a run at a time.

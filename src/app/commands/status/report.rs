@@ -334,7 +334,7 @@ impl Status {
         text.push_str(&output::table(&header, &[3, 4, 5, 6], rows));
         let is_special = |table: &&TableStatus| table.state != TableState::Live.as_str();
         let special = self.sinks.iter().flat_map(|sink| sink.tables.iter().map(move |table| (sink, table)));
-        let special: Vec<_> = special.filter(|(_, table)| is_special(&table)).collect();
+        let special: Vec<_> = special.filter(|(_, table)| is_special(table)).collect();
         if !special.is_empty() {
             let header = ["TABLE", "SINK", "STATE", "ROWS", "OF ABOUT", "TIME LEFT"];
             let rows = special.iter().map(|(sink, table)| table.row(&sink.name));
