@@ -480,6 +480,16 @@ fn a_retry_closes_letters_on_d1_too() {
     let mut pipeline = Pipeline::builder().d1("weur", "").d1_worker("apac", "").build(CREATE, &schema());
     pipeline.start();
     pipeline.await_log("streaming");
+    // A row that comes while the tables are still filled may be set aside twice.
+    pipeline.eventually("the tables to be live", || {
+        let status: Value = serde_json::from_str(&run(&pipeline, &["status", "--json"]).1).ok()?;
+        let sinks = status["sinks"].as_array()?.clone();
+        let is_live = |sink: &Value| {
+            let tables = sink["tables"].as_array().unwrap();
+            tables.len() == 3 && tables.iter().all(|table| table["state"] == "live")
+        };
+        sinks.iter().all(is_live).then_some(())
+    });
     let (one, _) = (rejected(&pipeline, 1), rejected(&pipeline, 2));
     pipeline.exec(&format!("UPDATE apps SET size = 2 WHERE id = '{one}'"));
     pipeline.catch_up();

@@ -111,7 +111,7 @@ impl Retried {
                 Some("correct these rows at the source, or the column's type in schema.json")
             }
             () if self.differing > 0 => Some(
-                "POST /retry-failed reads them anew into a SQLite replica while walcast runs; else write them again at the source, all columns of them",
+                "POST /retry-failed lets a running walcast read them anew; else write them again at the source, all columns of them",
             ),
             () if self.unclear > 0 => Some("walcast failed list shows them"),
             () if self.on_their_way > 0 || self.has_more => Some("retry once more"),

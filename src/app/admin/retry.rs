@@ -44,7 +44,7 @@ pub(super) struct RetryFailed {
 /// Look at dead letters once more
 ///
 /// Each row is read again, at the source and in the region; where it is right by now, the letter goes. Where it is not,
-/// but could be, the engine reads it anew for a SQLite replica, in the order of the stream. What is left, and why, the
+/// but could be, the engine reads it anew for the region, in the order of the stream. What is left, and why, the
 /// job's outcome says.
 #[utoipa::path(
     post,
@@ -133,7 +133,7 @@ async fn write(shared: &Shared, rows: &[RowToWrite], running: &Running) -> bool 
     let Some(prepared) = shared.view.prepared() else { return false };
     let can_be_filled = |row: &&RowToWrite| {
         let sink = shared.config.sinks.iter().find(|sink| sink.name.as_str() == row.sink);
-        sink.is_some_and(|sink| matches!(sink.target, SinkTarget::Sqlite { .. }))
+        sink.is_some_and(|sink| !matches!(sink.target, SinkTarget::Null))
     };
     let rows: Vec<&RowToWrite> = rows.iter().filter(can_be_filled).collect();
     let mut requests: BTreeMap<(&str, usize), Vec<OwedKey>> = BTreeMap::new();

@@ -2,24 +2,53 @@
 
 use std::sync::Arc;
 
+use super::bound::Bound;
 use super::dead_letters::Letters;
-use super::limits::{Pace, RequestLimits};
+use super::limits::{Pace, ROW_TEXT_BYTES_MAX, RequestLimits};
 use super::tables::{TableSql, Texts};
 use super::transport::Statement;
-use crate::encode::fold::{Entry, Fold, Mask, Move, Net, Stage};
+use crate::encode::fold::{Entry, Fold, Mask, Move, Net, Row, Stage};
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::run::Span;
 use crate::encode::time::push_rfc3339_micros;
+use crate::fanout::sink::Batch;
+
+/// Bytes that one byte of a text may take in JSON: `\\u0001`.
+const ESCAPE_BYTES_MAX: usize = 6;
 
 /// What a statement is for, so that its answer can be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Writes rows of this table of the plan.
     Table(usize),
-    /// Writes dead letters for updates that found no row.
-    SetAside,
+    /// Writes dead letters for updates of this table of the plan that found no row.
+    SetAside(usize),
     /// Writes dead letters.
     Letters,
+}
+
+/// By table of the plan: what its being filled allows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Lax(Vec<LaxTable>);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct LaxTable {
+    /// An update may find no row.
+    may_lack: bool,
+    /// A row may be newer than the stream, and in the way of one that moves.
+    may_be_newer: bool,
+}
+
+impl Lax {
+    pub(super) fn of(batch: &Batch<'_>, plan: &Plan) -> Self {
+        let table =
+            |table| LaxTable { may_lack: batch.may_lack(table), may_be_newer: batch.may_be_newer(table) };
+        Lax((0..plan.tables.len()).map(table).collect())
+    }
+
+    fn get(&self, table: usize) -> LaxTable {
+        self.0.get(table).copied().unwrap_or_default()
+    }
 }
 
 /// Statements, each with its purpose.
@@ -43,6 +72,7 @@ pub(super) fn compose(
     plan: &Plan,
     sql: &mut TableSql,
     pace: &Pace,
+    lax: &Lax,
 ) -> Composed {
     let mut composed = Composed::default();
     for (table, folded) in fold.tables() {
@@ -53,7 +83,8 @@ pub(super) fn compose(
             }
         }
         for stage in &folded.stages {
-            let writer = StageWriter { fold, plan, planned: &plan.tables[table], table, param: pace.param };
+            let (planned, lax) = (&plan.tables[table], lax.get(table));
+            let writer = StageWriter { fold, plan, planned, table, param: pace.param, lax };
             writer.write(stage, sql, &mut composed);
         }
     }
@@ -70,6 +101,7 @@ struct StageWriter<'a> {
     planned: &'a PlannedTable,
     table: usize,
     param: RequestLimits,
+    lax: LaxTable,
 }
 
 impl StageWriter<'_> {
@@ -81,16 +113,22 @@ impl StageWriter<'_> {
         }
         let (mut deletes, mut upserts, mut marks) = (self.rows(), self.rows(), self.rows());
         let mut updates: Vec<(Mask, Rows)> = Vec::new();
-        let mut found = self.rows();
+        let (mut found, mut long) = (self.rows(), Vec::new());
         for entry in &stage.entries {
             match &entry.net {
                 Net::Keep => {}
                 Net::Delete => deletes.push(|text| text.push_str(self.fold.key(entry))),
+                Net::Upsert(row) if self.is_long(row) => long.push(&entry.net),
                 Net::Upsert(row) => upserts.push(|text| row.push_text(self.plan, text)),
                 Net::Update(row) => {
                     found.push(|text| origin(text, self.fold.key(entry), entry.span));
-                    let rows = self.of_mask(&mut updates, row.mask(self.plan));
-                    rows.push(|text| row.push_text(self.plan, text));
+                    match self.is_long(row) {
+                        true => long.push(&entry.net),
+                        false => {
+                            let rows = self.of_mask(&mut updates, row.mask(self.plan));
+                            rows.push(|text| row.push_text(self.plan, text));
+                        }
+                    }
                 }
             }
             if let Some(span) = entry.soft_deleted {
@@ -99,17 +137,50 @@ impl StageWriter<'_> {
         }
         deletes.finish(&texts.delete, purpose, composed);
         upserts.finish(&texts.upsert, purpose, composed);
-        found.finish(&texts.set_aside, Purpose::SetAside, composed);
+        if !self.lax.may_lack {
+            found.finish(&texts.set_aside, Purpose::SetAside(self.table), composed);
+        }
         for (mask, rows) in updates {
             if let Some(text) = sql.update(self.table, self.planned, mask) {
                 rows.finish(&text, purpose, composed);
             }
         }
+        long.iter().for_each(|net| self.long(net, sql, composed));
         if !stage.moves.is_empty() {
             self.moves(&stage.moves, sql, composed);
         }
         if let Texts { soft_delete: Some(text), .. } = sql.of(self.table) {
             marks.finish(text, purpose, composed);
+        }
+    }
+
+    /// Whether a row is too long for a parameter.
+    fn is_long(&self, row: &Row<'_>) -> bool {
+        let bytes = row.text_bytes(self.plan);
+        bytes > ROW_TEXT_BYTES_MAX
+            || matches!(row, Row::Merged(_)) && bytes * ESCAPE_BYTES_MAX > ROW_TEXT_BYTES_MAX && {
+                let mut text = String::new();
+                row.push_text(self.plan, &mut text);
+                text.len() > ROW_TEXT_BYTES_MAX
+            }
+    }
+
+    /// One row that is too long for a parameter.
+    fn long(&self, net: &Net<'_>, sql: &TableSql, composed: &mut Composed) {
+        let (text, bound) = match net {
+            Net::Keep | Net::Delete => return,
+            Net::Upsert(row) => {
+                let bound = Bound::new(&row.values(self.plan));
+                (Some(sql.upsert_one(self.planned, |index| bound.expression(index))), bound)
+            }
+            Net::Update(row) => {
+                let bound = Bound::new(&row.values(self.plan));
+                let mask = row.mask(self.plan);
+                (sql.update_one(self.planned, mask, |index| bound.expression(index)), bound)
+            }
+        };
+        if let Some(text) = text {
+            composed.push(&text.into(), bound.params, Purpose::Table(self.table));
         }
     }
 
@@ -132,12 +203,17 @@ impl StageWriter<'_> {
                 all.push(push);
             }
         }
-        found.finish(&sql.of(self.table).set_aside, Purpose::SetAside, composed);
+        if !self.lax.may_lack {
+            found.finish(&sql.of(self.table).set_aside, Purpose::SetAside(self.table), composed);
+        }
         if let Some(bury) = &sql.of(self.table).bury {
             all.finish(bury, purpose, composed);
         }
         for (mask, rows) in moved {
-            let text = sql.rename(self.table, self.planned, mask);
+            let mut text = sql.rename(self.table, self.planned, mask);
+            if self.lax.may_be_newer {
+                text = text.replacen("UPDATE ", "UPDATE OR REPLACE ", 1).into();
+            }
             rows.finish(&text, purpose, composed);
         }
     }
