@@ -59,7 +59,7 @@ impl Stream {
             let names: Vec<_> = schema.tables.keys().cloned().collect();
             let plan = Arc::new(Plan::new(&schema, &catalog::read_tables(&client, &names).await?)?);
             let replication = ReplicationSession::connect(&info, "bench").await?;
-            let start = start_replication(slot, &backlog.publication);
+            let start = start_replication(slot, &backlog.publication, false);
             let (mut socket, mut buffer) = replication.start_copy_both(&start).await?;
             let failed = |error: std::io::Error| Error::halt("reading the backlog").because(error);
             while complete_prefix(&buffer).wal_end < Some(end) {

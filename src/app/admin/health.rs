@@ -34,9 +34,9 @@ pub(super) struct Liveness {
 /// Whether every region is right.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Readiness {
-    /// True when the engine streams and every sink is attached, or catching up within its limit.
+    /// True when the engine streams, or rests between two scheduled runs, and every sink is attached, or catching up within its limit.
     is_ready: bool,
-    /// `preparing`, `streaming`, `waiting` or `stopping`.
+    /// `preparing`, `streaming`, `waiting`, `resting` or `stopping`.
     phase: &'static str,
     /// Why not.
     problems: Vec<Finding>,
@@ -76,7 +76,7 @@ impl Readiness {
         let phase = shared.view.phase();
         let mut problems = Vec::new();
         match &phase {
-            Phase::Streaming => {}
+            Phase::Streaming | Phase::Resting { .. } => {}
             Phase::Preparing => problems.push(Finding::new("engine", "has not started to stream yet", None)),
             Phase::Waiting { problem, hint } => {
                 problems.push(Finding::new("engine", problem, hint.clone()));

@@ -151,6 +151,11 @@ impl Shared {
                 self.filler.view.request_begun();
                 continue;
             }
+            if let Some(request) = self.filler.view.take_row_request() {
+                reader.owe(request).await;
+                self.filler.view.request_begun();
+                continue;
+            }
             let Some(job) = self.take() else {
                 tokio::time::sleep(POLL).await;
                 continue;

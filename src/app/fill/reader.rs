@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::gate::Offered;
 use super::pace::{Pace, yield_to_stream};
-use super::request::FillRequest;
+use super::request::{FillRequest, RowRequest};
 use super::tables::Tables;
 use super::{Filler, Job};
 use crate::Lsn;
@@ -109,6 +109,19 @@ impl<'a> Reader<'a> {
             // Closed by the last sink.
             let _ = done.await;
         }
+    }
+
+    /// Lets sinks owe the rows that are asked for.
+    pub(super) async fn owe(&self, request: RowRequest) {
+        let RowRequest { sinks, table, rows } = request;
+        tracing::info!(
+            table = %self.filler.plan.tables[table].source.plain(),
+            sinks = sinks.join(", "),
+            rows = rows.len(),
+            "rows are read again, as it was asked for"
+        );
+        let done = self.send_step(table, Action::Retry { owed: rows, sinks }).await;
+        let _ = done.await;
     }
 
     /// Reads what is left of a range, chunk by chunk, while the sinks take it.
