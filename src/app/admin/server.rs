@@ -47,6 +47,7 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Arc<Shared>) {
         () = take_connections(&listener, &router, &permits, &connections) => {}
         () = shared.observer.run(&shared.view) => {}
         () = fold_metrics(&shared) => {}
+        () = shared.events.run(&shared) => {}
         _ = stopping.wait_for(|stop| *stop) => {}
     }
     drop(listener);

@@ -55,6 +55,11 @@ impl StatusCache {
 /// source and the targets show is up to a second old, or 20 where there are D1 databases, because looking takes requests.
 #[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, description = "The status", body = Status)))]
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
+    Json(current(&shared).await)
+}
+
+/// The status with what the engine knows.
+pub(super) async fn current(shared: &Shared) -> Status {
     let mut status = shared.status.get(AGE_MAX).await;
     let phase = shared.view.phase();
     let mut problems: Vec<String> = shared
@@ -72,17 +77,20 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
         for sink in &mut status.sinks {
             let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
             if let Some(live) = live {
-                overlay(
-                    sink,
-                    live,
-                    shared.observer.behind(live.durable_lsn()),
-                    prepared.standing(&live.name),
-                );
+                let durable = live.durable_lsn();
+                // The look may be an older one, and the sink has moved on since then.
+                if let Some(bytes) = shared.observer.behind_bytes(durable) {
+                    sink.lag_bytes = sink.lag_bytes.and(Some(bytes));
+                }
+                overlay(sink, live, shared.observer.behind(durable), prepared.standing(&live.name));
+                if let Some(engine) = &mut sink.engine {
+                    engine.queue_bytes_max = shared.config.queue.max_bytes as u64;
+                }
             }
         }
     }
     status.is_ok &= !status.sinks.iter().any(|sink| sink.state.needs_operator());
-    Json(status)
+    status
 }
 
 /// Puts what the engine knows of a sink over what its target and the slot showed.
@@ -118,6 +126,8 @@ fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>,
         transactions: live.transactions(),
         dead_letters: live.dead_letters(),
         retries: live.retries(),
+        queue_bytes: live.queued_bytes(),
+        queue_bytes_max: 0,
         failed_attempts: failure.as_ref().map_or(0, |failure| failure.attempts),
         failing_since: failure
             .and_then(|failure| Timestamp::try_from(failure.since).ok())

@@ -1,0 +1,135 @@
+// What else can be done: only what this engine's API has a route for is offered.
+
+const JOB_POLL = 1000;
+const JOB_RUNNING = new Set(["queued", "waiting", "running", "pending"]);
+/** The routes of this engine: `POST /sync`. */
+let routes = new Set();
+const SCOPED = {
+  "/backfill": {
+    button: "Backfill…",
+    title: "Backfill",
+    what: "Copies the present rows from Postgres again, while changes go on.",
+    ok: "Start the backfill",
+  },
+  "/nuke": {
+    button: "Nuke…",
+    title: "Nuke",
+    what: "Drops what walcast made there, makes it anew, and fills it. Readers find it empty for a while.",
+    ok: "Drop and fill anew",
+    isDangerous: true,
+  },
+};
+
+/** Where a button's routes are not known yet, or not there, it is not shown. */
+function offered(route, button) {
+  button.dataset.route = `POST ${route}`;
+  button.hidden = !routes.has(button.dataset.route);
+  return button;
+}
+
+async function loadRoutes() {
+  const description = await send("GET", "/openapi.json");
+  routes = new Set(Object.entries(description.paths ?? {}).flatMap(([path, methods]) =>
+    Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`)));
+  for (const button of document.querySelectorAll("[data-route]")) show(button, routes.has(button.dataset.route));
+}
+
+/** Backfill and nuke, for a region, a table, or (from the top) whatever is chosen. */
+function scopeButtons(scope) {
+  return Object.entries(SCOPED).map(([route, { button, isDangerous }]) =>
+    offered(route, h("button", { type: "button", class: isDangerous ? "quiet danger" : "quiet", onclick: () => askScope(route, scope) }, button)));
+}
+
+/** The body that says which regions and tables are meant. */
+function scopeBody({ db, table }) {
+  if (table) return db ? { type: "table", db, table } : { type: "table", table };
+  return db ? { type: "db", db } : { type: "all" };
+}
+
+const scopeName = ({ db, table }) => [db, table].filter(Boolean).join("/") || "all";
+
+function askScope(route, scope) {
+  const { title, what, ok, isDangerous } = SCOPED[route];
+  const dialog = $("scope-dialog");
+  const regions = [...($("region-list").kept ?? new Map()).keys()];
+  setOptions($("scope-db"), [{ value: "", text: "all regions" }, ...regions.map((name) => ({ value: name, text: name }))]);
+  setOptions($("scope-table"), [{ value: "", text: "all tables" }, ...tableNames.map((name) => ({ value: name, text: name }))]);
+  $("scope-db").value = scope.db ?? "";
+  $("scope-table").value = scope.table ?? "";
+  $("scope-typed").value = "";
+  setText($("scope-title"), title);
+  setText($("scope-what"), what);
+  setText($("scope-ok"), ok);
+  setText($("scope-problem"), "");
+  setAttribute($("scope-ok"), "class", isDangerous ? "danger" : null);
+  show($("scope-typed-field"), Boolean(isDangerous));
+  const chosen = () => ({ db: $("scope-db").value, table: $("scope-table").value });
+  const update = () => {
+    setText($("scope-name"), scopeName(chosen()));
+    $("scope-ok").disabled = Boolean(isDangerous) && $("scope-typed").value !== scopeName(chosen());
+  };
+  const done = new AbortController();
+  const close = () => {
+    done.abort();
+    dialog.close();
+  };
+  const options = { signal: done.signal };
+  $("scope-form").addEventListener("input", update, options);
+  $("scope-cancel").addEventListener("click", close, options);
+  dialog.addEventListener("cancel", () => done.abort(), options);
+  $("scope-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const body = scopeBody(chosen());
+    const name = scopeName(chosen());
+    close();
+    await act($("actions"), async () => follow(`${title} of ${name}`, await request("POST", route, body)));
+  }, options);
+  update();
+  dialog.showModal();
+}
+
+/** Follows a job until it ends, and says how it went. */
+async function follow(title, answer) {
+  const id = answer?.job ?? answer?.id;
+  if (!id || !routes.has("GET /jobs/{id}")) {
+    toast(`${title}: done.`);
+    return;
+  }
+  const told = toast(`${title}: started.`);
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, JOB_POLL));
+    const job = await request("GET", `/jobs/${encodeURIComponent(id)}`);
+    const state = String(job.state ?? "unknown");
+    if (JOB_RUNNING.has(state)) {
+      setText(told.firstChild, `${title}: ${state}${jobProgress(job)}.`);
+      if (!told.isConnected) $("toasts").append(told);
+      continue;
+    }
+    told.remove();
+    const problem = job.problem ?? job.error;
+    const reason = problem ? `: ${typeof problem === "string" ? problem : problem.message ?? ""}` : "";
+    toast(`${title}: ${state}${reason}.`, Boolean(problem));
+    return;
+  }
+}
+
+function jobProgress({ progress }) {
+  if (typeof progress === "string") return `, ${progress}`;
+  if (isNumber(progress)) return `, ${Math.round(progress * 100)} %`;
+  return isNumber(progress?.done) && isNumber(progress?.total) ? `, ${count(progress.done)} of ${count(progress.total)}` : "";
+}
+
+async function retryLetters() {
+  const body = {};
+  if ($("letters-sink").value) body.sink = $("letters-sink").value;
+  if ($("letters-table").value) body.table = $("letters-table").value;
+  await follow("Retry of dead letters", await request("POST", "/retry-failed", body));
+  await loadLetters(null);
+}
+
+function makeActions() {
+  const sync = h("button", { type: "button", onclick: () => act(sync, async () => follow("Sync", await request("POST", "/sync"))) }, "Sync now");
+  const retry = h("button", { type: "button", class: "quiet", onclick: () => act(retry, retryLetters) }, "Retry them");
+  $("actions").append(offered("/sync", sync), ...scopeButtons({}));
+  $("letters-actions").append(offered("/retry-failed", retry));
+}
