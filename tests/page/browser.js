@@ -61,6 +61,8 @@ export async function enterSecret(page, secret = engine.secret) {
 
 export const sentence = (page) => page.locator("#sentence");
 export const region = (page, name) => page.locator(`article[data-region="${name}"]`);
+/** A figure of a region, by its label. */
+export const figure = (page, name, label) => region(page, name).locator("dl > div").filter({ hasText: label }).locator("dd");
 export const badge = (page, name) => region(page, name).locator(".badge-word");
 
 /** Waits until the locator's text is, or matches, what is wanted. */

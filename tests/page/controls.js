@@ -1,7 +1,7 @@
 // Each control does what it says, on a real engine with six regions.
 
 import assert from "node:assert/strict";
-import { badge, enterSecret, eventually, open, region, says, sentence, withBrowser } from "./browser.js";
+import { badge, enterSecret, eventually, figure, open, region, says, sentence, withBrowser } from "./browser.js";
 import { engine } from "./engine.js";
 
 const ALL_WELL = "All is well. All 6 regions are in step with Postgres.";
@@ -12,12 +12,12 @@ async function wellAtAGlance({ page }) {
   assert.equal(await page.title(), "✓ walcast");
   assert.deepEqual(await page.locator("#region-list h3").allTextContents(), ["na", "eu", "asia", "sa", "oc", "af"]);
   await says(badge(page, "eu"), "In step");
-  await says(page.locator("#connection"), "Live, as of now");
+  await says(page.locator("#connection"), "Live");
   assert.match(await page.locator("#source-panel").textContent(), /Server\s*Postgres \d+.*walcast: ready/s);
   assert.deepEqual(await page.locator("#table-list .strong").allTextContents(), ["apps", "versions"]);
   // What the page says changes with the engine, without a reload.
   await engine.sql("INSERT INTO apps SELECT i, 'app ' || i, i FROM generate_series(1, 500) i");
-  await says(region(page, "eu").locator("dd").nth(2), "500");
+  await says(figure(page, "eu", "Rows so far"), "500");
   assert.match(await region(page, "eu").locator(".sparkline").getAttribute("aria-label"), /^Bytes behind over the last/);
   // A route that this engine has not is not offered, and one that it has is.
   const description = await (await fetch(`http://${engine.address}/openapi.json`)).json();
@@ -45,14 +45,14 @@ async function pauseAndResume({ page }) {
   await region(page, "na").getByRole("button", { name: "Pause region na" }).click();
   await enterSecret(page);
   await says(badge(page, "na"), "Paused");
-  await says(sentence(page), "Region na is not right. The others go on.");
+  await says(sentence(page), "Region na is paused. The others go on.");
   const before = await engine.checkpoint("na");
   await engine.sql("INSERT INTO apps SELECT i, 'while paused', i FROM generate_series(1001, 1100) i");
   await engine.catchUp("eu");
   assert.equal(await engine.checkpoint("na"), before);
   assert.deepEqual(await engine.rows("na", "SELECT count(*) FROM apps WHERE id > 1000"), ["0"]);
   assert.deepEqual(await engine.rows("eu", "SELECT count(*) FROM apps WHERE id > 1000"), ["100"]);
-  await says(region(page, "na").locator(".big"), /^[1-9]\d* s$/);
+  await says(region(page, "na").locator(".big"), /^[1-9]\d*\ss$/);
   // By keyboard, and the secret is not asked for again.
   await region(page, "na").getByRole("button", { name: "Resume region na" }).focus();
   await page.keyboard.press("Enter");
@@ -66,7 +66,7 @@ async function aFailingRegionIsNamed({ page }) {
   await engine.lock("sa");
   await engine.sql("INSERT INTO apps VALUES (2001, 'while sa is locked', 1)");
   await says(badge(page, "sa"), "Failing");
-  await says(sentence(page), "Region sa is not right. The others go on.");
+  await says(sentence(page), "Region sa is failing. The others go on.");
   await says(region(page, "sa").locator(".reason"), /database is locked/);
   await says(badge(page, "af"), "In step");
   const ready = await (await fetch(`http://${engine.address}/readyz`)).json();
@@ -130,7 +130,7 @@ async function theLog({ page }) {
   // New ones come by themselves, and pass the same filter.
   const before = await entries.count();
   await engine.sql("UPDATE apps SET name = name || '!' WHERE id BETWEEN 1 AND 37");
-  await says(entries.first(), /37 rows in 1 transaction/);
+  await says(entries.first(), /37 rows in \d transactions?/);
   assert.ok((await regions()).every((name) => name === "oc") && (await entries.count()) > before);
   await page.locator("#log-sink").selectOption("sa");
   await page.locator("#log-outcome").selectOption("failed");
@@ -157,12 +157,12 @@ async function theLog({ page }) {
 async function aLostConnection({ page }) {
   await engine.stop();
   await says(sentence(page), "The connection to walcast is lost. What is shown may be out of date.");
-  await says(page.locator("#connection"), /^Connection lost, as of .* ago, trying again in \d+ s$/);
+  await says(page.locator("#connection"), /^Connection lost, .* old, trying again in \d+\ss$/);
   await engine.sql("INSERT INTO versions VALUES (8, '2.0', 'while it was away')");
   await engine.start();
-  await says(page.locator("#connection"), "Live, as of now");
+  await says(page.locator("#connection"), "Live");
   await says(sentence(page), "All 6 regions are in step, but there is something to see to.");
-  await eventually(async () => (await page.locator("#log-list .entry").first().textContent()).includes("1 row in 1 transaction"), "the newest entry");
+  await eventually(async () => (await page.locator("#log-list .entry").first().textContent()).includes("1 row in "), "the newest entry");
 }
 
 async function theSecretIsForgotten({ page }) {

@@ -58,6 +58,8 @@ pub(super) struct Snapshot {
     readiness: Readiness,
     /// What `/status` says.
     status: Status,
+    /// Whether `/logs` has anything to show, and events `entries` come.
+    keeps_log: bool,
     /// What is replicated, in the order of `schema.json`; empty until the engine is prepared.
     tables: Vec<Replicated>,
 }
@@ -99,6 +101,7 @@ impl Snapshot {
             liveness: Liveness::of(shared),
             readiness: Readiness::of(shared).await,
             status,
+            keeps_log: shared.config.log.sync_file.is_some(),
             tables: tables.map(Replicated::new).collect(),
         }
     }

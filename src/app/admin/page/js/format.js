@@ -1,4 +1,4 @@
-// Numbers, sizes and times as people read them.
+// Numbers, sizes and times as people read them. A number and its unit stay on one line.
 
 const NUMBER = new Intl.NumberFormat("en");
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -23,28 +23,28 @@ function bytes(value) {
     value /= 1024;
     unit += 1;
   }
-  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)}\u00a0${UNITS[unit]}`;
 }
 
 function duration(seconds) {
   if (!isNumber(seconds)) return "–";
   const whole = Math.round(seconds);
-  if (whole < 120) return `${whole} s`;
-  if (whole < 7200) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  if (whole < 172800) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
-  return `${NUMBER.format(Math.floor(whole / 86400))} days`;
+  if (whole < 120) return `${whole}\u00a0s`;
+  if (whole < 7200) return `${Math.floor(whole / 60)}\u00a0min ${whole % 60}\u00a0s`;
+  if (whole < 172800) return `${Math.floor(whole / 3600)}\u00a0h ${Math.floor((whole % 3600) / 60)}\u00a0min`;
+  return `${NUMBER.format(Math.floor(whole / 86400))}\u00a0days`;
 }
 
 function milliseconds(micros) {
   if (!isNumber(micros)) return "–";
-  if (micros < 1e4) return `${(micros / 1e3).toFixed(1)} ms`;
-  if (micros < 1e6) return `${Math.round(micros / 1e3)} ms`;
-  return `${(micros / 1e6).toFixed(1)} s`;
+  if (micros < 1e4) return `${(micros / 1e3).toFixed(1)}\u00a0ms`;
+  if (micros < 1e6) return `${Math.round(micros / 1e3)}\u00a0ms`;
+  return `${(micros / 1e6).toFixed(1)}\u00a0s`;
 }
 
 function perSecond(value) {
   if (!isNumber(value)) return "–";
-  return `${value > 0 && value < 10 ? value.toFixed(1) : count(Math.round(value))} /s`;
+  return value > 0 && value < 10 ? value.toFixed(1) : count(Math.round(value));
 }
 
 function dollars(value) {

@@ -1,10 +1,11 @@
 // The sync log: what was, page by page, and what comes, as it comes.
 
 const ENTRIES_PER_PAGE = 50;
-/** More than this are not kept on the page; older ones can be asked for again. */
-const ENTRIES_SHOWN_MAX = 500;
+/** While more come, no more than this stay on the page, and what was asked for; older ones can be asked for again. */
+const ENTRIES_KEPT = 60;
 const OUTCOMES = { applied: { kind: "ok", word: "applied" }, failed: { kind: "bad", word: "failed" }, stopped: { kind: "stopped", word: "stopped" } };
 
+let entriesKept = ENTRIES_KEPT;
 let logNext = null;
 let logRound = 0;
 let newestEntry = 0;
@@ -57,7 +58,6 @@ async function loadLog(before = null) {
     page = await send("GET", `/logs?${query}`);
   } catch (error) {
     comingEntries = null;
-    isLogLoaded = error instanceof Refusal && error.status === 404;
     setText($("log-note"), error instanceof Refusal ? error.text : "The log cannot be read now.");
     return;
   }
@@ -65,6 +65,7 @@ async function loadLog(before = null) {
   if (round !== logRound) return;
   isLogLoaded = true;
   const items = page.entries.map(entryItem);
+  entriesKept = before ? entriesKept + ENTRIES_PER_PAGE : ENTRIES_KEPT;
   if (before) $("log-list").append(...items);
   else {
     $("log-list").replaceChildren(...items);
@@ -92,7 +93,7 @@ function addEntries(entries) {
     setText($("log-note"), "");
   }
   const list = $("log-list").children;
-  while (list.length > ENTRIES_SHOWN_MAX) {
+  while (list.length > entriesKept) {
     list[list.length - 1].remove();
     logNext = Number(list[list.length - 1].dataset.id);
     show($("log-more"), true);

@@ -20,12 +20,10 @@ function tell(name, data) {
   setText($("address"), snapshot.status.source.address);
   const started = snapshot.status.engine?.started;
   setText($("foot"), `walcast ${snapshot.version}${started ? `, running since ${time(new Date(started))}` : ""}.`);
-  if (isAnother) {
-    loadRoutes().catch(() => {});
-    loadLog();
-  } else if (!isLogLoaded) {
-    loadLog();
-  }
+  if (isAnother) loadRoutes().catch(() => {});
+  if (!snapshot.keeps_log) setText($("log-note"), "No sync log is kept. Set [log] sync_file in walcast.toml.");
+  show($("log-form"), snapshot.keeps_log);
+  if (snapshot.keeps_log && (isAnother || !isLogLoaded)) loadLog();
 }
 
 function connectionChanged() {

@@ -2,6 +2,8 @@
 
 /** A region this close to the WAL's end is at it. */
 const AT_END_BYTES = 256;
+/** A queue with more than this share of what it may hold is as good as full. */
+const QUEUE_FULL_SHARE = 0.9;
 const STATES = {
   attached: { kind: "ok", word: "In step" },
   "catching-up": { kind: "behind", word: "Catching up", why: "The others go on without it. A slot of its own keeps what it lacks, and it comes back by itself." },
@@ -35,19 +37,20 @@ function makeRegion({ name }) {
     seconds: h("span", { class: "big" }),
     size: h("span", { class: "quiet-text" }),
     spark: new Sparkline(),
-    rate: figure("Rate"),
+    rate: figure("Rows/s"),
     queue: figure("Queue"),
-    rows: figure("Rows since the start"),
+    rows: figure("Rows so far"),
     letters: figure("Dead letters"),
     cost: figure("Cost"),
     requests: figure("Requests left"),
-    position: figure("Position"),
+    position: h("span", { class: "quiet-text lsn", title: "The region's position" }),
     pause: h("button", { type: "button", class: "quiet", onclick: () => act(region.pause, () => steer(name, region.isPaused)) }),
     before: null,
     isPaused: false,
   };
   region.badge.append(region.badgeMark, region.badgeWord);
-  const figures = [region.rate, region.queue, region.rows, region.letters, region.cost, region.requests, region.position];
+  const figures = [region.rate, region.queue, region.rows, region.letters];
+  const costs = [region.cost, region.requests];
   region.element = h("article", { class: "region", "aria-labelledby": id, "data-region": name },
     h("header", null, h("h3", { id }, foreign(name)), region.badge),
     h("div", { class: "why" }, region.reason, region.hint),
@@ -55,7 +58,8 @@ function makeRegion({ name }) {
       h("p", null, h("span", { class: "label" }, "Behind"), region.seconds, region.size),
       region.spark.element),
     h("dl", { class: "figures" }, figures.map((each) => each.element)),
-    h("footer", { class: "buttons" }, region.pause, scopeButtons({ db: name })));
+    h("dl", { class: "figures costs" }, costs.map((each) => each.element)),
+    h("footer", { class: "buttons" }, region.pause, scopeButtons({ db: name }), region.position));
   return region;
 }
 
@@ -74,20 +78,22 @@ function updateRegion(region, sink) {
   show(region.hint, Boolean(sink.hint));
 
   setText(region.seconds, duration(sink.lag_seconds));
-  setText(region.size, sink.lag_bytes < AT_END_BYTES ? "at the end of the WAL" : bytes(sink.lag_bytes));
+  setText(region.size, bytes(sink.lag_bytes));
   const figure = ({ element, value }, text) => {
     show(element, text !== null);
     setText(value, text);
   };
-  figure(region.rate, region.rateNow === undefined ? "–" : perSecond(region.rateNow).replace("/s", "rows/s"));
-  figure(region.queue, engine ? `${bytes(engine.queue_bytes)} of ${bytes(engine.queue_bytes_max)}` : null);
+  figure(region.rate, perSecond(region.rateNow));
+  const isFull = engine?.queue_bytes > engine?.queue_bytes_max * QUEUE_FULL_SHARE;
+  figure(region.queue, engine ? `${bytes(engine.queue_bytes)}${isFull ? ", full" : ""}` : null);
+  setAttribute(region.queue.element, "data-kind", isFull ? "behind" : null);
   figure(region.rows, engine ? count(engine.changes) : null);
   figure(region.letters, isNumber(sink.dead_letters) ? count(sink.dead_letters) : null);
   setAttribute(region.letters.element, "data-kind", sink.dead_letters > 0 ? "behind" : null);
   const price = isNumber(cost?.dollars_per_month) ? `, ${dollars(cost.dollars_per_month)} a month` : "";
   figure(region.cost, cost ? `${many(cost.rows_written, "row")} written${price}` : null);
   figure(region.requests, engine?.requests ? count(engine.requests.available) : null);
-  figure(region.position, sink.checkpoint_lsn ?? "–");
+  setText(region.position, sink.checkpoint_lsn ?? "");
 
   region.isPaused = sink.state === "paused";
   setText(region.pause, region.isPaused ? "Resume" : "Pause");

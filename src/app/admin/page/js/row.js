@@ -54,8 +54,11 @@ function showTrace(trace) {
   const { source, regions } = trace;
   const wrong = regions.filter(({ verdict }) => verdict !== "equal" && verdict !== "unknown");
   const unread = regions.filter(({ verdict }) => verdict === "unknown");
-  const told = wrong.length > 0
-    ? `${wrong.length === 1 ? "One region differs" : `${wrong.length} regions differ`}: ${names(wrong.map(({ sink }) => sink))}.`
+  const coming = wrong.filter(({ verdict }) => verdict === "on-its-way");
+  const differ = wrong.filter((region) => !coming.includes(region));
+  const told = differ.length > 0
+    ? `${differ.length === 1 ? "One region differs" : `${differ.length} regions differ`}: ${names(differ.map(({ sink }) => sink))}.`
+    : coming.length > 0 ? `It is on its way to ${names(coming.map(({ sink }) => sink))}.`
     : unread.length > 0 ? "Every region that can be read has it as it should be." : "Every region has it as it should be.";
   const cards = regions.map((region) => {
     const { kind, word } = VERDICTS[region.verdict] ?? { kind: "unknown", word: region.verdict };
@@ -69,7 +72,7 @@ function showTrace(trace) {
   });
   const rejected = source.rejected.map((reason) => h("li", null, foreign(reason)));
   $("row-result").replaceChildren(
-    h("p", { class: "result-line", "data-kind": wrong.length > 0 ? "bad" : "ok" }, told),
+    h("p", { class: "result-line", "data-kind": differ.length > 0 ? "bad" : "ok" }, told),
     h("div", { class: "copies" },
       rowCard("Postgres", "ok", "Source", [
         rowValues(source.row),

@@ -4,8 +4,20 @@ const PHASES = {
   preparing: "walcast is starting.",
   stopping: "walcast is stopping.",
 };
+/** What a sentence says of the only region that is not right. */
+const SENTENCES = {
+  failing: "is failing",
+  paused: "is paused",
+  stopped: "has stopped",
+  halted: "has stopped",
+  "needs-backfill": "needs a backfill",
+  unreadable: "cannot be read",
+  "catching-up": "cannot catch up",
+};
 /** Less room than this share of the limit is worth a word. */
 const HEADROOM_SHARE_MIN = 0.2;
+/** What is not older is what is now. */
+const FRESH_SECONDS = 5;
 const HEADROOM_SECONDS_MIN = 3600;
 
 /** Why the slot may be lost soon, or null. */
@@ -66,8 +78,9 @@ function verdict(snapshot, found) {
   if (!liveness.is_live) return { kind: "bad", sentence: "Replication stands still." };
   if (wrong.size > 0) {
     const rest = wrong.size === total ? "" : " The others go on.";
+    const only = status.sinks.find((sink) => sink.name === names_[0]);
     return wrong.size === 1
-      ? { kind: "bad", sentence: `Region ${names_[0]} is not right.${rest}` }
+      ? { kind: "bad", sentence: `Region ${names_[0]} ${SENTENCES[only?.state] ?? "is not right"}.${rest}` }
       : { kind: "bad", sentence: `${wrong.size} of ${total} regions are not right: ${names(names_)}.${rest}` };
   }
   if (bad.length > 0) return { kind: "bad", sentence: "Something is not right." };
@@ -134,11 +147,11 @@ function updateFinding(parts, { subject, message, hint }) {
 function showConnection(age) {
   const { state, next } = connection;
   const retry = next === null ? "" : `, trying again in ${duration(Math.max(0, (next - Date.now()) / 1000))}`;
-  const old = age === null ? "" : age < 3 ? "now" : `${duration(age)} ago`;
+  const old = age === null ? "" : `${duration(age)} old`;
   const text = {
     connecting: "Connecting",
-    live: `Live, as of ${old}`,
-    lost: age === null ? `No connection${retry}` : `Connection lost, as of ${old}${retry}`,
+    live: age < FRESH_SECONDS ? "Live" : `Live, ${old}`,
+    lost: age === null ? `No connection${retry}` : `Connection lost, ${old}${retry}`,
     locked: "Locked",
   }[state];
   setText($("connection"), text);
