@@ -13,7 +13,7 @@ async function wellAtAGlance({ page }) {
   assert.deepEqual(await page.locator("#region-list h3").allTextContents(), ["na", "eu", "asia", "sa", "oc", "af"]);
   await says(badge(page, "eu"), "In step");
   await says(page.locator("#connection"), "Live");
-  assert.match(await page.locator("#source-panel").textContent(), /Server\s*Postgres \d+.*walcast: ready/s);
+  assert.match(await page.locator("#source-panel").textContent(), /Server\s*Postgres \d+(?=.*walcast: ready)(?=.*Room left\s*8\.0\sGiB).*WAL held back, of what the server keeps/s);
   assert.deepEqual(await page.locator("#table-list .strong").allTextContents(), ["apps", "versions"]);
   // What the page says changes with the engine, without a reload.
   await engine.sql("INSERT INTO apps SELECT i, 'app ' || i, i FROM generate_series(1, 500) i");

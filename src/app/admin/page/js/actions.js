@@ -1,7 +1,7 @@
 // What else can be done: only what this engine's API has a route for is offered.
 
 const JOB_POLL = 1000;
-const JOB_RUNNING = new Set(["queued", "waiting", "running", "pending"]);
+const JOB_RUNNING = new Set(["queued", "running"]);
 /** The routes of this engine: `POST /sync`. */
 let routes = new Set();
 const SCOPED = {
@@ -90,33 +90,31 @@ function askScope(route, scope) {
 
 /** Follows a job until it ends, and says how it went. */
 async function follow(title, answer) {
-  const id = answer?.job ?? answer?.id;
-  if (!id || !routes.has("GET /jobs/{id}")) {
+  // A job, or only its number.
+  const id = answer?.id ?? answer?.job;
+  if (id === undefined || !routes.has("GET /jobs/{id}")) {
     toast(`${title}: done.`);
     return;
   }
-  const told = toast(`${title}: started.`);
-  for (;;) {
-    await new Promise((resolve) => setTimeout(resolve, JOB_POLL));
-    const job = await request("GET", `/jobs/${encodeURIComponent(id)}`);
-    const state = String(job.state ?? "unknown");
-    if (JOB_RUNNING.has(state)) {
-      setText(told.firstChild, `${title}: ${state}${jobProgress(job)}.`);
-      if (!told.isConnected) $("toasts").append(told);
-      continue;
-    }
+  let job = answer;
+  const told = toast(`${title}: started.`, false, true);
+  try {
+    do {
+      await new Promise((resolve) => setTimeout(resolve, JOB_POLL));
+      job = await request("GET", `/jobs/${encodeURIComponent(id)}`);
+      setText(told.firstChild, `${title}: ${jobText(job)}`);
+    } while (JOB_RUNNING.has(job.state));
+  } finally {
     told.remove();
-    const problem = job.problem ?? job.error;
-    const reason = problem ? `: ${typeof problem === "string" ? problem : problem.message ?? ""}` : "";
-    toast(`${title}: ${state}${reason}.`, Boolean(problem));
-    return;
   }
+  toast(`${title}: ${jobText(job)}`, job.state === "failed");
 }
 
-function jobProgress({ progress }) {
-  if (typeof progress === "string") return `, ${progress}`;
-  if (isNumber(progress)) return `, ${Math.round(progress * 100)} %`;
-  return isNumber(progress?.done) && isNumber(progress?.total) ? `, ${count(progress.done)} of ${count(progress.total)}` : "";
+/** How far a job is, or what came of it. */
+function jobText({ state, progress, waits_for: waits, outcome, hint }) {
+  const unit = progress?.unit ? ` ${progress.unit}` : "";
+  const far = isNumber(progress?.done) ? `, ${count(progress.done)}${isNumber(progress.total) ? ` of ${count(progress.total)}` : ""}${unit}` : "";
+  return [`${state}${far}.`, ...(JOB_RUNNING.has(state) ? waits ?? [] : [outcome, hint])].filter(Boolean).join(" ");
 }
 
 async function retryLetters() {

@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
+const TOASTS_MAX = 4;
 
 /** Makes an element: `h("p", { class: "x", hidden: true, onclick }, "text", child)`. */
 function h(name, attributes, ...children) {
@@ -75,12 +76,12 @@ function keep(container, items, keyOf, make, update) {
   }
 }
 
-/** A short message that goes away by itself. */
-function toast(text, isProblem = false) {
+/** A short message, which goes away by itself unless it `stays`. */
+function toast(text, isProblem = false, stays = false) {
   const element = h("p", { class: isProblem ? "toast bad" : "toast" }, foreign(text));
   $("toasts").append(element);
-  while ($("toasts").children.length > 4) $("toasts").firstElementChild.remove();
-  setTimeout(() => element.remove(), isProblem ? 15000 : 6000);
+  while ($("toasts").children.length > TOASTS_MAX) $("toasts").firstElementChild.remove();
+  if (!stays) setTimeout(() => element.remove(), isProblem ? 15000 : 6000);
   return element;
 }
 

@@ -16,6 +16,7 @@ const SENTENCES = {
 };
 /** Less room than this share of the limit is worth a word. */
 const HEADROOM_SHARE_MIN = 0.2;
+const HEADROOM_SHARE_HALF = 0.5;
 /** What is not older is what is now. */
 const FRESH_SECONDS = 5;
 const HEADROOM_SECONDS_MIN = 3600;
@@ -23,8 +24,10 @@ const HEADROOM_SECONDS_MIN = 3600;
 /** Why the slot may be lost soon, or null. */
 function headroomProblem(slot) {
   if (!slot || !isNumber(slot.safe_bytes)) return null;
-  const isSoon = isNumber(slot.seconds_until_lost) && slot.seconds_until_lost < HEADROOM_SECONDS_MIN;
-  const isNarrow = slot.limit_bytes > 0 && slot.safe_bytes < slot.limit_bytes * HEADROOM_SHARE_MIN;
+  const share = slot.limit_bytes > 0 ? slot.safe_bytes / slot.limit_bytes : 1;
+  const isNarrow = share < HEADROOM_SHARE_MIN;
+  // A short burst of writes is no reason, as long as there is much room.
+  const isSoon = share < HEADROOM_SHARE_HALF && isNumber(slot.seconds_until_lost) && slot.seconds_until_lost < HEADROOM_SECONDS_MIN;
   if (!isSoon && !isNarrow) return null;
   return {
     subject: `slot ${slot.name}`,
