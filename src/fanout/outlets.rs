@@ -78,7 +78,7 @@ impl Outlets {
 
     /// Makes a queue for a sink that holds up to `bytes_max`.
     pub fn queue(&self, sink: &Arc<SinkProgress>, bytes_max: usize) -> (Outlet, Inlet) {
-        let (queue, receiver) = queue::bounded(bytes_max, sink.queued());
+        let (queue, receiver) = queue::bounded(bytes_max);
         let line = Line::new(self.replays.clone());
         let inlet = Inlet::new(receiver, line.clone());
         (Outlet { sink: sink.clone(), queue, line, blame: Blame::default(), waits: false }, inlet)

@@ -182,7 +182,6 @@ pub struct SinkProgress {
     transactions: AtomicU64,
     dead_letters: AtomicU64,
     retries: AtomicU64,
-    queued_bytes: Arc<AtomicU64>,
     relation: Mutex<Relation>,
     failure: Mutex<Option<Failure>>,
     is_paused: AtomicBool,
@@ -200,7 +199,6 @@ impl SinkProgress {
             transactions: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
             retries: AtomicU64::new(0),
-            queued_bytes: Arc::default(),
             relation: Mutex::new(Relation {
                 state: State::Attached,
                 has_own_slot: false,
@@ -241,16 +239,6 @@ impl SinkProgress {
     /// Failed attempts since the start.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that wait for it in the engine and are not applied yet.
-    pub fn queued_bytes(&self) -> u64 {
-        self.queued_bytes.load(Ordering::Relaxed)
-    }
-
-    /// What the sink's queues hold together.
-    pub(super) fn queued(&self) -> Arc<AtomicU64> {
-        self.queued_bytes.clone()
     }
 
     /// The sink's relation to the stream.

@@ -1,17 +1,15 @@
 //! A channel bounded by bytes, not by count: there is no room while what the receiver has not released yet is too much.
 //! Waiting for room is the engine's back-pressure; who waits, and for how long, is the sender's matter.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel as channel;
 
-/// Makes a queue that holds up to `bytes_max`, or one single item of any size. What it holds is part of `level`, which
-/// several queues may share, for as long as somebody may take it.
-pub fn bounded<T>(bytes_max: usize, level: Arc<AtomicU64>) -> (Sender<T>, Receiver<T>) {
+/// Makes a queue that holds up to `bytes_max`, or one single item of any size.
+pub fn bounded<T>(bytes_max: usize) -> (Sender<T>, Receiver<T>) {
     let (tx, rx) = channel::unbounded();
-    let budget = Arc::new(Budget { bytes_max, used: Mutex::default(), changed: Condvar::new(), level });
+    let budget = Arc::new(Budget { bytes_max, used: Mutex::default(), changed: Condvar::new() });
     (Sender { tx, budget: budget.clone() }, Receiver { rx, budget })
 }
 
@@ -19,7 +17,6 @@ struct Budget {
     bytes_max: usize,
     used: Mutex<Used>,
     changed: Condvar,
-    level: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -80,7 +77,6 @@ impl<T> Sender<T> {
             return Err(refused);
         }
         used.bytes += bytes;
-        self.budget.level.fetch_add(bytes as u64, Ordering::Relaxed);
         drop(used);
         self.tx.send(item).map_err(|_| Refused::Closed)
     }
@@ -116,20 +112,14 @@ impl<T> Receiver<T> {
     /// Gives back the room of items that are done with.
     pub fn release(&self, bytes: usize) {
         let mut used = self.budget.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let released = bytes.min(used.bytes);
-        used.bytes -= released;
-        self.budget.level.fetch_sub(released as u64, Ordering::Relaxed);
+        used.bytes = used.bytes.saturating_sub(bytes);
         self.budget.changed.notify_one();
     }
 }
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        let mut used = self.budget.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.is_closed = true;
-        // Nobody takes it any more.
-        self.budget.level.fetch_sub(used.bytes as u64, Ordering::Relaxed);
-        drop(used);
+        self.budget.used.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
         self.budget.changed.notify_all();
     }
 }
@@ -142,8 +132,7 @@ mod tests {
 
     #[test]
     fn a_sender_waits_until_enough_bytes_are_released() {
-        let level = Arc::new(AtomicU64::new(0));
-        let (sender, receiver) = bounded(10, level.clone());
+        let (sender, receiver) = bounded(10);
         sender.try_send("first", 8).unwrap();
         assert_eq!(sender.try_send("second", 5), Err(Refused::Full));
         std::thread::scope(|scope| {
@@ -158,21 +147,19 @@ mod tests {
             assert_eq!(receiver.receive(), Some("second"));
             assert_eq!(second.join().unwrap(), Ok(()));
         });
-        assert_eq!((sender.used_bytes(), level.load(Ordering::Relaxed)), (5, 5));
-        drop(receiver);
-        assert_eq!(level.load(Ordering::Relaxed), 0);
+        assert_eq!(sender.used_bytes(), 5);
     }
 
     #[test]
     fn one_item_of_any_size_fits_an_empty_queue() {
-        let (sender, receiver) = bounded(10, Arc::default());
+        let (sender, receiver) = bounded(10);
         sender.try_send((), 1000).unwrap();
         assert_eq!(receiver.receive(), Some(()));
     }
 
     #[test]
     fn a_wait_for_room_ends_when_the_receiver_is_gone_or_the_time_is_over() {
-        let (sender, receiver) = bounded(1, Arc::default());
+        let (sender, receiver) = bounded(1);
         sender.try_send((), 1).unwrap();
         sender.wait_for_room(1, Duration::ZERO);
         assert_eq!(sender.try_send((), 1), Err(Refused::Full));
@@ -186,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_before_the_sender_went_is_still_received() {
-        let (sender, receiver) = bounded(10, Arc::default());
+        let (sender, receiver) = bounded(10);
         sender.try_send(1, 1).unwrap();
         drop(sender);
         assert_eq!(receiver.try_receive(), Received::Item(1));

@@ -165,6 +165,27 @@ async function aLostConnection({ page }) {
   await eventually(async () => (await page.locator("#log-list .entry").first().textContent()).includes("1 row in "), "the newest entry");
 }
 
+/** Of an engine that has these routes. */
+async function syncAndRetry({ page }) {
+  const { paths } = await (await fetch(`http://${engine.address}/openapi.json`)).json();
+  const said = (text) => says(page.locator("#toasts .toast").last(), text);
+  if (paths["/sync"]) {
+    await page.getByRole("button", { name: "Sync now" }).click();
+    await said(/^Sync: done/);
+  }
+  if (paths["/retry-failed"]) {
+    await engine.sql("UPDATE apps SET size = 1 WHERE id BETWEEN 3001 AND 3060");
+    for (const name of ["na", "eu"]) await engine.catchUp(name);
+    await page.locator("#letters-table").selectOption("apps");
+    await page.locator("#letters-sink").selectOption("eu");
+    await page.getByRole("button", { name: "Retry them" }).click();
+    await said(/^Retry of dead letters: done/);
+    await says(page.locator("#letters-list"), "There are none.");
+    assert.deepEqual(await engine.rows("eu", "SELECT count(*) FROM _walcast_dead_letters"), ["0"]);
+    assert.deepEqual(await engine.rows("na", "SELECT count(*) FROM _walcast_dead_letters"), ["60"]);
+  }
+}
+
 async function theSecretIsForgotten({ page }) {
   await page.getByRole("button", { name: "Forget the secret" }).click();
   assert.equal(await page.locator("#letters-list > *").count(), 0);
@@ -179,7 +200,7 @@ await withBrowser(async (browser) => {
   const opened = await open(browser, { expected: ["status of 401", "status of 400", ...AWAY] });
   for (const step of [
     wellAtAGlance, aWrongSecretIsTold, pauseAndResume, aFailingRegionIsNamed, whereIsMyRow, deadLetters, theLog,
-    aLostConnection, theSecretIsForgotten,
+    aLostConnection, syncAndRetry, theSecretIsForgotten,
   ]) {
     console.error(`- ${step.name}`);
     await step(opened);

@@ -77,20 +77,28 @@ pub(super) async fn current(shared: &Shared) -> Status {
         for sink in &mut status.sinks {
             let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
             if let Some(live) = live {
-                let durable = live.durable_lsn();
-                // The look may be an older one, and the sink has moved on since then.
-                if let Some(bytes) = shared.observer.behind_bytes(durable) {
-                    sink.lag_bytes = sink.lag_bytes.and(Some(bytes));
-                }
-                overlay(sink, live, shared.observer.behind(durable), prepared.standing(&live.name));
-                if let Some(engine) = &mut sink.engine {
-                    engine.queue_bytes_max = shared.config.queue.max_bytes as u64;
-                }
+                overlay(
+                    sink,
+                    live,
+                    shared.observer.behind(live.durable_lsn()),
+                    prepared.standing(&live.name),
+                );
             }
         }
     }
+    freshen(shared, &mut status.sinks);
     status.is_ok &= !status.sinks.iter().any(|sink| sink.state.needs_operator());
     status
+}
+
+/// Where targets are not looked at each time, their sinks have moved on since the last look.
+fn freshen(shared: &Shared, sinks: &mut [SinkStatus]) {
+    let Some(prepared) = shared.view.prepared() else { return };
+    for sink in sinks {
+        let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
+        let behind = live.and_then(|live| shared.observer.behind_bytes(live.durable_lsn()));
+        sink.lag_bytes = sink.lag_bytes.and(behind.or(sink.lag_bytes));
+    }
 }
 
 /// Puts what the engine knows of a sink over what its target and the slot showed.
@@ -126,8 +134,6 @@ fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>,
         transactions: live.transactions(),
         dead_letters: live.dead_letters(),
         retries: live.retries(),
-        queue_bytes: live.queued_bytes(),
-        queue_bytes_max: 0,
         failed_attempts: failure.as_ref().map_or(0, |failure| failure.attempts),
         failing_since: failure
             .and_then(|failure| Timestamp::try_from(failure.since).ok())

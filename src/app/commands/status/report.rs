@@ -156,10 +156,6 @@ pub struct SinkInEngine {
     pub dead_letters: u64,
     /// Failed attempts.
     pub retries: u64,
-    /// Bytes that wait for it in its queue.
-    pub queue_bytes: u64,
-    /// How many may: `[queue] max_bytes`, and for a while twice as much in a sink that comes back to the others.
-    pub queue_bytes_max: u64,
     /// Failed attempts in a row; 0 after one that succeeded.
     pub failed_attempts: u32,
     /// When the first of these failed, in RFC 3339.

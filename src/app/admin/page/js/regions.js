@@ -2,8 +2,6 @@
 
 /** A region this close to the WAL's end is at it. */
 const AT_END_BYTES = 256;
-/** A queue with more than this share of what it may hold is as good as full. */
-const QUEUE_FULL_SHARE = 0.9;
 const STATES = {
   attached: { kind: "ok", word: "In step" },
   "catching-up": { kind: "behind", word: "Catching up", why: "The others go on without it. A slot of its own keeps what it lacks, and it comes back by itself." },
@@ -83,10 +81,8 @@ function updateRegion(region, sink) {
     show(element, text !== null);
     setText(value, text);
   };
-  figure(region.rate, perSecond(region.rateNow));
-  const isFull = engine?.queue_bytes > engine?.queue_bytes_max * QUEUE_FULL_SHARE;
-  figure(region.queue, engine ? `${bytes(engine.queue_bytes)}${isFull ? ", full" : ""}` : null);
-  setAttribute(region.queue.element, "data-kind", isFull ? "behind" : null);
+  figure(region.rate, perSecond(engine?.changes_per_second ?? region.rateNow));
+  figure(region.queue, isNumber(engine?.queue_bytes) ? bytes(engine.queue_bytes) : null);
   figure(region.rows, engine ? count(engine.changes) : null);
   figure(region.letters, isNumber(sink.dead_letters) ? count(sink.dead_letters) : null);
   setAttribute(region.letters.element, "data-kind", sink.dead_letters > 0 ? "behind" : null);

@@ -74,7 +74,7 @@ function showTrace(trace) {
   $("row-result").replaceChildren(
     h("p", { class: "result-line", "data-kind": differ.length > 0 ? "bad" : "ok" }, told),
     h("div", { class: "copies" },
-      rowCard("Postgres", "ok", "Source", [
+      rowCard("Postgres", "unknown", "Source", [
         rowValues(source.row),
         rejected.length > 0 ? h("ul", { class: "list" }, rejected) : null,
         h("p", { class: "quiet-text" }, `Read at ${source.lsn}`),
