@@ -68,6 +68,7 @@ fn every_sink_equals_the_model_whatever_fails() {
         for (what, count) in [
             ("sinks left behind", seen.left),
             ("sinks left behind again before they were back", seen.left_again),
+            ("sinks that came back without a stream of their own", seen.came_back),
             ("sinks back", seen.back),
             ("restarts on a copy", seen.restarts_on_copy),
             ("restarts with a copy that was not needed", seen.restarts_beside_copy),
@@ -93,6 +94,7 @@ struct Seen {
     rejected_attempts: u32,
     left: u32,
     left_again: u32,
+    came_back: u32,
     back: u32,
     restarts_on_copy: u32,
     restarts_beside_copy: u32,
@@ -108,6 +110,7 @@ impl Seen {
         self.rejected_attempts += other.rejected_attempts;
         self.left += other.left;
         self.left_again += other.left_again;
+        self.came_back += other.came_back;
         self.back += other.back;
         self.restarts_on_copy += other.restarts_on_copy;
         self.restarts_beside_copy += other.restarts_beside_copy;
@@ -361,6 +364,10 @@ impl Sink for ModelSink {
         Ok(())
     }
 
+    fn begin_anew(&mut self, _: Lsn) -> Result<()> {
+        Err(Error::bug("no sink falls out here"))
+    }
+
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         self.open = None;
         let target = self.target.lock().unwrap();
@@ -523,6 +530,8 @@ struct Session {
 enum Branch {
     /// It has no copy of the slot yet.
     Left,
+    /// It gets none, and waits for the main stream to start again.
+    Returning,
     /// It has one, and no stream yet.
     Copied,
     /// It has a stream of its own.
@@ -759,6 +768,21 @@ impl Simulation {
         let progress = Progress::of_copy(sink.clone());
         let next = match engine.branches.remove(&index) {
             None => return,
+            // No slot is free.
+            Some(Branch::Left) if sink.has_drained() && self.rng.bool() => {
+                let (outlet, inlet) = engine.main.queue(sink, usize::MAX);
+                engine.inlets[index].send(inlet).unwrap();
+                engine.main.come_back(outlet);
+                Branch::Returning
+            }
+            Some(Branch::Returning) if engine.main.is_returning(sink) => Branch::Returning,
+            Some(Branch::Returning) => {
+                self.seen.came_back += 1;
+                match sink.state() {
+                    State::Attached => return,
+                    _ => Branch::Left,
+                }
+            }
             Some(Branch::Left) => {
                 self.source.copies.insert(index, self.source.confirmed_flush_lsn);
                 Branch::Copied

@@ -23,6 +23,9 @@ use tokio::sync::watch;
 use self::branches::Branches;
 use self::main_stream::MainStream;
 use self::session::Ending;
+use super::fill::Filler;
+use super::fill::gate::Gate;
+use super::fill::view::FillView;
 use super::sinks::{Fanout, Lane};
 use super::source::Source;
 use super::view::{EngineView, Phase};
@@ -32,6 +35,7 @@ use crate::capture::table::{Oid, TableName};
 use crate::config::Config;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
+use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, State};
 use crate::fanout::retry::{Backoff, full_jitter};
 use crate::postgres::socket::Socket;
@@ -69,6 +73,8 @@ struct Setup {
     source: Source,
     config: Config,
     plan: Arc<Plan>,
+    /// Which tables are filled, and what keeps others from it.
+    fills: Arc<FillView>,
     options: RunOptions,
     /// Until when the workers try to finish; set once the engine ends.
     deadline: Arc<OnceLock<Instant>>,
@@ -108,7 +114,10 @@ impl Engine {
         let (over, is_over) = watch::channel(false);
         let mut stop = Stop { shutdown, ends: setup.options.ends, over: is_over };
         let branches = Branches::start(&setup, &outlets, leaving, &lanes, &stop)?;
-        let main = MainStream::new(setup, outlets, progress, target, published);
+        let gate = Arc::new(Gate::new(outlets.clone(), setup.plan.clone()));
+        let (fill_over, is_fill_over) = watch::channel(false);
+        let fill = setup.filler(&gate, &outlets, &progress).start(is_fill_over)?;
+        let main = MainStream::new(setup, outlets, gate, progress, target, published);
 
         let mut pauses = Pauses::new(&main.setup.config);
         let outcome = loop {
@@ -147,10 +156,14 @@ impl Engine {
             Err(error) => (None, Some(error)),
         };
         over.send_replace(true);
+        fill_over.send_replace(true);
         branches.close();
         finish(&main, lanes, stream).await;
         branches.end(main.setup.start_deadline() + 2 * FINISH_TIMEOUT).await;
         drop(transports);
+        if fill.is_finished() && fill.join().is_err() {
+            tracing::error!("the thread of the fills panicked");
+        }
         match failed.or_else(|| failed_sink(&main.route.progress)) {
             Some(error) => Err(error),
             None => Ok(()),
@@ -159,6 +172,20 @@ impl Engine {
 }
 
 impl Setup {
+    fn filler(&self, gate: &Arc<Gate>, outlets: &Arc<Outlets>, progress: &Progress) -> Filler {
+        Filler {
+            source: self.source.clone(),
+            config: self.config.backfill.clone(),
+            row_bytes_max: self.source.config.max_message_bytes,
+            queue_bytes_max: self.config.queue.max_bytes,
+            plan: self.plan.clone(),
+            gate: gate.clone(),
+            outlets: outlets.clone(),
+            progress: progress.clone(),
+            view: self.fills.clone(),
+        }
+    }
+
     /// From here on the time to finish runs.
     fn start_deadline(&self) -> Instant {
         *self.deadline.get_or_init(|| Instant::now() + self.config.shutdown.timeout)

@@ -8,6 +8,7 @@ pub mod commands;
 pub mod d1;
 pub mod demo;
 pub mod engine;
+pub mod fill;
 pub mod letters;
 pub mod notify;
 pub mod replicas;

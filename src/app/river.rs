@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::fill::gate::{self, Gate};
 use crate::Lsn;
 use crate::capture::frame::FrameRun;
 use crate::decode::{Decoder, Event};
@@ -34,7 +35,8 @@ pub struct RiverOptions {
     pub needed_from: Lsn,
 }
 
-/// Decodes and maps one session's frames until the channel closes. `is_counted`: the metrics count what they bring.
+/// Decodes and maps one session's frames until the channel closes. Only the main stream has a gate, and is counted by
+/// the metrics: others would count twice.
 ///
 /// # Errors
 /// What the decoder and the mapper say; nothing that was not delivered whole is confirmed.
@@ -42,13 +44,13 @@ pub fn run(
     mut frames: mpsc::Receiver<FrameRun>,
     plan: Arc<Plan>,
     outlets: Arc<Outlets>,
+    gate: Option<Arc<Gate>>,
     options: RiverOptions,
-    is_counted: bool,
 ) -> Result<()> {
     outlets.send(&Delivery::Restart);
     let tables = plan.tables.iter().map(|table| table.source.plain());
-    let counters = is_counted.then(|| ChangeCounters::new(tables, OPERATIONS));
-    let mut river = River { counters, ..River::new(plan.clone(), outlets, options) };
+    let counters = gate.is_some().then(|| ChangeCounters::new(tables, OPERATIONS));
+    let mut river = River { counters, gate, ..River::new(plan.clone(), outlets, options) };
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
     }
@@ -60,6 +62,8 @@ pub struct River {
     decoder: Decoder,
     mapper: Mapper,
     outlets: Arc<Outlets>,
+    /// Where chunks of fills come in.
+    gate: Option<Arc<Gate>>,
     options: RiverOptions,
     idle_sent: Option<(Lsn, Instant)>,
     counters: Option<ChangeCounters<{ OPERATIONS.len() }>>,
@@ -72,6 +76,7 @@ impl River {
             decoder: Decoder::new(),
             mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from),
             outlets,
+            gate: None,
             options,
             idle_sent: None,
             counters: None,
@@ -140,6 +145,9 @@ impl River {
             }
             counters.record();
         }
-        self.outlets.send(&Delivery::Run(Arc::new(run)));
+        match &self.gate {
+            Some(gate) => gate.send(run),
+            None => gate::send(&self.outlets, run),
+        }
     }
 }

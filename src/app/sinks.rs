@@ -14,6 +14,7 @@ use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::chain::{Inlet, chain};
+use crate::fanout::fill::{FillWrite, Fills, OwedKey};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress, State};
 use crate::fanout::retry::{self, Backoff, Decision};
@@ -75,6 +76,10 @@ impl Sink for AnySink {
         self.any().start_at(lsn)
     }
 
+    fn begin_anew(&mut self, lsn: Lsn) -> Result<()> {
+        self.any().begin_anew(lsn)
+    }
+
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
         let applied = self.any().apply(batch);
         if let AnySink::D1(sink, name) = self
@@ -83,6 +88,18 @@ impl Sink for AnySink {
             telemetry::d1_wrote(name, usage.rows_written, usage.dollars());
         }
         applied
+    }
+
+    fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
+        self.any().fill(write)
+    }
+
+    fn take_missing(&mut self) -> Vec<(usize, OwedKey)> {
+        self.any().take_missing()
+    }
+
+    fn fills(&mut self) -> Result<Fills> {
+        self.any().fills()
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
@@ -113,6 +130,7 @@ impl OpenSinks {
             let progress = SinkProgress::new(config.name.as_str());
             let opened = AnySink::new(config, &transports).and_then(|mut sink| {
                 let checkpoint = patiently(backoff, || sink.open(plan, source))?;
+                progress.set_fills(patiently(backoff, || sink.fills())?);
                 Ok((sink, checkpoint))
             });
             match opened {
@@ -158,6 +176,20 @@ impl OpenSinks {
         for (sink, progress, _) in self.sinks.iter_mut().filter(|(_, progress, _)| progress.name == name) {
             match patiently(backoff, || sink.start_at(lsn)) {
                 Ok(()) => progress.set_durable(lsn),
+                Err(error) => stop(progress, &error),
+            }
+        }
+    }
+
+    /// Lets a sink begin anew at `lsn`, with all tables to be filled, or stops it.
+    pub fn begin_anew(&mut self, config: &Config, name: &str, lsn: Lsn) {
+        let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
+        for (sink, progress, _) in self.sinks.iter_mut().filter(|(_, progress, _)| progress.name == name) {
+            match patiently(backoff, || sink.begin_anew(lsn).and_then(|()| sink.fills())) {
+                Ok(fills) => {
+                    progress.set_fills(fills);
+                    progress.move_to(lsn);
+                }
                 Err(error) => stop(progress, &error),
             }
         }

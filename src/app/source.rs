@@ -22,6 +22,7 @@ use crate::postgres::wire::ReplicationSession;
 const APPLICATION_NAME: &str = "walcast";
 
 /// The configured source.
+#[derive(Debug, Clone)]
 pub struct Source {
     /// How it is reached.
     pub info: ConnectionInfo,
@@ -42,6 +43,17 @@ impl Source {
     /// An SQL session.
     pub async fn connect(&self) -> Result<Client> {
         session::connect(&self.info, APPLICATION_NAME).await
+    }
+
+    /// Where rows are read for a fill: the standby if one is named.
+    ///
+    /// # Errors
+    /// A configuration error for a URL that libpq would not accept either.
+    pub fn backfill_info(&self) -> Result<ConnectionInfo> {
+        match &self.config.backfill_url {
+            Some(url) => ConnectionInfo::resolve(url.expose_secret()),
+            None => Ok(self.info.clone()),
+        }
     }
 
     /// A replication session.
@@ -70,20 +82,30 @@ impl Source {
         history
     }
 
-    /// Holds the slot and its copies against the sinks' checkpoints. Read the checkpoints first.
+    /// The slot and its copies. Read them before the sinks that an engine may be feeding: a sink is never behind what was
+    /// confirmed before it was looked at, but soon behind what is confirmed afterwards.
+    pub async fn slots(&self, client: &Client, server: &Server) -> Result<Slots> {
+        // A copy is dropped only once its sink is where the slot is, so none that counts is missed in this order.
+        let slot = slot::read(client, &self.config.slot).await?;
+        let copies = slot::read_copies(client, &self.config.slot, &server.database).await?;
+        Ok(Slots { slot, copies })
+    }
+
+    /// Holds the slots against the sinks' checkpoints, which were read after them.
     pub async fn judge(
         &self,
         client: &Client,
         server: &Server,
+        Slots { slot, copies }: Slots,
         checkpoints: &[(String, Option<Checkpoint>)],
     ) -> Result<Judged> {
         let history = self.timeline_history(server.timeline).await?;
-        let slot = slot::read(client, &self.config.slot).await?;
-        let copies = slot::read_copies(client, &self.config.slot, &server.database).await?;
-        let current_wal_lsn = match &slot {
-            Some(slot) => slot.current_wal_lsn,
-            None => catalog::read_server(client).await?.current_wal_lsn,
+        let slot = match slot {
+            // It may have been created with the first of the sinks.
+            None => slot::read(client, &self.config.slot).await?,
+            Some(_) => slot,
         };
+        let current_wal_lsn = catalog::read_server(client).await?.current_wal_lsn;
         let sinks: Vec<SinkCheckpoint> = checkpoints
             .iter()
             .map(|(name, checkpoint)| {
@@ -93,7 +115,7 @@ impl Source {
             .collect();
         let identity = self.identity(server);
         let judgement = slot::judge(&identity, current_wal_lsn, &history, slot.as_ref(), &sinks);
-        Ok(Judged { slot, copies, judgement })
+        Ok(Judged { slot, copies, judgement, current_wal_lsn })
     }
 
     /// The sink's own among the copies of the slot.
@@ -110,7 +132,13 @@ impl Source {
     }
 }
 
-/// What [`Source::judge`] read, and what it means.
+/// The slot and its copies as [`Source::slots`] found them.
+pub struct Slots {
+    slot: Option<Slot>,
+    copies: Vec<Slot>,
+}
+
+/// What [`Source::judge`] was given and read, and what it means.
 pub struct Judged {
     /// The slot, if there is one.
     pub slot: Option<Slot>,
@@ -118,6 +146,8 @@ pub struct Judged {
     pub copies: Vec<Slot>,
     /// Whether slot and sinks fit.
     pub judgement: Judgement,
+    /// The server's WAL position, read after everything else.
+    pub current_wal_lsn: Lsn,
 }
 
 fn sink_checkpoint(name: &str, checkpoint: Option<&Checkpoint>, copy: Option<Slot>) -> SinkCheckpoint {

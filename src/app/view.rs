@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::fill::view::FillView;
 use crate::encode::plan::Plan;
 use crate::error::Error;
 use crate::fanout::progress::Progress;
@@ -53,6 +54,8 @@ pub struct Prepared {
     pub progress: Progress,
     /// What is replicated.
     pub plan: Arc<Plan>,
+    /// Which tables are filled, and what keeps others from it.
+    pub fills: Arc<FillView>,
     /// The budgets of requests that sinks keep to, by sink; one for all sinks of a token.
     pub budgets: Vec<(String, Arc<Budget>)>,
 }

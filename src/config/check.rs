@@ -41,6 +41,7 @@ impl Checker<'_> {
             batch,
             queue,
             catch_up,
+            backfill,
             transaction,
             retry,
             shutdown,
@@ -57,6 +58,8 @@ impl Checker<'_> {
         if catch_up.max_wal.is_some_and(|bytes| bytes < MIB as u64) {
             self.note(steps!["catch_up", "max_wal"], format!("must be at least {}", ByteSize(MIB as u64)));
         }
+        self.between(steps!["backfill", "connections"], backfill.connections, 1..=16);
+        self.size(steps!["backfill", "chunk_max_bytes"], backfill.chunk_max_bytes, 32 * KIB..=64 * MIB);
         let part = steps!["transaction", "part_max_bytes"];
         self.size(part.clone(), transaction.part_max_bytes, 4 * KIB..=GIB);
         if transaction.part_max_bytes > queue.max_bytes {
@@ -76,7 +79,21 @@ impl Checker<'_> {
         self.admin(&mut admin, base);
         self.stall_timeout(&admin, source.idle_checkpoint_interval, queue.patience);
         let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
-        Config { schema, source, sinks, batch, queue, catch_up, transaction, retry, shutdown, d1, log, admin }
+        Config {
+            schema,
+            source,
+            sinks,
+            batch,
+            queue,
+            catch_up,
+            backfill,
+            transaction,
+            retry,
+            shutdown,
+            d1,
+            log,
+            admin,
+        }
     }
 
     fn source(&mut self, source: &mut Source, base: &Path) {

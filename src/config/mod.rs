@@ -17,6 +17,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use indexmap::IndexMap;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub queue: Queue,
     /// `[catch_up]`: what a sink that falls behind may cost.
     pub catch_up: CatchUp,
+    /// `[backfill]`: the rows from before the stream.
+    pub backfill: Backfill,
     /// `[transaction]`: how large transactions travel.
     pub transaction: Transaction,
     /// `[retry]`: the pauses between attempts.
@@ -91,6 +94,9 @@ pub struct Source {
     /// How often the position of an idle stream is written to the sinks' checkpoints. Default 10 s; 100 ms to 1 h.
     #[serde(deserialize_with = "scalar::duration")]
     pub idle_checkpoint_interval: Duration,
+    /// The URL of a standby from which rows are read for a fill. Default none: the primary.
+    #[serde(deserialize_with = "scalar::secret")]
+    pub backfill_url: Option<SecretString>,
     /// A larger single replication message stops the engine, in bytes. Default 256 MiB; 1 MiB to 1 GiB, which is what
     /// the server can send.
     #[serde(deserialize_with = "scalar::size")]
@@ -107,6 +113,7 @@ impl Default for Source {
             slot_create_timeout: Duration::from_secs(30),
             status_interval: Duration::from_secs(1),
             idle_checkpoint_interval: Duration::from_secs(10),
+            backfill_url: None,
             max_message_bytes: 256 * MIB,
         }
     }
@@ -162,6 +169,44 @@ pub struct CatchUp {
     /// the server keeps what it lacks for as long as its disk, or its own limit, allows. At least 1 MiB.
     #[serde(deserialize_with = "scalar::maybe_size")]
     pub max_wal: Option<u64>,
+}
+
+/// The rows from before the stream: of a first start, a new region, a new table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backfill {
+    /// Whether they are brought. Default `initial`.
+    pub mode: BackfillMode,
+    /// The same for single tables, by their name in `schema.json`.
+    pub tables: IndexMap<String, BackfillMode>,
+    /// How many connections read at once. Default 2; 1 to 16.
+    #[serde(deserialize_with = "scalar::count")]
+    pub connections: usize,
+    /// Bytes that one read takes at most. Default 1 MiB; 32 KiB to 64 MiB.
+    #[serde(deserialize_with = "scalar::size")]
+    pub chunk_max_bytes: usize,
+}
+
+/// Whether rows from before the stream are brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackfillMode {
+    /// They are, while the stream flows.
+    #[default]
+    Initial,
+    /// A replica begins with what the stream brings.
+    Never,
+}
+
+impl Default for Backfill {
+    fn default() -> Self {
+        Backfill {
+            mode: BackfillMode::default(),
+            tables: IndexMap::new(),
+            connections: 2,
+            chunk_max_bytes: MIB,
+        }
+    }
 }
 
 /// How large transactions travel.
@@ -283,6 +328,7 @@ struct Written {
     batch: Batch,
     queue: Queue,
     catch_up: CatchUp,
+    backfill: Backfill,
     transaction: Transaction,
     retry: Retry,
     shutdown: Shutdown,

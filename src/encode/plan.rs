@@ -21,6 +21,8 @@ pub struct PlannedTable {
     pub source: TableName,
     /// The relation's OID when the plan was made.
     pub oid: Oid,
+    /// It is a partition root.
+    pub is_partitioned: bool,
     /// The table's name at every sink.
     pub target: String,
     /// The mapped columns in the order of `schema.json`.
@@ -209,6 +211,7 @@ fn draw_table(
     Some(PlannedTable {
         source: table.name.clone(),
         oid: table.oid,
+        is_partitioned: table.is_partitioned,
         target: schema.target_name(&table.name, entry),
         key: planned_key?,
         indexes: indexes?,

@@ -27,7 +27,7 @@ pub struct Run {
 }
 
 /// One transaction's share of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Span {
     /// The position of the transaction's commit record: known from its first part on.
     pub commit_lsn: Lsn,
@@ -125,6 +125,14 @@ impl Run {
     /// The key's cells in key order: of a `Delete`, or the old key of a `Move`.
     pub fn key(&self, change: Change, plan: &Plan) -> &[Cell] {
         &self.cells[change.first_cell as usize..][..plan.tables[change.table as usize].key.len()]
+    }
+
+    /// The rows of a span that moved without all of their values: the table, and the new key as the source writes it, in
+    /// key order; `None` where it cannot be sent back as text.
+    pub fn moved_in_part(&self, span: &Span) -> impl Iterator<Item = (u32, Option<&[String]>)> {
+        let before = |at: usize| self.source_keys.partition_point(|(change, _)| *change < at);
+        let of_span = &self.source_keys[before(span.changes.start)..before(span.changes.end)];
+        of_span.iter().map(|(change, key)| (self.changes[*change].table, key.as_deref()))
     }
 
     /// Why the row was rejected: of a `Reject`.

@@ -7,6 +7,7 @@
 pub mod blame;
 pub mod chain;
 pub mod detour;
+pub mod fill;
 pub mod outlets;
 pub mod progress;
 pub mod queue;

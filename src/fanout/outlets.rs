@@ -7,6 +7,9 @@
 //!
 //! **Joining.** A sink that has caught up is taken in between two transactions: everything behind that position goes to
 //! its new queue, everything up to it comes from its own stream. See `SinkProgress::take_in`.
+//!
+//! **Coming back.** A sink that left and can have no stream of its own asks for this one again, once it has drained:
+//! its slot still holds everything that it lacks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +32,8 @@ pub struct Outlets {
     flow: Mutex<Flow>,
     /// Sinks that are to be taken in at the next end of a transaction.
     joining: Mutex<Vec<Outlet>>,
+    /// Sinks that go on from where the stream starts again.
+    returning: Mutex<Vec<Outlet>>,
     /// The highest position up to which everything was sent, or was in a sink before.
     position: AtomicU64,
     replays: Arc<AtomicU64>,
@@ -66,6 +71,7 @@ impl Outlets {
         let outlets = Outlets {
             flow: Mutex::default(),
             joining: Mutex::default(),
+            returning: Mutex::default(),
             position: AtomicU64::new(0),
             replays: Arc::default(),
             is_closed: AtomicBool::new(false),
@@ -98,6 +104,18 @@ impl Outlets {
         self.take_in_now();
     }
 
+    /// Asks for the stream again and sends to this queue from its start, for a sink that has left, has
+    /// [drained](SinkProgress::has_drained), and depends on this stream's slot: it is attached then.
+    pub fn come_back(&self, outlet: Outlet) {
+        lock(&self.returning).push(outlet);
+        self.replays.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether the stream has not started again yet since [`Outlets::come_back`].
+    pub fn is_returning(&self, sink: &SinkProgress) -> bool {
+        lock(&self.returning).iter().any(|outlet| outlet.sink.name == sink.name)
+    }
+
     /// Takes in whoever waits, if the river rests between two transactions. A river that flows does so by itself.
     pub fn take_in_now(&self) {
         if let Ok(mut flow) = self.flow.try_lock() {
@@ -108,8 +126,24 @@ impl Outlets {
     /// Sends to every sink, waiting for room in each queue, but not beyond its sink's blame. A sink that stopped or is
     /// left behind is passed over: a slot is held for it, so nothing is lost.
     pub fn send(&self, delivery: &Delivery) {
-        let bytes = delivery.bytes();
+        self.send_in(&mut self.flow(), delivery);
+    }
+
+    /// Makes deliveries and sends them, if the river is between two transactions; says whether it is.
+    pub fn send_between(&self, make: impl FnOnce() -> Vec<Delivery>) -> bool {
         let mut flow = self.flow();
+        let is_between = flow.is_between;
+        if is_between {
+            make().iter().for_each(|delivery| self.send_in(&mut flow, delivery));
+        }
+        is_between
+    }
+
+    fn send_in(&self, flow: &mut Flow, delivery: &Delivery) {
+        let bytes = delivery.bytes();
+        if matches!(delivery, Delivery::Restart) && !self.is_closed.load(Ordering::Acquire) {
+            flow.outlets.extend(lock(&self.returning).drain(..).filter(|outlet| outlet.sink.come_back()));
+        }
         let mut waits = false;
         flow.outlets.retain_mut(|outlet| {
             let sent = outlet.queue.try_send(delivery.clone(), bytes);
@@ -122,11 +156,14 @@ impl Outlets {
             while self.wait(&mut flow.outlets, delivery, bytes) {}
             *lock(&self.blocked_since) = None;
         }
+        if matches!(delivery, Delivery::Fill(_)) {
+            return;
+        }
         let end_lsn = delivery.end_lsn();
         flow.is_between = end_lsn.is_some();
         if let Some(end_lsn) = end_lsn {
             self.position.fetch_max(end_lsn.0, Ordering::AcqRel);
-            self.take_in(&mut flow);
+            self.take_in(flow);
         }
     }
 
@@ -176,7 +213,7 @@ impl Outlets {
 
     fn leave_behind(&self, outlet: &Outlet) {
         outlet.line.cut();
-        let was_attached = outlet.sink.leave();
+        let was_attached = outlet.sink.leave(self.position());
         tracing::warn!(
             sink = outlet.sink.name,
             checkpoint = %outlet.sink.durable_lsn(),
@@ -228,6 +265,7 @@ impl Outlets {
         self.is_closed.store(true, Ordering::Release);
         self.flow().outlets.clear();
         lock(&self.joining).clear();
+        lock(&self.returning).clear();
     }
 
     fn flow(&self) -> MutexGuard<'_, Flow> {

@@ -9,8 +9,8 @@
 //!
 //! ```text
 //! Attached ──leave──► Left ──stand_apart──► Apart ──take_in──► Joining ──rejoin──► Attached
-//!                      ▲   (the copy exists)                      │  (it has all up to where it was taken in)
-//!                      └───────────────────leave──────────────────┘
+//!     ▲                │▲  (the copy exists)                      │  (it has all up to where it was taken in)
+//!     └───come_back────┘└──────────────────leave──────────────────┘
 //! ```
 //!
 //! The main slot is held for the sink in every state but `Apart`; the copy, from `Apart` until it is dropped some time
@@ -22,6 +22,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use super::fill::{Fills, TableFill};
 use crate::Lsn;
 use crate::error::{Error, Kind};
 use crate::telemetry;
@@ -79,7 +80,9 @@ impl Progress {
     pub fn needed_from(&self) -> Lsn {
         let takers = self.sinks.iter().filter(|sink| match sink.state() {
             State::Attached | State::CatchingUp(Phase::Joining(_)) => true,
-            State::CatchingUp(Phase::Left | Phase::Apart) => self.slot == SlotKind::Copy,
+            // It may come back when the stream starts.
+            State::CatchingUp(Phase::Left) => true,
+            State::CatchingUp(Phase::Apart) => self.slot == SlotKind::Copy,
             State::Stopped(_) | State::Detached(_) => false,
         });
         takers.map(|sink| sink.durable_lsn()).min().unwrap_or(Lsn::ZERO)
@@ -169,6 +172,8 @@ struct Relation {
     since: SystemTime,
     /// What keeps it from catching up.
     obstacle: Option<String>,
+    /// Up to where everything was sent to it when it left.
+    left_at: Lsn,
 }
 
 /// One sink's progress.
@@ -186,6 +191,7 @@ pub struct SinkProgress {
     failure: Mutex<Option<Failure>>,
     is_paused: AtomicBool,
     moved: Notify,
+    fills: Mutex<Fills>,
 }
 
 impl SinkProgress {
@@ -204,10 +210,12 @@ impl SinkProgress {
                 has_own_slot: false,
                 since: SystemTime::now(),
                 obstacle: None,
+                left_at: Lsn::ZERO,
             }),
             failure: Mutex::new(None),
             is_paused: AtomicBool::new(false),
             moved: Notify::new(),
+            fills: Mutex::default(),
         })
     }
 
@@ -305,6 +313,26 @@ impl SinkProgress {
         }
     }
 
+    /// How far each of its tables is.
+    pub fn fills(&self) -> Fills {
+        self.fills.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says how far all tables are, as the sink has it.
+    pub fn set_fills(&self, fills: Fills) {
+        *self.fills.lock().unwrap_or_else(PoisonError::into_inner) = fills;
+    }
+
+    /// Says how far a table is now.
+    pub(super) fn set_fill(&self, table: usize, fill: TableFill) {
+        self.fills.lock().unwrap_or_else(PoisonError::into_inner).set(table, fill);
+    }
+
+    /// The sink begins anew at `lsn`, before or behind where it was.
+    pub fn move_to(&self, lsn: Lsn) {
+        self.durable_lsn.store(lsn.0, Ordering::Release);
+    }
+
     /// Says that the sink's checkpoint is `lsn` now. Never goes back.
     pub fn set_durable(&self, lsn: Lsn) {
         self.durable_lsn.fetch_max(lsn.0, Ordering::Release);
@@ -338,14 +366,34 @@ impl SinkProgress {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The main stream goes on without the sink. True if it was attached; a joining one is back where it was.
-    pub(super) fn leave(&self) -> bool {
+    /// The main stream, which has sent everything up to `at`, goes on without the sink. True if it was attached; a
+    /// joining one is back where it was.
+    pub(super) fn leave(&self, at: Lsn) -> bool {
         let mut relation = self.relation();
+        relation.left_at = at;
         let was_attached = relation.state == State::Attached;
         if was_attached || matches!(relation.state, State::CatchingUp(_)) {
             self.enter(&mut relation, State::CatchingUp(Phase::Left));
         }
         was_attached
+    }
+
+    /// Whether a sink that left, and has no copy of the slot, has applied all that was sent to it.
+    pub fn has_drained(&self) -> bool {
+        let relation = self.relation();
+        relation.state == State::CatchingUp(Phase::Left) && self.durable_lsn() >= relation.left_at
+    }
+
+    /// Attaches a sink that left and has no copy of the slot, because the main stream starts again at or before its
+    /// checkpoint. False for any other.
+    pub(super) fn come_back(&self) -> bool {
+        let mut relation = self.relation();
+        let has_left = relation.state == State::CatchingUp(Phase::Left);
+        if has_left {
+            relation.obstacle = None;
+            self.enter(&mut relation, State::Attached);
+        }
+        has_left
     }
 
     /// A copy of the slot holds what the sink lacks: it exists, and was not confirmed past the sink's checkpoint. A
@@ -483,11 +531,11 @@ mod tests {
         let seen = || (main.confirmable(), main.needed_from(), copy.confirmable());
         assert_eq!(seen(), (Lsn(10), Lsn(10), Lsn(10)));
 
-        assert!(na.leave());
+        assert!(na.leave(Lsn::ZERO));
         assert_eq!(
             seen(),
-            (Lsn(10), Lsn(20), Lsn(10)),
-            "it holds the slot, but takes nothing from the stream"
+            (Lsn(10), Lsn(10), Lsn(10)),
+            "it holds the slot, and may come back when the stream starts"
         );
         na.stand_apart();
         assert_eq!(seen(), (Lsn(20), Lsn(20), Lsn(10)), "its copy holds what it lacks");
@@ -507,13 +555,28 @@ mod tests {
     #[test]
     fn a_sink_that_is_left_behind_again_while_it_joins_does_not_join() {
         let na = SinkProgress::new("na");
-        assert!(na.leave());
+        assert!(na.leave(Lsn::ZERO));
         na.stand_apart();
         assert!(na.take_in(|| Lsn(30)));
-        assert!(!na.leave(), "it was not attached");
+        assert!(!na.leave(Lsn::ZERO), "it was not attached");
         na.set_durable(Lsn(40));
         assert!(!na.rejoin(), "what came after 30 went past it");
         assert_eq!(na.state(), State::CatchingUp(Phase::Left));
+    }
+
+    #[test]
+    fn a_sink_without_a_copy_comes_back_by_a_replay_once_it_has_drained() {
+        let na = SinkProgress::new("na");
+        na.set_durable(Lsn(10));
+        assert!(!na.has_drained() && !na.come_back(), "it is attached");
+        assert!(na.leave(Lsn(30)));
+        assert!(!na.has_drained());
+        na.set_durable(Lsn(30));
+        assert!(na.has_drained() && na.come_back());
+        assert_eq!(na.state(), State::Attached);
+        na.leave(Lsn(30));
+        na.stand_apart();
+        assert!(!na.has_drained() && !na.come_back(), "it has a stream of its own");
     }
 
     #[test]
@@ -521,12 +584,15 @@ mod tests {
         let (eu, na) = (SinkProgress::new("eu"), SinkProgress::new("na"));
         let main = Progress::new(vec![eu.clone(), na.clone()]);
         eu.set_durable(Lsn(20));
-        na.leave();
+        na.leave(Lsn::ZERO);
         na.stand_apart();
         na.stop(&Error::halt("wrong file"));
         assert_eq!(main.confirmable(), Lsn(20));
         na.stand_apart();
-        assert!(!na.take_in(|| Lsn(30)) && !na.leave() && !na.is_running(), "and nothing starts it again");
+        assert!(
+            !na.take_in(|| Lsn(30)) && !na.leave(Lsn::ZERO) && !na.is_running(),
+            "and nothing starts it again"
+        );
     }
 
     #[test]

@@ -20,15 +20,21 @@
 //! lost is harmless, and a transaction has its effect exactly once. A sink that knows that nothing was applied, because
 //! the target said so, may answer from memory instead of asking a target that wants to be left alone.
 //!
+//! **Fills.** Rows that are older than the slot come between batches, by [`Sink::fill`]. As long as [`Batch::may_lack`]
+//! says so, an update may find no row: it comes, or is gone already. Where an update finds none otherwise, nothing of the
+//! batch is applied, and [`Sink::take_missing`] says which rows have to be read. Where a move finds its new key taken by
+//! a row that a fill brought, it writes over that one.
+//!
 //! **Blocking.** All methods may block the calling thread, which is the sink's own.
 
 use std::sync::Arc;
 
+use super::fill::{FillWrite, Fills, OwedKey, TableState};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
 use crate::encode::run::{Run, Span};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A target. See the module's head for the contract.
 pub trait Sink: Send {
@@ -43,6 +49,13 @@ pub trait Sink: Send {
     /// Writes the first checkpoint of a target that has none.
     fn start_at(&mut self, lsn: Lsn) -> Result<()>;
 
+    /// Moves the checkpoint of a target to `lsn`, wherever it was: what was between is lost. All tables are emptied and
+    /// filled anew; until each begins, it stays as it is.
+    ///
+    /// # Errors
+    /// As [`Sink::apply`].
+    fn begin_anew(&mut self, lsn: Lsn) -> Result<()>;
+
     /// Applies a batch and returns what it did.
     ///
     /// # Errors
@@ -52,6 +65,27 @@ pub trait Sink: Send {
 
     /// Gives up whatever is not committed and reads the checkpoint from the target.
     fn checkpoint(&mut self) -> Result<Checkpoint>;
+
+    /// Writes a step of a fill, rows and progress together. It may come while a transaction is open in the target; then
+    /// it commits with it.
+    ///
+    /// # Errors
+    /// As [`Sink::apply`]. The step is sent again, which writes the same once more.
+    fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
+        let _ = write;
+        Err(Error::bug("this kind of sink has nothing to fill"))
+    }
+
+    /// The rows that the last [`Sink::apply`] failed for, because updates did not find them: each with its table's index
+    /// in the plan.
+    fn take_missing(&mut self) -> Vec<(usize, OwedKey)> {
+        Vec::new()
+    }
+
+    /// How far the fills are, from the target.
+    fn fills(&mut self) -> Result<Fills> {
+        Ok(Fills::default())
+    }
 
     /// How much of a transaction that has not ended the sink wants to have at once. Nothing, for a sink that keeps a
     /// transaction open across batches.
@@ -103,13 +137,36 @@ pub struct Batch<'a> {
     idle: Option<Lsn>,
     /// The commit record of a transaction that has not ended and is left out.
     without: Option<Lsn>,
+    fills: Option<&'a Fills>,
 }
 
 impl<'a> Batch<'a> {
     /// The transactions of `runs` that are not part of a checkpoint at `after`. `idle`: behind them nothing else was
     /// committed up to this position.
     pub fn new(runs: &'a [Arc<Run>], after: Lsn, idle: Option<Lsn>) -> Self {
-        Batch { runs, after, idle, without: None }
+        Batch { runs, after, idle, without: None, fills: None }
+    }
+
+    /// The same for a sink whose fills are here.
+    pub fn with_fills(mut self, fills: &'a Fills) -> Self {
+        self.fills = Some(fills);
+        self
+    }
+
+    /// Whether the table may lack rows, because it is being filled.
+    pub fn may_lack(&self, table: usize) -> bool {
+        self.fills.and_then(|fills| fills.get(table)).is_some_and(|fill| fill.may_lack(self.after))
+    }
+
+    /// Whether rows of the table may be newer than the stream.
+    pub fn may_be_newer(&self, table: usize) -> bool {
+        self.fills.is_some_and(|fills| fills.state(table, self.after) != TableState::Live)
+    }
+
+    /// Whether it is known that this row has to be read by itself.
+    pub fn is_owed(&self, table: usize, key: &[String]) -> bool {
+        let owed = self.fills.and_then(|fills| fills.get(table)).map_or(&[][..], |fill| &fill.owed);
+        owed.iter().any(|owed| owed.key == key)
     }
 
     /// The same without a transaction that has not ended, because its end does not come.

@@ -3,10 +3,12 @@
 //! Group commit: a sink that is idle takes everything queued, up to its own limits; while it is busy the queue grows.
 //! [`Worker::step`] is one such round without any waiting of its own, so that a simulation can drive it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::chain::Chain;
+use super::fill::{Action, FillStep, FillWrite, Fills, OwedKey};
 use super::progress::SinkProgress;
 use super::queue::Received;
 use super::retry::{self, Backoff, Decision};
@@ -26,6 +28,8 @@ pub enum Delivery {
     Run(Arc<Run>),
     /// Nothing else was committed up to this position.
     Idle(Lsn),
+    /// A step of a fill; only one that says what is owed comes inside a transaction.
+    Fill(Arc<FillStep>),
     /// The stream starts again at or before the sink's checkpoint, or goes on in another queue between two transactions:
     /// forget one that has not ended.
     Restart,
@@ -36,16 +40,18 @@ impl Delivery {
     pub fn bytes(&self) -> usize {
         match self {
             Delivery::Run(run) => run.bytes(),
+            Delivery::Fill(step) => step.bytes(),
             Delivery::Idle(_) | Delivery::Restart => 0,
         }
     }
 
-    /// The position up to which everything was sent once this was; `None` inside a transaction, and at a restart.
+    /// The position up to which everything was sent once this was; `None` inside a transaction, at a restart, and for a
+    /// step of a fill.
     pub fn end_lsn(&self) -> Option<Lsn> {
         match self {
             Delivery::Run(run) => run.spans().last()?.end_lsn,
             Delivery::Idle(lsn) => Some(*lsn),
-            Delivery::Restart => None,
+            Delivery::Fill(_) | Delivery::Restart => None,
         }
     }
 }
@@ -71,6 +77,8 @@ pub struct Worker<S> {
     position: Lsn,
     /// What the sink had of the transaction behind it, when that was last asked.
     open: Option<OpenTransaction>,
+    /// How far the sink's fills are.
+    fills: Fills,
     /// What was taken from the queue and is not applied yet.
     taken: Taken,
     /// Failed attempts at what is taken.
@@ -83,6 +91,10 @@ pub struct Worker<S> {
 struct Taken {
     runs: Vec<Arc<Run>>,
     idle: Option<Lsn>,
+    /// What is owed because of the runs.
+    owes: Vec<Arc<FillStep>>,
+    /// It stood behind the runs, and is taken once they are applied.
+    fill: Option<Arc<FillStep>>,
     bytes: usize,
     rows: usize,
     /// A restart stood behind the runs; it is handled once they are applied.
@@ -96,13 +108,17 @@ struct Taken {
 }
 
 impl Taken {
-    fn batch(&self, after: Lsn) -> Batch<'_> {
-        let batch = Batch::new(&self.runs, after, self.idle);
+    fn batch<'a>(&'a self, after: Lsn, fills: &'a Fills) -> Batch<'a> {
+        let batch = Batch::new(&self.runs, after, self.idle).with_fills(fills);
         if self.is_cut_off { batch.ended() } else { batch }
     }
 
     fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.idle.is_none() && !self.is_restart_next
+        self.runs.is_empty()
+            && self.idle.is_none()
+            && self.owes.is_empty()
+            && self.fill.is_none()
+            && !self.is_restart_next
     }
 }
 
@@ -120,7 +136,7 @@ pub enum Step {
 }
 
 impl<S: Sink> Worker<S> {
-    /// A worker for an opened sink whose checkpoint is `position`.
+    /// A worker for an opened sink whose checkpoint is `position`, and whose fills `progress` knows.
     pub fn new(
         sink: S,
         queue: Chain,
@@ -131,6 +147,7 @@ impl<S: Sink> Worker<S> {
         rng: fastrand::Rng,
     ) -> Self {
         progress.set_durable(position);
+        let fills = progress.fills();
         Worker {
             sink,
             queue,
@@ -140,6 +157,7 @@ impl<S: Sink> Worker<S> {
             rng,
             position,
             open: None,
+            fills,
             taken: Taken::default(),
             attempt: 0,
             awaits_restart: false,
@@ -227,6 +245,11 @@ impl<S: Sink> Worker<S> {
                     self.taken.runs.push(run);
                 }
                 Delivery::Idle(lsn) => self.taken.idle = Some(lsn),
+                Delivery::Fill(step) if step.is_owe() => self.taken.owes.push(step),
+                Delivery::Fill(step) => {
+                    self.taken.fill = Some(step);
+                    break;
+                }
                 Delivery::Restart => {
                     self.taken.is_restart_next = true;
                     self.taken.is_cut_off = true;
@@ -287,7 +310,38 @@ impl<S: Sink> Worker<S> {
         if self.awaits_restart {
             return Ok(());
         }
-        let batch = self.taken.batch(self.position);
+        for owe in self.taken.owes.clone() {
+            self.fill(&owe)?;
+        }
+        self.apply()?;
+        match self.taken.fill.clone() {
+            Some(step) => self.fill(&step),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a step of a fill, if it is for this sink and not there yet.
+    fn fill(&mut self, step: &FillStep) -> Result<()> {
+        let Some(fill) = self.fills.after(&self.progress.name, self.position, step) else { return Ok(()) };
+        let clears = match &step.action {
+            Action::Begin { fill, sinks } => {
+                let waiting = self.fills.get(step.table).filter(|_| sinks.is_none());
+                fill.clears || waiting.is_some_and(|waiting| waiting.clears)
+            }
+            Action::Chunk { .. } | Action::Owe(_) | Action::Miss(_) | Action::Paid { .. } => false,
+        };
+        let run = step.run().map(|run| &**run);
+        let started = Instant::now();
+        let applied = self.sink.fill(&FillWrite { table: step.table, fill: &fill, run, clears })?;
+        telemetry::filled(&self.progress.name, applied.changes, started.elapsed());
+        self.progress.count(Applied { changes: 0, ..applied }, None);
+        self.progress.set_fill(step.table, fill.clone());
+        self.fills.set(step.table, fill);
+        Ok(())
+    }
+
+    fn apply(&mut self) -> Result<()> {
+        let batch = self.taken.batch(self.position, &self.fills);
         let Some(last) = batch.spans().last().map(|(_, span)| span.commit_time_micros).or_else(|| {
             // Nothing new but perhaps a position to keep.
             batch.idle().map(|_| 0)
@@ -314,6 +368,10 @@ impl<S: Sink> Worker<S> {
 
     /// Learns from the target where it is, and decides by the error's kind.
     fn failed(&mut self, error: Error) -> Step {
+        let missing = self.sink.take_missing();
+        if !missing.is_empty() {
+            return self.missed(missing);
+        }
         let decision = match retry::decide(error.kind(), self.attempt, self.backoff, &mut self.rng) {
             Decision::Stop => return Step::Stopped(error),
             decision => decision,
@@ -334,21 +392,49 @@ impl<S: Sink> Worker<S> {
                 Decision::Replay | Decision::Stop => Step::Stopped(error),
             };
         }
-        let batch = self.taken.batch(self.position);
-        let lost_its_start = batch.spans().next().is_some_and(|(_, span)| {
+        match decision {
+            Decision::Retry(wait) if !self.has_lost_the_start() => Step::Wait(wait),
+            _ => self.ask_for_replay(),
+        }
+    }
+
+    /// Whether the batch begins inside a transaction of which the target has not what came before.
+    fn has_lost_the_start(&self) -> bool {
+        let batch = self.taken.batch(self.position, &self.fills);
+        batch.spans().next().is_some_and(|(_, span)| {
             let is_there = |open: OpenTransaction| {
                 open.commit_lsn == span.commit_lsn && open.changes >= span.changes_before
             };
             !span.is_start && !self.open.is_some_and(is_there)
-        });
-        match decision {
-            Decision::Retry(wait) if !lost_its_start => Step::Wait(wait),
-            _ => {
-                self.awaits_restart = true;
-                self.queue.request_replay();
-                Step::Done
+        })
+    }
+
+    fn ask_for_replay(&mut self) -> Step {
+        self.awaits_restart = true;
+        self.queue.request_replay();
+        Step::Done
+    }
+
+    /// Keeps that rows have to be read by themselves; then the batch goes through without them.
+    fn missed(&mut self, missing: Vec<(usize, OwedKey)>) -> Step {
+        let mut by_table: BTreeMap<usize, Vec<OwedKey>> = BTreeMap::new();
+        missing.into_iter().for_each(|(table, owed)| by_table.entry(table).or_default().push(owed));
+        if let Err(error) = self.relearn() {
+            return self.failed(error);
+        }
+        for (table, owed) in by_table {
+            tracing::warn!(
+                sink = self.progress.name,
+                rows = owed.len(),
+                lsn = ?owed.first().map(|owed| owed.commit_lsn),
+                "updates found no row in this sink; it is read from the source"
+            );
+            let step = FillStep { table, action: Action::Miss(owed), receipt: None };
+            if let Err(error) = self.fill(&step) {
+                return self.failed(error);
             }
         }
+        if self.has_lost_the_start() { self.ask_for_replay() } else { Step::Done }
     }
 
     fn relearn(&mut self) -> Result<()> {
@@ -365,6 +451,8 @@ impl<S: Sink> Worker<S> {
             )
             .hint("walcast status shows slot and checkpoints"));
         }
+        self.fills = self.sink.fills()?;
+        self.progress.set_fills(self.fills.clone());
         self.position = checkpoint.lsn;
         self.open = checkpoint.open;
         Ok(())

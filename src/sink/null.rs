@@ -7,6 +7,7 @@ use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
+use crate::fanout::fill::{FillWrite, Fills};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
 
 /// Counts and discards.
@@ -14,6 +15,7 @@ use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
 pub struct NullSink {
     checkpoint: Option<Checkpoint>,
     source: Option<SourceIdentity>,
+    fills: Fills,
 }
 
 impl Sink for NullSink {
@@ -30,6 +32,10 @@ impl Sink for NullSink {
         Ok(())
     }
 
+    fn begin_anew(&mut self, lsn: Lsn) -> Result<()> {
+        self.start_at(lsn)
+    }
+
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
         let mut applied = Applied::default();
         for (_, span) in batch.spans() {
@@ -41,6 +47,16 @@ impl Sink for NullSink {
             checkpoint.transactions += applied.transactions;
         }
         Ok(applied)
+    }
+
+    fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
+        self.fills.set(write.table, write.fill.clone());
+        let changes = write.run.map_or(0, |run| run.all_changes().len() as u64);
+        Ok(Applied { changes, ..Applied::default() })
+    }
+
+    fn fills(&mut self) -> Result<Fills> {
+        Ok(self.fills.clone())
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {

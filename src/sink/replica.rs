@@ -7,8 +7,9 @@ use crate::capture::slot::SourceIdentity;
 use crate::encode::cell::Cell;
 use crate::encode::json_rows;
 use crate::encode::plan::Plan;
-use crate::encode::run::{Change, ChangeKind, RejectedRow, Run};
+use crate::encode::run::{Change, ChangeKind, RejectedRow, Run, Span};
 use crate::error::{Error, Kind, Result};
+use crate::fanout::fill::OwedKey;
 use crate::fanout::sink::Checkpoint;
 
 /// What happens to a row that the sink does not take.
@@ -77,6 +78,22 @@ pub(super) fn other_definition(target: &str, place: &dyn Display) -> Error {
 pub(super) fn rejected(target: &str, commit_lsn: crate::Lsn, reason: &str) -> Error {
     Error::halt(format!("a row of table {target} has no valid form here, at {commit_lsn}: {reason}"))
         .hint("correct the row or the mapping, or set on_rejected = \"dead-letter\" for this sink")
+}
+
+/// What has to be read where an update did not find its row: the table's index in the plan, and the row's new key.
+/// `None` where the key is not known as the source writes it.
+pub(super) fn missing_row(run: &Run, span: &Span, change: Change, plan: &Plan) -> Option<(usize, OwedKey)> {
+    let table = &plan.tables[change.table as usize];
+    let row = run.row(change, plan);
+    let text = |&index: &usize| match row[index] {
+        Cell::Integer(value) => Some(value.to_string()),
+        Cell::Real(value) => Some(value.to_string()),
+        Cell::Text(slice) => String::from_utf8(slice.of(run.arena()).to_vec()).ok(),
+        Cell::Blob(slice) => Some(format!("\\x{}", hex::encode(slice.of(run.arena())))),
+        Cell::Null | Cell::Absent => None,
+    };
+    let key = table.key.iter().map(text).collect::<Option<_>>()?;
+    Some((change.table as usize, OwedKey { key, commit_lsn: span.commit_lsn, xid: span.xid }))
 }
 
 /// The dead letter of a change that has a valid form, but which the replica does not take.

@@ -114,6 +114,15 @@ pub(crate) fn batch_applied(sink: &str, batch: &BatchApplied) {
     histogram!(BATCH_ROWS, &sink).record(batch.changes as f64);
 }
 
+/// Rows from before the stream that were written, by sink.
+pub const SINK_FILLED_TOTAL: &str = "walcast_sink_filled_total";
+
+pub(crate) fn filled(sink: &str, rows: u64, took: Duration) {
+    let sink = [("sink", sink.to_owned())];
+    counter!(SINK_FILLED_TOTAL, &sink).increment(rows);
+    histogram!(SINK_FLUSH_DURATION_SECONDS, &sink).record(took);
+}
+
 /// Counts the changes that the stream brings: added up in plain numbers, and recorded a run at a time.
 pub(crate) struct ChangeCounters<const OPERATIONS: usize>(Vec<[(Counter, u64); OPERATIONS]>);
 

@@ -454,6 +454,23 @@ impl Pipeline {
     }
 
     /// Asserts that a query has the same rows at the source and, in the replicas' SQL, in every replica.
+    /// Waits until every table of the replica is live: filled, and the stream past where its rows were read.
+    pub fn filled(&self, sink: &str) {
+        let replica = self.replica(sink);
+        self.eventually(&format!("{sink} to be filled"), || {
+            let checkpoint = replica.checkpoint()?.lsn;
+            let fills = replica.fills();
+            let is_live = |fill: &Value| {
+                let all = |key: &str, is: fn(&Value) -> bool| fill[key].as_array().unwrap().iter().all(is);
+                all("ranges", |range| range["is_done"] == true)
+                    && fill["ranges"] != json!([])
+                    && fill["owed"] == json!([])
+                    && parse_lsn(fill["seen_lsn"].as_str().unwrap()) <= checkpoint
+            };
+            (!fills.is_empty() && fills.values().all(is_live)).then_some(())
+        });
+    }
+
     pub fn assert_equal(&self, source_sql: &str, replica_sql: &str) {
         let expected = self.exec(source_sql);
         for replica in self.replicas() {
@@ -576,6 +593,22 @@ impl Replica {
     }
 
     /// `target|operation|key|reason` of every dead letter.
+    /// What the replica says of its fills, by target.
+    pub fn fills(&self) -> BTreeMap<String, Value> {
+        if self.checkpoint().is_none() {
+            return BTreeMap::new();
+        }
+        let Ok(rows) = rows(&self.open(), "SELECT target, fill FROM _walcast_fills") else {
+            return BTreeMap::new();
+        };
+        rows.iter()
+            .map(|row| {
+                let (target, fill) = row.split_once('|').unwrap();
+                (target.to_owned(), serde_json::from_str(fill).unwrap())
+            })
+            .collect()
+    }
+
     pub fn dead_letters(&self) -> Vec<String> {
         self.rows("SELECT target, operation, key, reason FROM _walcast_dead_letters ORDER BY id")
     }

@@ -80,7 +80,7 @@ impl Branch {
                 false => source.idle_checkpoint_interval.min(IDLE_INTERVAL),
             },
             stall_limit: Some(STALL_LIMIT),
-            is_counted: false,
+            gate: None,
         };
         let detour = RefCell::new(detour);
         let end = self.stream(&route, &detour).await;
@@ -102,8 +102,9 @@ impl Branch {
         }
     }
 
-    /// Copies the slot, however often it takes. Meanwhile the main slot waits for the sink, and the others go on. False if
-    /// the sink does not need it any more.
+    /// Copies the slot, however often it takes. Meanwhile the main slot waits for the sink, and the others go on. A sink
+    /// that has applied all that it was sent needs none: it comes back to the main stream. False for that one, and for
+    /// one that is out of action.
     async fn make_copy(&self) -> bool {
         let (mut pauses, mut stop) = (Pauses::new(&self.setup.config), self.stop.clone());
         loop {
@@ -129,6 +130,30 @@ impl Branch {
             }
             if !self.sink().is_running() {
                 return false;
+            }
+            if self.sink().has_drained() {
+                self.come_back().await;
+                return false;
+            }
+        }
+    }
+
+    /// Has the main stream sent again from the sink's checkpoint, and waits until it is.
+    async fn come_back(&self) {
+        tracing::info!(
+            sink = self.sink().name,
+            lsn = %self.sink().durable_lsn(),
+            "the sink has drained and takes the main stream again from its checkpoint"
+        );
+        let (outlet, inlet) = self.main.queue(self.sink(), self.setup.config.queue.max_bytes);
+        // A worker that is gone has said why.
+        let _ = self.lane.inlets.send(inlet);
+        self.main.come_back(outlet);
+        let mut stop = self.stop.clone();
+        while self.main.is_returning(self.sink()) {
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = stop.asked() => return,
             }
         }
     }

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use super::session::{CATCH_UP_INTERVAL, Ending, POLL, Route, Session};
 use super::{Setup, Stop};
 use crate::Lsn;
+use crate::app::fill::gate::Gate;
 use crate::app::view::Phase as EnginePhase;
 use crate::app::{notify, sinks};
 use crate::capture::catalog::{self, Server};
@@ -33,6 +34,7 @@ impl MainStream {
     pub(super) fn new(
         setup: Arc<Setup>,
         outlets: Arc<Outlets>,
+        gate: Arc<Gate>,
         progress: Progress,
         target: Lsn,
         published: Vec<(Oid, TableName)>,
@@ -48,7 +50,7 @@ impl MainStream {
                 false => source.idle_checkpoint_interval,
             },
             stall_limit: None,
-            is_counted: true,
+            gate: Some(gate),
         };
         MainStream { setup, route, target, published }
     }
@@ -71,7 +73,8 @@ impl MainStream {
         let progress = &self.route.progress;
         let noticed = async {
             loop {
-                if self.setup.options.until_caught_up && progress.has_reached(self.target) {
+                let has_all = || progress.running().all(|sink| self.setup.fills.has_all(sink));
+                if self.setup.options.until_caught_up && progress.has_reached(self.target) && has_all() {
                     return Ending::CaughtUp;
                 }
                 if progress.running().next().is_none() {

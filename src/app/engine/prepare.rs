@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use super::{Engine, RunOptions, Setup, no_sink_left};
 use crate::Lsn;
+use crate::app::fill::view::FillView;
 use crate::app::sinks::OpenSinks;
 use crate::app::source::{Judged, Source, Survey, read_schema};
 use crate::app::view::Prepared;
@@ -15,8 +16,8 @@ use crate::capture::catalog::{self, ServerVersion};
 use crate::capture::publication::{self, PublicationChange};
 use crate::capture::slot::{self, Judgement, SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::capture::table::{Oid, TableName};
-use crate::config::{self, Config};
-use crate::encode::plan::Plan;
+use crate::config::{self, BackfillMode, Config};
+use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
 
@@ -32,6 +33,7 @@ impl Engine {
         let survey = Survey::read(&client, &schema).await?;
         let plan = Arc::new(Plan::new(&schema, &survey.tables)?);
 
+        let fills = Arc::new(FillView::new(wanted(config, &plan)?));
         let published = publish(&source, &client, &schema, &survey, &plan).await?;
 
         // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
@@ -50,14 +52,16 @@ impl Engine {
             // A slot that feeds nobody would only hold back WAL.
             return Err(no_sink_left());
         }
-        let Judged { slot, copies, judgement } = source.judge(&client, &survey.server, &checkpoints).await?;
+        let slots = source.slots(&client, &survey.server).await?;
+        let Judged { slot, copies, judgement, .. } =
+            source.judge(&client, &survey.server, slots, &checkpoints).await?;
         if let Some(error) = judgement.slot.error(&identity) {
             return Err(error);
         }
         let start = match (&judgement.slot, slot.and_then(|slot| slot.confirmed_flush_lsn)) {
             (SlotVerdict::Create, _) | (_, None) => {
                 let start = create_slot(&source, &client, survey.server.version).await?;
-                warn_of_existing_rows(&plan);
+                warn_of_existing_rows(&plan, &fills);
                 start
             }
             (_, Some(confirmed)) => confirmed,
@@ -73,13 +77,30 @@ impl Engine {
             fanout.transports.budget_of(&sink.target).map(|budget| (sink.name.to_string(), budget))
         };
         options.view.set_prepared(Prepared {
+            fills: fills.clone(),
             progress: fanout.progress.clone(),
             plan: plan.clone(),
             budgets: config.sinks.iter().filter_map(budget).collect(),
         });
-        let setup = Arc::new(Setup { source, config: config.clone(), plan, options, deadline });
+        let setup = Arc::new(Setup { source, config: config.clone(), plan, fills, options, deadline });
         Ok(Engine { setup, fanout, target, published })
     }
+}
+
+/// By table: whether rows from before the stream are wanted.
+fn wanted(config: &Config, plan: &Plan) -> Result<Vec<bool>> {
+    let backfill = &config.backfill;
+    let mut modes = vec![backfill.mode; plan.tables.len()];
+    for (name, mode) in &backfill.tables {
+        let is_named =
+            |table: &PlannedTable| table.source.plain() == *name || table.source.to_string() == *name;
+        let Some(table) = plan.tables.iter().position(is_named) else {
+            return Err(Error::config(format!("backfill.tables names {name}, which schema.json does not"))
+                .hint("write the table's name as schema.json does, or take the line out"));
+        };
+        modes[table] = *mode;
+    }
+    Ok(modes.into_iter().map(|mode| mode == BackfillMode::Initial).collect())
 }
 
 /// Makes the publication cover the plan, and returns the planned tables that it has.
@@ -116,6 +137,7 @@ fn settle(
     start: Lsn,
     start_at_slot: &BTreeSet<String>,
 ) {
+    let is_filled = config.backfill.mode == BackfillMode::Initial;
     for (sink, verdict) in &judgement.sinks {
         match verdict.error(sink, identity) {
             None if *verdict == SinkVerdict::Fresh => {
@@ -133,6 +155,14 @@ fn settle(
             Some(_) if *verdict == SinkVerdict::NoCheckpoint && start_at_slot.contains(sink) => {
                 tracing::warn!(sink, lsn = %start, "starts at the slot's position: older rows are missing");
                 sinks.start_at(config, sink, start);
+            }
+            Some(_) if is_filled && *verdict == SinkVerdict::NoCheckpoint => {
+                tracing::info!(sink, lsn = %start, "new replica: it begins here and is filled");
+                sinks.start_at(config, sink, start);
+            }
+            Some(error) if is_filled && matches!(verdict, SinkVerdict::SlotAhead { .. }) => {
+                sinks.begin_anew(config, sink, start);
+                tracing::warn!(sink, lsn = %start, "the replica is filled anew: {}", error.chain());
             }
             Some(error) => sinks.stop(sink, &error),
         }
@@ -198,12 +228,14 @@ async fn create_slot(source: &Source, client: &Client, version: ServerVersion) -
 }
 
 /// What was committed before the slot existed is not in the stream.
-fn warn_of_existing_rows(plan: &Plan) {
-    for table in plan.tables.iter().filter(|table| table.estimated_rows > 0) {
+fn warn_of_existing_rows(plan: &Plan, fills: &FillView) {
+    let is_lacking =
+        |(index, table): &(usize, &PlannedTable)| table.estimated_rows > 0 && !fills.is_wanted(*index);
+    for (_, table) in plan.tables.iter().enumerate().filter(is_lacking) {
         tracing::warn!(
             table = %table.source.plain(),
             rows = table.estimated_rows,
-            "rows from before the slot are not copied; an update brings a row whole, unless it has unchanged TOAST"
+            "rows from before the slot are not brought (backfill.mode is never for this table)"
         );
     }
 }

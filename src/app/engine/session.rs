@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Setup, Stop};
 use crate::Lsn;
+use crate::app::fill::gate::Gate;
 use crate::app::river::{self, RiverOptions};
 use crate::app::source::start_replication;
 use crate::capture::frame::FrameRun;
@@ -66,8 +67,8 @@ pub(super) struct Route {
     /// walsender that cannot write cannot be ended either, and a checkpoint that wants to invalidate its slot waits for
     /// that for ever. No limit where the slot in use is what keeps a second engine waiting.
     pub stall_limit: Option<Duration>,
-    /// Whether the metrics count the changes that it brings: only one stream may, or they would count twice.
-    pub is_counted: bool,
+    /// Where chunks of fills come in: only in the main stream.
+    pub gate: Option<Arc<Gate>>,
 }
 
 /// What a session is made of.
@@ -231,7 +232,7 @@ impl Session<'_> {
         let (runs, frames) = mpsc::channel(RUNS_QUEUED);
         let (finished, done) = oneshot::channel();
         let (plan, outlets) = (self.setup.plan.clone(), self.route.outlets.clone());
-        let is_counted = self.route.is_counted;
+        let gate = self.route.gate.clone();
         let options = RiverOptions {
             part_bytes_max: self.setup.config.transaction.part_max_bytes,
             idle_interval: match self.setup.options.until_caught_up {
@@ -243,7 +244,7 @@ impl Session<'_> {
         std::thread::Builder::new()
             .name(self.route.thread.clone())
             .spawn(move || {
-                let _ = finished.send(river::run(frames, plan, outlets, options, is_counted));
+                let _ = finished.send(river::run(frames, plan, outlets, gate, options));
             })
             .map_err(|error| Error::halt("starting the river's thread").because(error))?;
         Ok(RiverThread { runs, done })

@@ -26,6 +26,7 @@ fn plan() -> Plan {
     };
     Plan {
         tables: vec![PlannedTable {
+            is_partitioned: false,
             source: TableName { schema: "public".into(), name: "t".into() },
             oid: Oid(1),
             target: "t".into(),

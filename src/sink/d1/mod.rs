@@ -100,6 +100,10 @@ impl Sink for D1Sink {
         session.start_at(transport, lsn).map_err(|error| error.context(&self.place))
     }
 
+    fn begin_anew(&mut self, _: Lsn) -> Result<()> {
+        Err(Error::new(crate::error::Kind::NeedsBackfill, "a D1 database cannot be filled anew yet"))
+    }
+
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
         let (session, transport) = self.opened()?;
         session.apply(transport, batch).map_err(|error| error.context(&self.place))

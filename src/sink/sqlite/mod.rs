@@ -4,8 +4,9 @@
 //! transaction, with `synchronous = FULL`: what is acknowledged survives a power failure. A source transaction that
 //! comes in parts keeps its SQLite transaction open across them, so readers never see half of it.
 //!
-//! `state` owns the `_walcast_*` tables, `tables` the replicated ones, `writer` the statements.
+//! `state` and `fills` own the `_walcast_*` tables, `tables` the replicated ones, `writer` the statements.
 
+mod fills;
 mod reading;
 mod state;
 mod tables;
@@ -24,6 +25,7 @@ use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
+use crate::fanout::fill::{FillWrite, Fills, OwedKey, TableFill};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
 use crate::sink::replica::{OnRejected, check_source, taken_over};
 
@@ -42,6 +44,8 @@ pub struct SqliteSink {
     path: PathBuf,
     on_rejected: OnRejected,
     open: Option<Open>,
+    /// What the last batch failed for.
+    missing: Vec<(usize, OwedKey)>,
 }
 
 /// What exists once the file is open.
@@ -58,7 +62,7 @@ struct Open {
 impl SqliteSink {
     /// A sink on the file at `path`, which is created when it is missing.
     pub fn new(path: impl Into<PathBuf>, on_rejected: OnRejected) -> Self {
-        SqliteSink { path: path.into(), on_rejected, open: None }
+        SqliteSink { path: path.into(), on_rejected, open: None, missing: Vec::new() }
     }
 
     fn opened(&mut self) -> Result<&mut Open> {
@@ -101,12 +105,45 @@ impl Sink for SqliteSink {
         state::insert(&open.connection, lsn, &open.source, open.epoch)
     }
 
+    fn begin_anew(&mut self, lsn: Lsn) -> Result<()> {
+        let open = self.opened()?;
+        let preparing = |error| failure(error, "preparing to fill it anew".to_owned());
+        let transaction = open.connection.unchecked_transaction().map_err(preparing)?;
+        state::restart(&transaction, lsn, &open.source, open.epoch)?;
+        for table in &open.plan.tables {
+            let rows_estimated = table.estimated_rows.max(0).unsigned_abs();
+            let fill = TableFill { clears: true, ..TableFill::waiting(rows_estimated) };
+            fills::put(&transaction, &table.target, &fill)?;
+        }
+        transaction.commit().map_err(preparing)
+    }
+
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
         let on_rejected = self.on_rejected;
         let path = self.path.clone();
         let open = self.opened()?;
         let mut writer = writer::Writer::new(open, on_rejected);
-        writer.apply(batch).map_err(|error| error.context(path.display()))
+        let applied = writer.apply(batch);
+        let missing = std::mem::take(&mut writer.missing);
+        drop(writer);
+        self.missing = missing;
+        applied.map_err(|error| error.context(path.display()))
+    }
+
+    fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
+        let on_rejected = self.on_rejected;
+        let path = self.path.clone();
+        let mut writer = writer::Writer::new(self.opened()?, on_rejected);
+        writer.fill(write).map_err(|error| error.context(path.display()))
+    }
+
+    fn take_missing(&mut self) -> Vec<(usize, OwedKey)> {
+        std::mem::take(&mut self.missing)
+    }
+
+    fn fills(&mut self) -> Result<Fills> {
+        let open = self.opened()?;
+        fills::read(&open.connection, &open.plan)
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {

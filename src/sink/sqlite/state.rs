@@ -32,6 +32,10 @@ CREATE TABLE IF NOT EXISTS _walcast_tables (
     source     TEXT NOT NULL,
     definition TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _walcast_fills (
+    target TEXT PRIMARY KEY,
+    fill   TEXT NOT NULL -- JSON: which rows from before the stream are here
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS _walcast_dead_letters (
     id         INTEGER PRIMARY KEY,
     recorded   TEXT    NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')),
@@ -150,6 +154,30 @@ pub(super) fn take_over(connection: &Connection, epoch: u64) -> Result<()> {
         .execute("UPDATE _walcast_checkpoint SET epoch = ?1", [epoch as i64])
         .map_err(|error| failure(error, "taking the fencing token".to_owned()))?;
     Ok(())
+}
+
+/// Moves the checkpoint anywhere, of which the rows know nothing.
+pub(super) fn restart(connection: &Connection, lsn: Lsn, source: &SourceIdentity, epoch: u64) -> Result<()> {
+    check_epoch(connection, epoch)?;
+    connection
+        .execute(
+            "UPDATE _walcast_checkpoint SET lsn = ?1, timeline = ?2, commit_time_micros = NULL",
+            params![lsn.to_string(), source.timeline],
+        )
+        .map_err(|error| failure(error, "moving the checkpoint".to_owned()))?;
+    Ok(())
+}
+
+/// Makes sure that nobody else has taken the fencing token, in a transaction that moves no checkpoint.
+///
+/// # Errors
+/// Halts when another engine holds it now.
+pub(super) fn check_epoch(connection: &Connection, epoch: u64) -> Result<()> {
+    let is_ours: bool = connection
+        .prepare_cached("SELECT count(*) = 1 FROM _walcast_checkpoint WHERE epoch = ?1")
+        .and_then(|mut statement| statement.query_row([epoch as i64], |row| row.get(0)))
+        .map_err(|error| failure(error, "reading the fencing token".to_owned()))?;
+    if is_ours { Ok(()) } else { Err(taken_over()) }
 }
 
 /// Moves the checkpoint, in the transaction that holds the rows.

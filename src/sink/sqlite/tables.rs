@@ -4,9 +4,10 @@ use std::path::Path;
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::failure;
+use super::{failure, fills};
 use crate::encode::plan::Plan;
 use crate::error::Result;
+use crate::fanout::fill::TableFill;
 use crate::sink::definition::Definition;
 use crate::sink::replica::other_definition;
 
@@ -39,6 +40,8 @@ pub(super) fn create(transaction: &Transaction<'_>, plan: &Plan, path: &Path) ->
                 params![table.target, table.source.plain(), definition],
             )
             .map_err(preparing)?;
+        let rows_estimated = table.estimated_rows.max(0).unsigned_abs();
+        fills::put(transaction, &table.target, &TableFill::waiting(rows_estimated))?;
     }
     Ok(())
 }

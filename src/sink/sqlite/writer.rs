@@ -4,15 +4,16 @@
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, params};
 
-use super::{Open, execute, failure, state};
+use super::{Open, execute, failure, fills, state};
 use crate::encode::cell::Cell;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::run::{Change, ChangeKind, RejectedRow, Run, Span};
 use crate::encode::time::push_rfc3339_micros;
 use crate::error::{Error, Kind, Result};
+use crate::fanout::fill::{FillWrite, OwedKey};
 use crate::fanout::sink::{Applied, Batch};
 use crate::postgres::quote_identifier as quote;
-use crate::sink::replica::{NOT_IN_REPLICA, OnRejected, rejected, rejected_row};
+use crate::sink::replica::{NOT_IN_REPLICA, OnRejected, missing_row, rejected, rejected_row};
 
 /// The statements of each table that do not depend on which columns are present.
 pub(super) struct TableSql(Vec<Statements>);
@@ -118,6 +119,8 @@ pub(super) struct Writer<'a> {
     epoch: u64,
     on_rejected: OnRejected,
     applied: Applied,
+    /// What updates did not find, and should have.
+    pub(super) missing: Vec<(usize, OwedKey)>,
 }
 
 impl<'a> Writer<'a> {
@@ -132,6 +135,7 @@ impl<'a> Writer<'a> {
             epoch: open.epoch,
             on_rejected,
             applied: Applied::default(),
+            missing: Vec::new(),
         }
     }
 
@@ -150,13 +154,14 @@ impl<'a> Writer<'a> {
                 execute(self.connection, "BEGIN IMMEDIATE")?;
                 *self.is_in_transaction = true;
             }
-            self.span(run, span)?;
+            self.span(batch, run, span)?;
             if let Some(end_lsn) = span.end_lsn {
                 ended.lsn = Some(end_lsn);
                 ended.commit_time_micros = Some(span.commit_time_micros);
                 ended.transactions += 1;
             }
         }
+        self.expect_all()?;
         if let Some(idle) = batch.idle() {
             ended.lsn = ended.lsn.max(Some(idle));
         }
@@ -164,8 +169,38 @@ impl<'a> Writer<'a> {
         Ok(self.applied)
     }
 
+    /// Writes a step of a fill: a transaction of its own, unless one is open.
+    pub(super) fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
+        let is_alone = !*self.is_in_transaction;
+        if is_alone {
+            execute(self.connection, "BEGIN IMMEDIATE")?;
+        }
+        state::check_epoch(self.connection, self.epoch)?;
+        let table = &self.plan.tables[write.table];
+        if write.clears {
+            execute(self.connection, &format!("DELETE FROM {}", quote(&table.target)))?;
+        }
+        if let Some(run) = write.run {
+            let read = Span { commit_lsn: write.fill.seen_lsn, ..Span::default() };
+            for &change in run.all_changes() {
+                if change.kind == ChangeKind::Reject {
+                    self.dead_letter(change.table, run.rejection(change), &read)?;
+                    continue;
+                }
+                self.upsert(run, write.table, run.row(change, self.plan))?;
+                self.applied.changes += 1;
+            }
+        }
+        fills::put(self.connection, &table.target, write.fill)?;
+        if is_alone {
+            execute(self.connection, "COMMIT")?;
+        }
+        Ok(self.applied)
+    }
+
     /// Commits what has ended, with the checkpoint that says so.
     fn commit(&mut self, ended: &mut Ended) -> Result<()> {
+        self.expect_all()?;
         let Some(lsn) = ended.lsn.take() else { return Ok(()) };
         let Ended { commit_time_micros, transactions, .. } = std::mem::take(ended);
         state::advance(self.connection, lsn, commit_time_micros, self.timeline, self.epoch, transactions)?;
@@ -177,13 +212,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn span(&mut self, run: &Run, span: &Span) -> Result<()> {
+    fn span(&mut self, batch: &Batch<'_>, run: &Run, span: &Span) -> Result<()> {
         for &change in run.changes(span) {
             if change.kind == ChangeKind::Reject {
                 self.dead_letter(change.table, run.rejection(change), span)?;
                 continue;
             }
-            match self.change(run, span, change) {
+            match self.change(batch, run, span, change) {
                 Ok(()) => self.applied.changes += 1,
                 // The statement had no effect; the transaction goes on without the row.
                 Err(error) if error.kind() == Kind::Rejected && !self.connection.is_autocommit() => {
@@ -197,21 +232,26 @@ impl<'a> Writer<'a> {
     }
 
     #[inline]
-    fn change(&mut self, run: &Run, span: &Span, change: Change) -> Result<()> {
+    fn change(&mut self, batch: &Batch<'_>, run: &Run, span: &Span, change: Change) -> Result<()> {
         let table = &self.plan.tables[change.table as usize];
         match change.kind {
             ChangeKind::Upsert => self.upsert(run, change.table as usize, run.row(change, self.plan)),
             ChangeKind::Update => {
                 let row = run.row(change, self.plan);
                 let key: Vec<Cell> = table.key.iter().map(|&index| row[index]).collect();
-                self.update(run, table, row, &key, false)
+                let is_found = self.update(run, table, row, &key, false)?;
+                self.expect(is_found, batch, run, span, change)
             }
             ChangeKind::Delete => self.delete(run, span, change),
             ChangeKind::Move => {
                 let (old_key, row) = (run.key(change, self.plan), run.row(change, self.plan));
                 if row.contains(&Cell::Absent) {
                     self.bury(run, table, row)?;
-                    return self.update(run, table, row, old_key, true);
+                    if batch.may_be_newer(change.table as usize) {
+                        self.make_way(run, table, row, old_key)?;
+                    }
+                    let is_found = self.update(run, table, row, old_key, true)?;
+                    return self.expect(is_found, batch, run, span, change);
                 }
                 // Not a deletion at the source, so never a soft one here.
                 let sql = format!("DELETE FROM {} WHERE {}", quote(&table.target), key_matches(table));
@@ -254,7 +294,7 @@ impl<'a> Writer<'a> {
         row: &[Cell],
         key: &[Cell],
         includes_key: bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut statement = self.prepare(&update_sql(table, row, includes_key), table)?;
         let mut parameter = 1;
         for (index, cell) in row.iter().enumerate() {
@@ -264,9 +304,50 @@ impl<'a> Writer<'a> {
             }
         }
         bind(&mut statement, parameter, key, run)?;
-        if run_statement(&mut statement, table)? == 0 {
-            return Err(Error::new(Kind::Rejected, NOT_IN_REPLICA));
+        Ok(run_statement(&mut statement, table)? > 0)
+    }
+
+    /// An update that carries a part of its row must find it, unless the row is still to come.
+    fn expect(
+        &mut self,
+        is_found: bool,
+        batch: &Batch<'_>,
+        run: &Run,
+        span: &Span,
+        change: Change,
+    ) -> Result<()> {
+        if is_found || batch.may_lack(change.table as usize) {
+            return Ok(());
         }
+        let Some((table, owed)) = missing_row(run, span, change, self.plan) else {
+            return Err(Error::new(Kind::Rejected, NOT_IN_REPLICA));
+        };
+        if !batch.is_owed(table, &owed.key) {
+            self.missing.push((table, owed));
+        }
+        Ok(())
+    }
+
+    /// Nothing is committed while a row is missing that should be there.
+    fn expect_all(&self) -> Result<()> {
+        match self.missing.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Rejected, NOT_IN_REPLICA)),
+        }
+    }
+
+    /// Removes the row that a fill brought to the new key of a row that moves there: what moves is older, and the
+    /// stream goes on from it.
+    fn make_way(&self, run: &Run, table: &PlannedTable, row: &[Cell], old_key: &[Cell]) -> Result<()> {
+        let (target, matches) = (quote(&table.target), key_matches(table));
+        let sql = format!(
+            "DELETE FROM {target} WHERE {matches} AND EXISTS (SELECT 1 FROM {target} WHERE {matches})"
+        );
+        let new_key: Vec<Cell> = table.key.iter().map(|&index| row[index]).collect();
+        let mut statement = self.prepare(&sql, table)?;
+        bind(&mut statement, 1, &new_key, run)?;
+        bind(&mut statement, 1 + new_key.len(), old_key, run)?;
+        run_statement(&mut statement, table)?;
         Ok(())
     }
 

@@ -26,6 +26,11 @@ pub(super) async fn find(
     findings: &mut Vec<Finding>,
 ) {
     let identity = source.map(|(source, _, facts)| source.identity(&facts.server));
+    // Before the sinks: an engine may be feeding them.
+    let slots = match source {
+        Some((source, client, facts)) => Some(source.slots(client, &facts.server).await),
+        None => None,
+    };
     let looked: Vec<Result<Replica>> = config
         .sinks
         .iter()
@@ -40,11 +45,15 @@ pub(super) async fn find(
 
     let mut verdicts = Vec::new();
     let mut current = None;
-    if let (Some((source, client, facts)), Some(identity)) = (source, &identity) {
-        match source.judge(client, &facts.server, &held).await {
-            Ok(Judged { slot, copies, judgement }) => {
+    if let (Some((source, client, facts)), Some(identity), Some(slots)) = (source, &identity, slots) {
+        let judged = match slots {
+            Ok(slots) => source.judge(client, &facts.server, slots, &held).await,
+            Err(error) => Err(error),
+        };
+        match judged {
+            Ok(Judged { copies, judgement, current_wal_lsn, .. }) => {
                 findings.extend(source.abandoned(&config.sinks, &copies).into_iter().map(abandoned));
-                current = Some(slot.map_or(facts.server.current_wal_lsn, |slot| slot.current_wal_lsn));
+                current = Some(current_wal_lsn);
                 if let (SlotVerdict::Missing, Some(error)) = (&judgement.slot, judgement.slot.error(identity))
                 {
                     // Told as one that walcast creates, which only holds while no sink was fed.

@@ -1,4 +1,5 @@
-//! Reads the status: first the sinks, then the source, which so is never behind them.
+//! Reads the status: first the slots, then the sinks, which are never behind what was confirmed before, then the WAL's
+//! end, which is never behind the sinks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -117,6 +118,8 @@ impl Gatherer {
             }
         };
 
+        let server = in_time(read_server(&client)).await?;
+        let slots = in_time(self.source.slots(&client, &server)).await?;
         let mut found = self.look_at_sinks().await?;
         let server = in_time(read_server(&client)).await?;
         let elapsed = started.elapsed();
@@ -133,7 +136,7 @@ impl Gatherer {
                 held.push((sink.name.to_string(), found.checkpoint.clone()));
             }
         }
-        let judged = in_time(self.source.judge(&client, &server, &held)).await?;
+        let judged = in_time(self.source.judge(&client, &server, slots, &held)).await?;
         self.client = Some(client);
         let written = server.current_wal_lsn.0.saturating_sub(before.0);
         let wal_bytes_per_second = (written as f64 / elapsed.as_secs_f64()) as u64;
@@ -141,9 +144,9 @@ impl Gatherer {
     }
 
     fn judged(&self, address: String, found: Vec<Found>, answer: Answer) -> Status {
-        let Answer { server, wal_bytes_per_second, judged: Judged { slot, copies, judgement } } = answer;
+        let Answer { server, wal_bytes_per_second, judged } = answer;
+        let Judged { slot, copies, judgement, current_wal_lsn: current } = judged;
         let identity = self.source.identity(&server);
-        let current = slot.as_ref().map_or(server.current_wal_lsn, |slot| slot.current_wal_lsn);
         let now_micros = unix_micros() + server.clock_ahead_us;
         let mut sinks = Vec::with_capacity(found.len());
         for Found { mut status, checkpoint } in found {

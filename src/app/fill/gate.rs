@@ -1,0 +1,175 @@
+//! Where chunks join the stream: between two transactions, held against what was delivered before.
+//!
+//! Enters: every run of the river, and every chunk of the readers. Leaves: deliveries to the sinks, in one order. While
+//! nothing is filled, a run passes through untouched.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::Lsn;
+use crate::capture::snapshot::{CommitId, ReadPoint};
+use crate::encode::plan::Plan;
+use crate::encode::run::Run;
+use crate::encode::touched::{Horizon, Owed, Touched};
+use crate::fanout::fill::{Action, FillStep, OwedKey};
+use crate::fanout::outlets::Outlets;
+use crate::fanout::worker::Delivery;
+
+/// How much memory the log of touched keys may take.
+const LOG_BYTES_MAX: usize = 64 << 20;
+
+/// The gate between the river and the readers of chunks.
+pub struct Gate {
+    outlets: Arc<Outlets>,
+    plan: Arc<Plan>,
+    log: Mutex<Log>,
+}
+
+struct Log {
+    touched: Touched,
+    /// Once something was read that sees all that was delivered before the log began.
+    horizon: Option<Horizon>,
+    /// How often the log began anew.
+    generation: u64,
+}
+
+/// What became of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offered {
+    /// It is in the queues.
+    Sent,
+    /// The river is inside a transaction; offer it again.
+    NotNow,
+    /// It must be read again.
+    Stale,
+}
+
+impl Gate {
+    /// A gate in front of these queues.
+    pub fn new(outlets: Arc<Outlets>, plan: Arc<Plan>) -> Self {
+        let log = Log { touched: Touched::new(LOG_BYTES_MAX), horizon: None, generation: 0 };
+        Gate { outlets, plan, log: Mutex::new(log) }
+    }
+
+    /// Sends what the main river brings. What it touches is remembered before anybody has it.
+    pub fn send(&self, run: Run) {
+        let mut log = self.log();
+        if log.touched.is_watching() {
+            let floor = log.horizon.as_ref().map_or(NOTHING_SEEN, Horizon::floor);
+            log.touched.record(&run, &self.plan, &floor);
+            // They go with the run, to every kind of stream.
+            log.touched.take_owed();
+        }
+        // Under the lock, so that no chunk comes between what is remembered and the queues.
+        send(&self.outlets, run);
+    }
+
+    /// Remembers from now on what touches the table.
+    pub fn watch(&self, table: usize) {
+        self.log().touched.watch(table);
+    }
+
+    /// The table is filled.
+    pub fn unwatch(&self, table: usize) {
+        self.log().touched.unwatch(table);
+    }
+
+    /// The read points of open chunks, if there was a first one, and how often the log had begun anew.
+    pub fn horizon(&self) -> Option<(Horizon, u64)> {
+        let log = self.log();
+        log.horizon.clone().map(|horizon| (horizon, log.generation))
+    }
+
+    /// Begins with a read that saw all that was delivered before the log began.
+    pub fn begin(&self, first: &ReadPoint) -> Horizon {
+        self.log().horizon.get_or_insert_with(|| Horizon::new(first.clone())).clone()
+    }
+
+    /// Begins anew, because the log is of no use any more; true if that was necessary.
+    pub fn restart_if_blind(&self) -> bool {
+        let mut log = self.log();
+        let is_blind = log.touched.is_blind();
+        if is_blind {
+            log.touched.restart();
+            log.horizon = None;
+            log.generation += 1;
+        }
+        is_blind
+    }
+
+    /// Sends what was read of a table, as a step that `make` makes of the rows that are left. Blocks while a queue is
+    /// full. The rows are gone unless the river is inside a transaction. `generation` is that of the horizon under which
+    /// they were read.
+    pub fn offer(
+        &self,
+        table: usize,
+        rows: &mut Option<Run>,
+        (read_point, generation): (&ReadPoint, u64),
+        make: impl FnOnce(Arc<Run>) -> FillStep,
+    ) -> Offered {
+        let mut log = self.log();
+        let mut settled = Ok(());
+        let is_between = self.outlets.send_between(|| {
+            let mut run = rows.take().unwrap_or_default();
+            if generation != log.generation
+                || log.touched.settle(table, &mut run, &self.plan, read_point).is_err()
+            {
+                settled = Err(Offered::Stale);
+                return Vec::new();
+            }
+            let owed = log.touched.take_owed();
+            let owes = owed.into_iter().filter_map(|owed| owe(owed.table, owed_key(owed)?));
+            owes.chain([Delivery::Fill(Arc::new(make(Arc::new(run))))]).collect()
+        });
+        if let Some(horizon) = &log.horizon {
+            let floor = horizon.floor();
+            log.touched.prune(&floor);
+        }
+        match settled {
+            Ok(()) if is_between => Offered::Sent,
+            Ok(()) => Offered::NotNow,
+            Err(stale) => stale,
+        }
+    }
+
+    /// Sends a step without rows; false while the river is inside a transaction.
+    pub fn send_step(&self, make: impl FnOnce() -> FillStep) -> bool {
+        let _log = self.log();
+        self.outlets.send_between(|| vec![Delivery::Fill(Arc::new(make()))])
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A read point that sees no transaction.
+const NOTHING_SEEN: ReadPoint = ReadPoint::Standby { replayed: Lsn::ZERO };
+
+/// Sends a run, behind what is owed because of it.
+pub fn send(outlets: &Outlets, run: Run) {
+    for span in run.spans() {
+        let commit = CommitId { xid: span.xid, commit_lsn: span.commit_lsn };
+        for (table, key) in run.moved_in_part(span) {
+            let owed = Owed { table: table as usize, key: key.map(<[String]>::to_vec), commit };
+            if let Some(owe) = owed_key(owed).and_then(|owed| owe(table as usize, owed)) {
+                outlets.send(&owe);
+            }
+        }
+    }
+    outlets.send(&Delivery::Run(Arc::new(run)));
+}
+
+fn owe(table: usize, owed: OwedKey) -> Option<Delivery> {
+    let step = FillStep { table, action: Action::Owe(owed), receipt: None };
+    Some(Delivery::Fill(Arc::new(step)))
+}
+
+fn owed_key(Owed { key, commit: CommitId { xid, commit_lsn }, .. }: Owed) -> Option<OwedKey> {
+    if key.is_none() {
+        tracing::error!(
+            lsn = %commit_lsn,
+            "a row moved to a key that cannot be read by itself: where its table was being filled, fill it anew"
+        );
+    }
+    Some(OwedKey { key: key?, commit_lsn, xid })
+}

@@ -1,0 +1,182 @@
+//! Bringing the rows that a sink lacks and the stream does not have: those from before the slot, of a new region, of a
+//! new table, and single rows that proved to be missing.
+//!
+//! The sinks say what they lack (`fanout::fill`), the readers here read it from the source in chunks, and the gate puts
+//! it among the stream's deliveries. A reader works on one range of one table at a time, so ranges of several tables are
+//! read at once. Sinks that lack the same get the same chunk. Only sinks that take the main stream are filled: one that
+//! catches up is slow enough as it is, and goes on where it was when it is back.
+
+pub mod gate;
+mod pace;
+mod reader;
+mod tables;
+pub mod view;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::watch;
+
+use self::gate::Gate;
+use self::reader::Reader;
+use self::tables::Tables;
+use self::view::FillView;
+use super::source::Source;
+use crate::capture::chunk::KeyRange;
+use crate::config::Backfill;
+use crate::encode::plan::Plan;
+use crate::error::{Error, Result};
+use crate::fanout::fill::{OwedKey, TableState};
+use crate::fanout::outlets::Outlets;
+use crate::fanout::progress::{Progress, State};
+
+/// How often it is looked whether a sink lacks something.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What the readers need.
+pub struct Filler {
+    /// Where rows are read.
+    pub source: Source,
+    /// How.
+    pub config: Backfill,
+    /// A larger row ends the fill of its table, in bytes.
+    pub row_bytes_max: usize,
+    /// The queues must not be fuller than this for a chunk, in bytes.
+    pub queue_bytes_max: usize,
+    /// What is replicated.
+    pub plan: Arc<Plan>,
+    /// Where chunks join the stream.
+    pub gate: Arc<Gate>,
+    /// The sinks' queues.
+    pub outlets: Arc<Outlets>,
+    /// How far each sink is.
+    pub progress: Progress,
+    /// What is wanted, and what fails.
+    pub view: Arc<FillView>,
+}
+
+/// One thing to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Job {
+    /// A fill begins where it waits.
+    Begin(usize),
+    /// What is left of a range.
+    Range(usize, KeyRange),
+    /// A row by itself.
+    Owed(usize, OwedKey),
+}
+
+impl Job {
+    fn table(&self) -> usize {
+        match self {
+            Job::Begin(table) | Job::Range(table, _) | Job::Owed(table, _) => *table,
+        }
+    }
+
+    /// Whether one reader does what the other would do. A range is known by its end; its beginning moves.
+    fn is_in_the_way_of(&self, other: &Job) -> bool {
+        match (self, other) {
+            (Job::Begin(one), other) => *one == other.table(),
+            (Job::Range(one, rest), Job::Range(other, other_rest)) => {
+                one == other && rest.up_to == other_rest.up_to
+            }
+            (one, other) => one == other,
+        }
+    }
+}
+
+impl Filler {
+    /// Starts the readers, which run until `stop` turns true.
+    ///
+    /// # Errors
+    /// Halts when the thread cannot be started.
+    pub fn start(self, stop: watch::Receiver<bool>) -> Result<JoinHandle<()>> {
+        let starting = |error| Error::halt("starting the thread of the fills").because(error);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(starting)?;
+        let run = move || runtime.block_on(self.run(stop));
+        std::thread::Builder::new().name("fill".to_owned()).spawn(run).map_err(starting)
+    }
+
+    async fn run(self, mut stop: watch::Receiver<bool>) {
+        let shared = Shared { tables: Tables::new(&self), busy: RefCell::default(), filler: Rc::new(self) };
+        let workers = (0..shared.filler.config.connections).map(|_| shared.work());
+        tokio::select! {
+            _ = join_all(workers) => {}
+            // Its sender goes with the engine.
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    /// What the sinks that take the main stream lack.
+    fn jobs(&self) -> Vec<Job> {
+        let mut jobs: Vec<Job> = Vec::new();
+        for sink in self.progress.sinks().iter().filter(|sink| sink.state() == State::Attached) {
+            let (fills, position) = (sink.fills(), sink.durable_lsn());
+            for table in 0..self.plan.tables.len() {
+                let Some(fill) = fills.get(table) else { continue };
+                match fill.state(position) {
+                    TableState::Waiting if self.view.is_wanted(table) => jobs.push(Job::Begin(table)),
+                    TableState::Filling => {
+                        jobs.extend(fill.owed.iter().map(|owed| Job::Owed(table, owed.clone())));
+                        jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
+                    }
+                    TableState::Waiting
+                    | TableState::CatchingUp
+                    | TableState::Live
+                    | TableState::Incomplete => {}
+                }
+            }
+        }
+        jobs
+    }
+}
+
+/// What the readers share.
+struct Shared {
+    filler: Rc<Filler>,
+    tables: Tables,
+    /// What is being done.
+    busy: RefCell<Vec<Job>>,
+}
+
+impl Shared {
+    async fn work(&self) {
+        let mut reader = Reader::new(&self.filler);
+        loop {
+            let Some(job) = self.take() else {
+                tokio::time::sleep(POLL).await;
+                continue;
+            };
+            let table = job.table();
+            let done = reader.run(&self.tables, &job).await;
+            self.busy.borrow_mut().retain(|other| *other != job);
+            match done {
+                Ok(()) => self.tables.succeeded(table),
+                Err(error) => self.tables.failed(table, &error),
+            }
+            if self.filler.gate.restart_if_blind() {
+                tracing::warn!(
+                    "too much changes in the tables being filled; they wait until all of it is visible"
+                );
+                self.tables.forget_all();
+            }
+        }
+    }
+
+    /// The next job that nobody does yet. Tables that nobody lacks any more are forgotten.
+    fn take(&self) -> Option<Job> {
+        let jobs = self.filler.jobs();
+        let mut busy = self.busy.borrow_mut();
+        let needed: BTreeSet<usize> = jobs.iter().chain(busy.iter()).map(Job::table).collect();
+        self.tables.keep(&needed);
+        let is_free = |job: &&Job| !busy.iter().any(|other| other.is_in_the_way_of(job));
+        let job = jobs.iter().filter(is_free).find(|job| !self.tables.is_resting(job.table()))?.clone();
+        busy.push(job.clone());
+        Some(job)
+    }
+}

@@ -1,0 +1,276 @@
+//! One reader: it works on one job after the other over a connection of its own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::gate::Offered;
+use super::pace::{Pace, yield_to_stream};
+use super::tables::Tables;
+use super::{Filler, Job};
+use crate::Lsn;
+use crate::capture::chunk::{Chunk, ChunkReader, ChunkTable, KeyRange, Selection};
+use crate::capture::snapshot::CommitId;
+use crate::encode::chunk;
+use crate::encode::run::Run;
+use crate::encode::touched::Ticket;
+use crate::error::{Error, Result};
+use crate::fanout::fill::{Action, FillStep, OwedKey, RangeFill, TableFill};
+use crate::fanout::progress::State;
+
+/// Chunks of one range that the sinks have not done yet while the next one is read.
+const AHEAD: usize = 2;
+/// How often a chunk is offered while the river is inside a transaction, and an old read is repeated.
+const POLL: Duration = Duration::from_millis(5);
+
+pub(super) struct Reader<'a> {
+    filler: &'a Filler,
+    pace: Pace,
+    connections: BTreeMap<usize, ChunkReader>,
+}
+
+/// A chunk that was read, while it is open.
+struct Read {
+    run: Option<Run>,
+    chunk: Chunk,
+    seen_lsn: Lsn,
+    ticket: Ticket,
+    generation: u64,
+}
+
+/// A chunk that the sinks have not done yet.
+struct Sent {
+    /// Where they are once they have.
+    rest: KeyRange,
+    bytes: usize,
+    at: Instant,
+    done: oneshot::Receiver<()>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(filler: &'a Filler) -> Self {
+        Reader { filler, pace: Pace::new(filler), connections: BTreeMap::new() }
+    }
+
+    /// Does a job, or as much of it as the sinks go along with.
+    ///
+    /// # Errors
+    /// The source fails. Nothing is lost: what the sinks lack they still say.
+    pub(super) async fn run(&mut self, tables: &Tables, job: &Job) -> Result<()> {
+        let table = job.table();
+        let read_by = tables.ready(self.filler, table).await?;
+        match job {
+            Job::Begin(_) => self.begin(table, &read_by).await,
+            Job::Range(_, rest) => self.range(table, &read_by, rest.clone()).await,
+            Job::Owed(_, owed) => self.pay(table, &read_by, owed).await,
+        }
+    }
+
+    /// Cuts the table into ranges, and lets the fill begin where it waits.
+    async fn begin(&mut self, table: usize, read_by: &ChunkTable) -> Result<()> {
+        let client = self.filler.source.connect().await?;
+        let ranges = read_by.ranges(&client, self.filler.config.connections).await?;
+        let planned = &self.filler.plan.tables[table];
+        tracing::info!(
+            table = %planned.source.plain(),
+            rows = planned.estimated_rows,
+            ranges = ranges.len(),
+            "the fill begins"
+        );
+        let fill = TableFill {
+            key_columns: read_by.key_columns().map(str::to_owned).collect(),
+            ranges: ranges.into_iter().map(|rest| RangeFill { rest, is_done: false }).collect(),
+            ..TableFill::waiting(planned.estimated_rows.max(0).unsigned_abs())
+        };
+        let done = self.send_step(table, Action::Begin { fill, sinks: None }).await;
+        // Closed by the last sink.
+        let _ = done.await;
+        Ok(())
+    }
+
+    /// Reads what is left of a range, chunk by chunk, while the sinks take it.
+    async fn range(&mut self, table: usize, read_by: &ChunkTable, mut rest: KeyRange) -> Result<()> {
+        self.forget_other_keys(table, read_by).await;
+        let mut sent: VecDeque<Sent> = VecDeque::new();
+        loop {
+            while sent.len() >= AHEAD {
+                if !self.take_receipt(table, sent.pop_front()).await {
+                    return Ok(());
+                }
+            }
+            yield_to_stream(self.filler).await;
+            let Some(read) = self.read(table, read_by, &Selection::Range(rest.clone())).await? else {
+                tokio::time::sleep(POLL).await;
+                continue;
+            };
+            let (is_last, last_key, seen_lsn) =
+                (read.chunk.is_last, read.chunk.last_key.clone(), read.seen_lsn);
+            let bytes = read.run.as_ref().map_or(0, Run::bytes);
+            let before = rest.clone();
+            let (receipt, done) = oneshot::channel();
+            let after = last_key.clone();
+            let action = move |run| Action::Chunk { rest: before, last_key: after, is_last, run, seen_lsn };
+            if self.offer(table, read, receipt, action).await == Offered::Stale {
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
+            if last_key.is_some() {
+                rest.after = last_key;
+            }
+            sent.push_back(Sent { rest: rest.clone(), bytes, at: Instant::now(), done });
+            if is_last {
+                break;
+            }
+        }
+        for one in sent {
+            self.take_receipt(table, Some(one)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the sinks are done with a chunk. False if no sink has gone along: another range is more use.
+    async fn take_receipt(&mut self, table: usize, sent: Option<Sent>) -> bool {
+        let Some(Sent { rest, bytes, at, done }) = sent else { return true };
+        // Closed by the last sink.
+        let _ = done.await;
+        tracing::debug!(table, bytes, took_ms = at.elapsed().as_millis() as u64, "a chunk is done");
+        self.pace.took(bytes, at.elapsed());
+        self.filler.progress.sinks().iter().any(|sink| {
+            let fills = sink.fills();
+            fills.get(table).is_some_and(|fill| fill.open_ranges().any(|open| *open == rest))
+        })
+    }
+
+    /// A fill that was begun under another key cannot go on; it begins anew.
+    async fn forget_other_keys(&self, table: usize, read_by: &ChunkTable) {
+        let key_columns: Vec<String> = read_by.key_columns().map(str::to_owned).collect();
+        let sinks: Vec<String> = self
+            .filler
+            .progress
+            .sinks()
+            .iter()
+            .filter(|sink| sink.state() == State::Attached)
+            .filter(|sink| {
+                let fills = sink.fills();
+                fills
+                    .get(table)
+                    .is_some_and(|fill| !fill.ranges.is_empty() && fill.key_columns != key_columns)
+            })
+            .map(|sink| sink.name.clone())
+            .collect();
+        if !sinks.is_empty() {
+            let estimated = self.filler.plan.tables[table].estimated_rows.max(0).unsigned_abs();
+            let action = Action::Begin { fill: TableFill::waiting(estimated), sinks: Some(sinks) };
+            let _ = self.send_step(table, action).await.await;
+        }
+    }
+
+    /// Reads a row by itself, from a snapshot that sees why.
+    async fn pay(&mut self, table: usize, read_by: &ChunkTable, owed: &OwedKey) -> Result<()> {
+        let selection = Selection::Row(read_by.key_from(&owed.key));
+        let cause = CommitId { xid: owed.xid, commit_lsn: owed.commit_lsn };
+        loop {
+            let read = self.read(table, read_by, &selection).await?;
+            let Some(read) = read.filter(|read| read.chunk.read_point.sees(cause)) else {
+                tokio::time::sleep(POLL).await;
+                continue;
+            };
+            let (owed, seen_lsn) = (owed.clone(), read.seen_lsn);
+            let (receipt, done) = oneshot::channel();
+            let action = move |run| Action::Paid { owed, run, seen_lsn };
+            if self.offer(table, read, receipt, action).await == Offered::Sent {
+                let _ = done.await;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a chunk. Nothing where it came from a server that lags behind: it must be read again.
+    async fn read(
+        &mut self,
+        table: usize,
+        read_by: &ChunkTable,
+        selection: &Selection,
+    ) -> Result<Option<Read>> {
+        let Some((horizon, generation)) = self.filler.gate.horizon() else {
+            return Err(Error::transient("what is visible must be found out anew"));
+        };
+        let ticket = horizon.open();
+        let info = self.filler.source.backfill_info()?;
+        let reader = self.connections.entry(table).or_insert_with(|| ChunkReader::new(info, read_by.clone()));
+        let limits = self.pace.limits(self.filler);
+        let started = Instant::now();
+        let chunk = reader.read(selection, &limits).await?;
+        let took_ms = started.elapsed().as_millis() as u64;
+        tracing::debug!(
+            table,
+            rows = chunk.rows.len(),
+            bytes_max = limits.bytes_max,
+            took_ms,
+            "a chunk was read"
+        );
+        if !ticket.saw(&chunk.read_point) {
+            return Ok(None);
+        }
+        let seen_lsn = match chunk.wal_lsn {
+            Some(lsn) => lsn,
+            // A standby does not know.
+            None => {
+                let primary = self.filler.source.connect().await?;
+                crate::capture::catalog::read_server(&primary).await?.current_wal_lsn
+            }
+        };
+        let run = Some(chunk::encode(&chunk.rows, table, &self.filler.plan)?);
+        Ok(Some(Read { run, chunk, seen_lsn, ticket, generation }))
+    }
+
+    /// Puts a chunk among the stream's deliveries.
+    async fn offer(
+        &self,
+        table: usize,
+        mut read: Read,
+        receipt: oneshot::Sender<()>,
+        action: impl FnOnce(Arc<Run>) -> Action + Send + 'static,
+    ) -> Offered {
+        let mut make = Some(move |run| FillStep { table, action: action(run), receipt: Some(receipt) });
+        loop {
+            let gate = self.filler.gate.clone();
+            // It may wait for room in a queue.
+            let offering = tokio::task::spawn_blocking(move || {
+                let offered =
+                    gate.offer(table, &mut read.run, (&read.chunk.read_point, read.generation), |run| {
+                        let make = make.take().expect("it is made once");
+                        make(run)
+                    });
+                (offered, read, make)
+            });
+            let Ok((offered, back, unused)) = offering.await else { return Offered::Stale };
+            if offered != Offered::NotNow {
+                drop(back.ticket);
+                return offered;
+            }
+            (read, make) = (back, unused);
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Sends a step without rows, and returns what closes once the sinks are done with it.
+    async fn send_step(&self, table: usize, action: Action) -> oneshot::Receiver<()> {
+        let (receipt, done) = oneshot::channel();
+        let mut step = Some(FillStep { table, action, receipt: Some(receipt) });
+        loop {
+            let gate = self.filler.gate.clone();
+            let sending = tokio::task::spawn_blocking(move || {
+                let is_sent = gate.send_step(|| step.take().expect("it is sent once"));
+                (is_sent, step)
+            });
+            match sending.await {
+                Ok((false, unsent)) => step = unsent,
+                Ok((true, _)) | Err(_) => return done,
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}

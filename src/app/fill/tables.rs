@@ -1,0 +1,135 @@
+//! The tables that are being filled: how each is read, and since when its chunks may be used.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Filler;
+use super::gate::Gate;
+use super::view::FillView;
+use crate::capture::chunk::{ChunkReader, ChunkSource, ChunkTable, InDoubt, KeyRange, Selection};
+use crate::encode::plan::Plan;
+use crate::error::{Error, Kind, Result};
+
+/// The first pause of a table whose fill failed, and the longest; each is twice the one before.
+const REST: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// How often it is looked whether what was in doubt is visible.
+const POLL: Duration = Duration::from_millis(50);
+/// When it is said that a fill waits for transactions.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Tables {
+    plan: Arc<Plan>,
+    gate: Arc<Gate>,
+    view: Arc<FillView>,
+    ready: RefCell<BTreeMap<usize, ChunkTable>>,
+    /// Whose touches are remembered: those that are ready, and those that were.
+    watched: RefCell<BTreeSet<usize>>,
+    resting: RefCell<BTreeMap<usize, (u32, Instant)>>,
+}
+
+impl Tables {
+    pub(super) fn new(filler: &Filler) -> Self {
+        Tables {
+            plan: filler.plan.clone(),
+            gate: filler.gate.clone(),
+            view: filler.view.clone(),
+            ready: RefCell::default(),
+            watched: RefCell::default(),
+            resting: RefCell::default(),
+        }
+    }
+
+    /// How the table is read, once whatever was delivered before this was first asked is visible to every read.
+    ///
+    /// # Errors
+    /// A configuration error for a table that has no index to read it by; transient while the server is away.
+    pub(super) async fn ready(&self, filler: &Filler, table: usize) -> Result<ChunkTable> {
+        if let Some(ready) = self.ready.borrow().get(&table) {
+            return Ok(ready.clone());
+        }
+        let planned = &self.plan.tables[table];
+        let source = ChunkSource {
+            oid: planned.oid,
+            name: planned.source.clone(),
+            is_partitioned: planned.is_partitioned,
+            columns: planned.columns.iter().map(|column| column.source.clone()).collect(),
+            key: planned.key.clone(),
+            filter: None,
+        };
+        let primary = filler.source.connect().await?;
+        let chunk_table = ChunkTable::inspect(&primary, source).await?;
+        self.gate.watch(table);
+        self.watched.borrow_mut().insert(table);
+        let in_doubt = InDoubt::read(&primary).await?;
+        let mut reader = ChunkReader::new(filler.source.backfill_info()?, chunk_table.clone());
+        let (asked, mut is_said) = (Instant::now(), false);
+        loop {
+            let limits = super::pace::probe(filler);
+            let probe = reader.read(&Selection::Range(KeyRange::default()), &limits).await?;
+            if in_doubt.is_settled(&probe.read_point) {
+                let horizon = self.gate.begin(&probe.read_point);
+                if horizon.open().saw(&probe.read_point) {
+                    break;
+                }
+            }
+            if asked.elapsed() >= PATIENCE && !std::mem::replace(&mut is_said, true) {
+                tracing::warn!(
+                    table = %planned.source.plain(),
+                    xids = ?in_doubt.xids(),
+                    "the fill waits for transactions that were running when it began"
+                );
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.ready.borrow_mut().insert(table, chunk_table.clone());
+        Ok(chunk_table)
+    }
+
+    /// Forgets the tables that are not needed any more.
+    pub(super) fn keep(&self, needed: &BTreeSet<usize>) {
+        self.ready.borrow_mut().retain(|table, _| needed.contains(table));
+        self.watched.borrow_mut().retain(|table| {
+            let is_kept = needed.contains(table);
+            if !is_kept {
+                self.gate.unwatch(*table);
+            }
+            is_kept
+        });
+    }
+
+    /// Every table begins with doubt again.
+    pub(super) fn forget_all(&self) {
+        self.ready.borrow_mut().clear();
+    }
+
+    /// Whether the table waits after an error.
+    pub(super) fn is_resting(&self, table: usize) -> bool {
+        self.resting.borrow().get(&table).is_some_and(|(_, until)| Instant::now() < *until)
+    }
+
+    pub(super) fn succeeded(&self, table: usize) {
+        if self.resting.borrow_mut().remove(&table).is_some() {
+            self.view.set_failure(table, None);
+        }
+    }
+
+    /// Lets the table rest, and says why.
+    pub(super) fn failed(&self, table: usize, error: &Error) {
+        let mut resting = self.resting.borrow_mut();
+        let (failures, until) = resting.entry(table).or_insert((0, Instant::now()));
+        *failures += 1;
+        let wait = REST.0.saturating_mul(1 << (*failures - 1).min(16)).min(REST.1);
+        *until = Instant::now() + wait;
+        let name = self.plan.tables[table].source.plain();
+        if error.kind() == Kind::Transient {
+            tracing::warn!(table = %name, wait_ms = wait.as_millis() as u64, "the fill goes on later: {}", error.chain());
+        } else {
+            tracing::error!(table = %name, hint = error.hint_text(), "the table cannot be filled: {}", error.chain());
+            self.view.set_failure(table, Some(error));
+        }
+        // The server may be another one now. What touches the table is remembered on: others may be reading it.
+        self.ready.borrow_mut().remove(&table);
+    }
+}

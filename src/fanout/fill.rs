@@ -1,0 +1,411 @@
+//! What a sink holds of a table that is being filled: which ranges of keys, which single rows it still lacks, and from
+//! when on the table is complete. Pure: a fill and a step go in, the fill after the step comes out. The sink keeps it
+//! beside the rows and changes both in one transaction, so a fill goes on wherever it was interrupted.
+//!
+//! A step goes to every sink of a stream, in the order of the queue; each takes what fits where it is, and passes over
+//! the rest. So one read at the source serves all sinks that need it, and a sink that is elsewhere is never harmed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_with::{DisplayFromStr, serde_as};
+use tokio::sync::oneshot;
+
+use crate::Lsn;
+use crate::capture::chunk::{Key, KeyRange};
+use crate::encode::run::Run;
+
+/// With more rows missing, the whole table is filled anew.
+const MISSES_MAX: usize = 1000;
+
+/// How far one table of one sink is, as the sink keeps it.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableFill {
+    /// The key's columns at the source, in the order of every [`Key`]; without meaning while it waits.
+    pub key_columns: Vec<String>,
+    /// What there is to fill; none while it waits to begin.
+    pub ranges: Vec<RangeFill>,
+    /// Rows that were brought.
+    pub rows: u64,
+    /// How many rows the source was thought to have at the beginning.
+    pub rows_estimated: u64,
+    /// What the ranges were read from ends at or before this: until the checkpoint is there, a row may be newer than the
+    /// stream, or gone already.
+    #[serde_as(as = "DisplayFromStr")]
+    pub filled_lsn: Lsn,
+    /// The same with the rows that were read by themselves: a checkpoint behind it makes the table right.
+    #[serde_as(as = "DisplayFromStr")]
+    pub seen_lsn: Lsn,
+    /// Rows that must be read by themselves.
+    pub owed: Vec<OwedKey>,
+    /// What is in the table goes when the fill begins.
+    pub clears: bool,
+    /// The operator has emptied it and wants it so.
+    pub is_left_empty: bool,
+    /// Only rows that meet this condition, in the source's SQL.
+    pub filter: Option<String>,
+}
+
+/// A range of keys, and what is left of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeFill {
+    /// What is left to be read.
+    #[serde(flatten)]
+    pub rest: KeyRange,
+    /// Nothing is.
+    pub is_done: bool,
+}
+
+/// A row that must be read by itself. `Debug` does not show its key.
+#[serde_as]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwedKey {
+    /// The key's values as the source writes them, in the plan's key order.
+    pub key: Vec<String>,
+    /// The change that makes it so: a read that does not see it is not enough.
+    #[serde_as(as = "DisplayFromStr")]
+    pub commit_lsn: Lsn,
+    /// That transaction's id.
+    pub xid: u32,
+}
+
+impl fmt::Debug for OwedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwedKey").field("commit_lsn", &self.commit_lsn).finish_non_exhaustive()
+    }
+}
+
+/// How far a table is, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableState {
+    /// Its fill has not begun.
+    Waiting,
+    /// Rows are being brought.
+    Filling,
+    /// All rows are there; the stream has not come to where they were read.
+    CatchingUp,
+    /// It is what the source was at the checkpoint.
+    Live,
+    /// It was emptied, or rows from before are not wanted.
+    Incomplete,
+}
+
+impl TableState {
+    /// The state as `--json` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TableState::Waiting => "waiting",
+            TableState::Filling => "filling",
+            TableState::CatchingUp => "catching-up",
+            TableState::Live => "live",
+            TableState::Incomplete => "incomplete",
+        }
+    }
+}
+
+impl TableFill {
+    /// A fill that waits to begin.
+    pub fn waiting(rows_estimated: u64) -> Self {
+        TableFill {
+            key_columns: Vec::new(),
+            ranges: Vec::new(),
+            rows: 0,
+            rows_estimated,
+            filled_lsn: Lsn::ZERO,
+            seen_lsn: Lsn::ZERO,
+            owed: Vec::new(),
+            clears: false,
+            is_left_empty: false,
+            filter: None,
+        }
+    }
+
+    /// A table that lacks nothing.
+    pub fn complete() -> Self {
+        let ranges = vec![RangeFill { rest: KeyRange::default(), is_done: true }];
+        TableFill { ranges, ..TableFill::waiting(0) }
+    }
+
+    /// How far it is in a sink whose checkpoint is at `position`.
+    pub fn state(&self, position: Lsn) -> TableState {
+        if self.is_left_empty {
+            TableState::Incomplete
+        } else if self.ranges.is_empty() {
+            TableState::Waiting
+        } else if !self.owed.is_empty() || self.ranges.iter().any(|range| !range.is_done) {
+            TableState::Filling
+        } else if position < self.seen_lsn {
+            TableState::CatchingUp
+        } else {
+            TableState::Live
+        }
+    }
+
+    /// Whether rows may be missing that come with a range, in a sink whose checkpoint is at `position`.
+    pub fn may_lack(&self, position: Lsn) -> bool {
+        self.is_left_empty
+            || self.ranges.is_empty()
+            || self.ranges.iter().any(|range| !range.is_done)
+            || position < self.filled_lsn
+    }
+
+    /// The same with rows that are owed; `None` if they are already.
+    fn owing(&self, owed: &[OwedKey]) -> Option<TableFill> {
+        let mut fill = self.clone();
+        fill.owed.extend(owed.iter().filter(|one| !self.owed.contains(one)).cloned());
+        (fill.owed.len() > self.owed.len()).then_some(fill)
+    }
+
+    /// What is left of its ranges.
+    pub fn open_ranges(&self) -> impl Iterator<Item = &KeyRange> {
+        self.ranges.iter().filter(|range| !range.is_done).map(|range| &range.rest)
+    }
+}
+
+/// One step of a fill on its way to the sinks.
+#[derive(Debug)]
+pub struct FillStep {
+    /// Index of the table in the plan.
+    pub table: usize,
+    /// What it brings.
+    pub action: Action,
+    /// Closes once every sink is done with the step, or has lost it.
+    pub receipt: Option<oneshot::Sender<()>>,
+}
+
+/// What a step brings.
+#[derive(Debug)]
+pub enum Action {
+    /// The fill begins.
+    Begin {
+        /// With this.
+        fill: TableFill,
+        /// In these sinks, wherever they are; or, without names, where it waits to begin.
+        sinks: Option<Vec<String>>,
+    },
+    /// Rows of a range, which may be none.
+    Chunk {
+        /// What of the range was left before.
+        rest: KeyRange,
+        /// Where the next chunk goes on; unchanged without rows.
+        last_key: Option<Key>,
+        /// Nothing is left of the range.
+        is_last: bool,
+        /// Upserts and rejections.
+        run: Arc<Run>,
+        /// Every commit that the read saw ends at or before this.
+        seen_lsn: Lsn,
+    },
+    /// The stream brings a row in part that a sink can have only where its table is live. Comes before that change.
+    Owe(OwedKey),
+    /// Updates found no row in this sink, although the table should have them. Never sent: the worker takes it for
+    /// itself.
+    Miss(Vec<OwedKey>),
+    /// The row was read: as an upsert, or nothing where it is not there any more.
+    Paid {
+        /// What was owed.
+        owed: OwedKey,
+        /// The row.
+        run: Arc<Run>,
+        /// Every commit that the read saw ends at or before this.
+        seen_lsn: Lsn,
+    },
+}
+
+impl FillStep {
+    /// How much room it takes in a queue.
+    pub fn bytes(&self) -> usize {
+        self.run().map_or(0, |run| run.bytes())
+    }
+
+    /// The rows, in a step that has some.
+    pub fn run(&self) -> Option<&Arc<Run>> {
+        match &self.action {
+            Action::Chunk { run, .. } | Action::Paid { run, .. } => Some(run),
+            Action::Begin { .. } | Action::Owe(_) | Action::Miss(_) => None,
+        }
+    }
+
+    /// Whether it has to be taken before the changes behind it, and may come inside a transaction.
+    pub fn is_owe(&self) -> bool {
+        matches!(self.action, Action::Owe(_))
+    }
+}
+
+/// How far each table of one sink is, by its index in the plan; `None` for one that never had to be filled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fills(pub Vec<Option<TableFill>>);
+
+impl Fills {
+    /// How far the table is.
+    pub fn get(&self, table: usize) -> Option<&TableFill> {
+        self.0.get(table)?.as_ref()
+    }
+
+    /// Puts it there.
+    pub fn set(&mut self, table: usize, fill: TableFill) {
+        if self.0.len() <= table {
+            self.0.resize(table + 1, None);
+        }
+        self.0[table] = Some(fill);
+    }
+
+    /// How far the table is in a sink whose checkpoint is at `position`.
+    pub fn state(&self, table: usize, position: Lsn) -> TableState {
+        self.get(table).map_or(TableState::Live, |fill| fill.state(position))
+    }
+
+    /// The table after the step; `None` where the step is not for this sink, whose checkpoint is at `position`, or was
+    /// taken before.
+    pub fn after(&self, sink: &str, position: Lsn, step: &FillStep) -> Option<TableFill> {
+        let before = self.get(step.table);
+        match &step.action {
+            Action::Begin { fill, sinks: Some(sinks) } => {
+                sinks.iter().any(|name| name == sink).then(|| TableFill { clears: false, ..fill.clone() })
+            }
+            Action::Begin { fill, sinks: None } => {
+                let before = before.filter(|fill| fill.ranges.is_empty() && !fill.is_left_empty)?;
+                // What has been owed since is not in doubt.
+                Some(TableFill { owed: before.owed.clone(), clears: false, ..fill.clone() })
+            }
+            Action::Chunk { rest, last_key, is_last, run, seen_lsn } => {
+                let mut fill = before?.clone();
+                let range = fill.ranges.iter_mut().find(|range| !range.is_done && range.rest == *rest)?;
+                range.is_done = *is_last;
+                if let Some(last) = last_key {
+                    range.rest.after = Some(last.clone());
+                }
+                fill.rows += run.all_changes().len() as u64;
+                fill.filled_lsn = fill.filled_lsn.max(*seen_lsn);
+                fill.seen_lsn = fill.seen_lsn.max(*seen_lsn);
+                Some(fill)
+            }
+            Action::Owe(owed) => {
+                let lacking = before.filter(|fill| fill.may_lack(position) && !fill.is_left_empty)?;
+                lacking.owing(std::slice::from_ref(owed))
+            }
+            Action::Miss(owed) => {
+                let complete = TableFill::complete();
+                let fill = before.unwrap_or(&complete).owing(owed)?;
+                // So many that all of it is read once more.
+                let is_little = fill.owed.len() <= MISSES_MAX;
+                Some(if is_little { fill } else { TableFill::waiting(fill.rows.max(fill.rows_estimated)) })
+            }
+            Action::Paid { owed, seen_lsn, .. } => {
+                let mut fill = before?.clone();
+                let at = fill.owed.iter().position(|one| one == owed)?;
+                fill.owed.swap_remove(at);
+                fill.seen_lsn = fill.seen_lsn.max(*seen_lsn);
+                Some(fill)
+            }
+        }
+    }
+}
+
+/// What a sink writes in one step of a fill, all or nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct FillWrite<'a> {
+    /// Index of the table in the plan.
+    pub table: usize,
+    /// How far it is afterwards.
+    pub fill: &'a TableFill,
+    /// Rows to write over what is there, and rejections.
+    pub run: Option<&'a Run>,
+    /// Everything in the table goes first.
+    pub clears: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: u32) -> Option<Key> {
+        Some(Key(vec![id.to_string()]))
+    }
+
+    fn step(action: Action) -> FillStep {
+        FillStep { table: 0, action, receipt: None }
+    }
+
+    fn chunk(after: Option<Key>, last: Option<Key>, is_last: bool, seen: u64) -> FillStep {
+        step(Action::Chunk {
+            rest: KeyRange { after, up_to: None },
+            last_key: last,
+            is_last,
+            run: Arc::default(),
+            seen_lsn: Lsn(seen),
+        })
+    }
+
+    fn begin(sinks: Option<&[&str]>) -> FillStep {
+        let ranges = vec![RangeFill { rest: KeyRange::default(), is_done: false }];
+        let sinks = sinks.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        step(Action::Begin { fill: TableFill { ranges, clears: true, ..TableFill::waiting(9) }, sinks })
+    }
+
+    fn taken(fills: &mut Fills, step: &FillStep) -> bool {
+        match fills.after("eu", Lsn(1), step) {
+            Some(fill) => {
+                fills.set(step.table, fill);
+                true
+            }
+            None => false,
+        }
+    }
+
+    #[test]
+    fn a_table_waits_is_filled_catches_up_and_is_live() {
+        let mut fills = Fills::default();
+        assert_eq!(fills.state(0, Lsn(1)), TableState::Live, "it never had to be filled");
+        fills.set(0, TableFill::waiting(9));
+        assert_eq!(fills.state(0, Lsn(1)), TableState::Waiting);
+        assert!(taken(&mut fills, &begin(None)));
+        assert!(!taken(&mut fills, &begin(None)), "it has begun");
+        assert_eq!(fills.state(0, Lsn(1)), TableState::Filling);
+        assert!(taken(&mut fills, &chunk(None, key(5), false, 100)));
+        assert!(!taken(&mut fills, &chunk(None, key(5), false, 100)), "it has that one");
+        assert!(taken(&mut fills, &chunk(key(5), None, true, 90)));
+        assert_eq!(fills.state(0, Lsn(99)), TableState::CatchingUp);
+        assert_eq!(fills.state(0, Lsn(100)), TableState::Live);
+    }
+
+    #[test]
+    fn a_row_that_is_owed_keeps_the_table_from_being_live_until_it_is_paid() {
+        let mut fills = Fills::default();
+        let owed = OwedKey { key: vec!["7".to_owned()], commit_lsn: Lsn(50), xid: 4 };
+        assert!(!taken(&mut fills, &step(Action::Owe(owed.clone()))), "the table has all its rows");
+        fills.set(0, TableFill::complete());
+        assert!(!taken(&mut fills, &step(Action::Owe(owed.clone()))), "still");
+        assert!(taken(&mut fills, &step(Action::Miss(vec![owed.clone()]))), "but it proved wrong");
+        assert!(!taken(&mut fills, &step(Action::Miss(vec![owed.clone()]))));
+        assert_eq!(fills.state(0, Lsn(60)), TableState::Filling);
+        let paid = step(Action::Paid { owed, run: Arc::default(), seen_lsn: Lsn(70) });
+        assert!(taken(&mut fills, &paid));
+        assert!(!taken(&mut fills, &paid));
+        assert_eq!(
+            (fills.state(0, Lsn(60)), fills.state(0, Lsn(70))),
+            (TableState::CatchingUp, TableState::Live)
+        );
+    }
+
+    #[test]
+    fn a_fill_that_is_asked_for_begins_in_the_named_sinks_only() {
+        let mut fills = Fills::default();
+        assert!(!taken(&mut fills, &begin(Some(&["na"]))));
+        assert!(taken(&mut fills, &begin(Some(&["na", "eu"]))));
+        assert!(taken(&mut fills, &begin(Some(&["eu"]))), "and anew");
+    }
+
+    #[test]
+    fn a_fill_is_the_same_after_it_was_kept() {
+        let mut fills = Fills::default();
+        fills.set(0, TableFill::waiting(9));
+        assert!(taken(&mut fills, &begin(None)));
+        assert!(taken(&mut fills, &chunk(None, key(5), false, 100)));
+        let fill = fills.get(0).unwrap();
+        let text = serde_json::to_string(fill).unwrap();
+        assert_eq!(serde_json::from_str::<TableFill>(&text).unwrap(), *fill);
+    }
+}
