@@ -14,6 +14,8 @@ const SENTENCES = {
   unreadable: "cannot be read",
   "catching-up": "cannot catch up",
 };
+/** More are counted, and not shown. */
+const FINDINGS_MAX = 12;
 /** Less room than this share of the limit is worth a word. */
 const HEADROOM_SHARE_MIN = 0.2;
 const HEADROOM_SHARE_HALF = 0.5;
@@ -38,7 +40,10 @@ function headroomProblem(slot) {
 
 /** Everything that is to be said, the worst first: `{kind, subject, message, hint}`. */
 function findings({ liveness, readiness, status }) {
-  const bad = [...liveness.problems, ...readiness.problems].map((finding) => ({ kind: "bad", ...finding }));
+  // What a region still waits for is no reason to do something.
+  const filling = new Set(status.sinks.filter(isFilling).map(({ name }) => `sink ${name}`));
+  const told = [...liveness.problems, ...readiness.problems];
+  const bad = told.filter(({ subject }) => !filling.has(subject)).map((finding) => ({ kind: "bad", ...finding }));
   const said = new Set(bad.map((finding) => finding.subject));
   const add = (subject, { problem, hint }) => {
     if (problem && !said.has(subject)) bad.push({ kind: "bad", subject, message: problem, hint });
@@ -48,7 +53,8 @@ function findings({ liveness, readiness, status }) {
   for (const sink of status.sinks) {
     if (OPERATOR_STATES.has(sink.state)) add(`sink ${sink.name}`, { problem: sink.problem ?? stateOf(sink).word, hint: sink.hint });
   }
-  const behind = readiness.catching_up.map((finding) => ({ kind: "behind", ...finding }));
+  const coming = told.filter(({ subject }) => filling.has(subject));
+  const behind = [...coming, ...readiness.catching_up].map((finding) => ({ kind: "behind", ...finding }));
   const headroom = headroomProblem(status.slot);
   if (headroom) behind.push({ kind: "behind", ...headroom });
   for (const copy of status.abandoned_copies) {
@@ -87,6 +93,11 @@ function verdict(snapshot, found) {
       : { kind: "bad", sentence: `${wrong.size} of ${total} regions are not right: ${names(names_)}.${rest}` };
   }
   if (bad.length > 0) return { kind: "bad", sentence: "Something is not right." };
+  const filling = status.sinks.filter(isFilling).map(({ name }) => name);
+  if (filling.length > 0) {
+    const whose = filling.length === total && total > 1 ? `All ${total} regions` : names(filling);
+    return { kind: "behind", sentence: `${whose} ${filling.length === 1 ? "is" : "are"} being filled, while changes go on.` };
+  }
   const behind = status.sinks.filter((sink) => sink.state === "catching-up").map((sink) => sink.name);
   if (behind.length > 0) {
     return { kind: "behind", sentence: `${names(behind)} ${behind.length === 1 ? "is" : "are"} catching up. Nothing is lost.` };
@@ -128,7 +139,9 @@ function showVerdict(snapshot) {
   setAttribute(document.body, "data-kind", said.kind);
   setAttribute(document.body, "data-connection", connection.state);
   setText($("detail"), snapshot === null || isLost ? "" : detail(snapshot));
-  keep($("findings"), found, (finding) => `${finding.kind} ${finding.subject}`, makeFinding, updateFinding);
+  const shown = found.slice(0, FINDINGS_MAX);
+  if (found.length > shown.length) shown.push({ kind: "unknown", subject: "And", message: `${count(found.length - shown.length)} more, which GET /readyz lists`, hint: null });
+  keep($("findings"), shown.map((finding, index) => ({ ...finding, index })), ({ kind, subject, index }) => `${index} ${kind} ${subject}`, makeFinding, updateFinding);
   const total = found.filter((finding) => finding.kind === "bad").length;
   document.title = `${{ ok: "✓ ", behind: "▸ ", bad: `✗ ${total} · ` }[said.kind] ?? ""}walcast`;
   showConnection(age);
