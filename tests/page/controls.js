@@ -22,8 +22,8 @@ async function wellAtAGlance({ page }) {
   // A route that this engine has not is not offered, and one that it has is.
   const description = await (await fetch(`http://${engine.address}/openapi.json`)).json();
   for (const [name, path] of [["Sync now", "/sync"], ["Retry them", "/retry-failed"], ["Backfill…", "/backfill"], ["Nuke…", "/nuke"]]) {
-    const isOffered = await page.getByRole("button", { name, exact: true }).first().isVisible();
-    assert.equal(isOffered, description.paths[path] !== undefined, name);
+    const button = page.getByRole("button", { name, exact: true, includeHidden: true }).first();
+    await eventually(async () => (await button.isVisible()) === (description.paths[path] !== undefined), `${name} to be offered or not`);
   }
 }
 
@@ -186,6 +186,27 @@ async function syncAndRetry({ page }) {
   }
 }
 
+/** Of an engine that has these routes, too. */
+async function nukeNeedsTheName({ page }) {
+  const { paths } = await (await fetch(`http://${engine.address}/openapi.json`)).json();
+  if (!paths["/nuke"]) return;
+  await engine.catchUp("af");
+  const before = await engine.rows("af", "SELECT * FROM versions ORDER BY app, version");
+  await region(page, "af").getByRole("button", { name: "Nuke region af…" }).click();
+  const sure = page.getByRole("button", { name: "Drop and fill anew" });
+  const typed = page.locator("#scope-typed");
+  await page.locator("#scope-table").selectOption("versions");
+  for (const wrong of ["", "af", "versions", "AF/versions"]) {
+    await typed.fill(wrong);
+    assert.ok(await sure.isDisabled(), wrong);
+  }
+  await engine.change("af", "DELETE FROM versions");
+  await typed.fill("af/versions");
+  await sure.click();
+  await says(page.locator("#toasts .toast").last(), /^Nuke of af\/versions: done/);
+  assert.deepEqual(await engine.rows("af", "SELECT * FROM versions ORDER BY app, version"), before);
+}
+
 async function theSecretIsForgotten({ page }) {
   await page.getByRole("button", { name: "Forget the secret" }).click();
   assert.equal(await page.locator("#letters-list > *").count(), 0);
@@ -200,7 +221,7 @@ await withBrowser(async (browser) => {
   const opened = await open(browser, { expected: ["status of 401", "status of 400", ...AWAY] });
   for (const step of [
     wellAtAGlance, aWrongSecretIsTold, pauseAndResume, aFailingRegionIsNamed, whereIsMyRow, deadLetters, theLog,
-    aLostConnection, syncAndRetry, theSecretIsForgotten,
+    aLostConnection, syncAndRetry, nukeNeedsTheName, theSecretIsForgotten,
   ]) {
     console.error(`- ${step.name}`);
     await step(opened);

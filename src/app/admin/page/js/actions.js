@@ -36,8 +36,13 @@ async function loadRoutes() {
 
 /** Backfill and nuke, for a region, a table, or (from the top) whatever is chosen. */
 function scopeButtons(scope) {
-  return Object.entries(SCOPED).map(([route, { button, isDangerous }]) =>
-    offered(route, h("button", { type: "button", class: isDangerous ? "quiet danger" : "quiet", onclick: () => askScope(route, scope) }, button)));
+  const isMinor = Boolean(scope.db || scope.table);
+  return Object.entries(SCOPED).map(([route, { button, isDangerous, title }]) => offered(route, h("button", {
+    type: "button",
+    class: `quiet${isMinor ? " minor" : ""}${isDangerous ? " danger" : ""}`,
+    "aria-label": isMinor ? `${title} ${scope.db ? `region ${scope.db}` : `table ${scope.table}`}…` : null,
+    onclick: () => askScope(route, scope),
+  }, button)));
 }
 
 /** The body that says which regions and tables are meant. */
