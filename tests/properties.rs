@@ -299,7 +299,7 @@ fn delivered_from(
                 assert!(last.is_none_or(|span| span.end_lsn.is_some()), "{lsn} came inside a transaction");
                 idle = lsn;
             }
-            Delivery::Restart => {}
+            Delivery::Fill(_) | Delivery::Restart => {}
         }
     }
     runs

@@ -69,6 +69,10 @@ enum Command {
     /// Show, or forget, the rows that a replica did not take
     #[command(subcommand)]
     Failed(commands::failed::Command),
+    /// Fill tables once more, while the stream flows
+    Backfill(commands::refill::BackfillArguments),
+    /// Drop and make anew what walcast made in replicas, and fill it again
+    Nuke(commands::refill::NukeArguments),
     /// Write schema.json, or compare it with the source and the replicas
     #[command(subcommand)]
     Schema(commands::schema::Command),
@@ -145,6 +149,8 @@ impl Cli {
             Command::Status(arguments) => commands::status::run(&self.global, arguments).await,
             Command::Trace(arguments) => commands::trace::run(&self.global, arguments).await,
             Command::Failed(command) => commands::failed::run(&self.global, command).await,
+            Command::Backfill(arguments) => commands::refill::backfill(&self.global, arguments).await,
+            Command::Nuke(arguments) => commands::refill::nuke(&self.global, arguments).await,
             Command::Schema(command) => commands::schema::run(&self.global, command).await,
             Command::Teardown(arguments) => commands::teardown::run(&self.global, arguments).await,
             Command::Completions { shell } => {

@@ -25,6 +25,7 @@ use self::main_stream::MainStream;
 use self::session::Ending;
 use super::fill::Filler;
 use super::fill::gate::Gate;
+use super::fill::request::Refill;
 use super::fill::view::FillView;
 use super::sinks::{Fanout, Lane};
 use super::source::Source;
@@ -54,6 +55,8 @@ pub struct RunOptions {
     pub ends: Option<Instant>,
     /// Sinks without a checkpoint that may start at the slot's position although others are ahead of them.
     pub start_at_slot: BTreeSet<String>,
+    /// Tables to be filled once more, or emptied.
+    pub refill: Option<Refill>,
     /// Where the engine shows what it is about.
     pub view: Arc<EngineView>,
 }

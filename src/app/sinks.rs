@@ -14,7 +14,7 @@ use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::chain::{Inlet, chain};
-use crate::fanout::fill::{FillWrite, Fills, OwedKey};
+use crate::fanout::fill::{FillWrite, Fills, OwedKey, TableFill};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress, State};
 use crate::fanout::retry::{self, Backoff, Decision};
@@ -178,6 +178,26 @@ impl OpenSinks {
                 Ok(()) => progress.set_durable(lsn),
                 Err(error) => stop(progress, &error),
             }
+        }
+    }
+
+    /// Takes what waits to be filled as complete where `is_forgone` says so of its table.
+    pub fn forgo(&mut self, config: &Config, is_forgone: impl Fn(usize) -> bool) {
+        let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
+        for (sink, progress, _) in self.sinks.iter_mut().filter(|(_, progress, _)| progress.is_running()) {
+            let mut fills = progress.fills();
+            let waits = |table: &usize| fills.get(*table).is_some_and(|fill| fill.ranges.is_empty());
+            let tables: Vec<usize> =
+                (0..fills.0.len()).filter(waits).filter(|&table| is_forgone(table)).collect();
+            for table in tables {
+                let fill = TableFill::complete();
+                let write = FillWrite { table, fill: &fill, run: None, clears: false };
+                match patiently(backoff, || sink.fill(&write)) {
+                    Ok(_) => fills.set(table, fill),
+                    Err(error) => stop(progress, &error),
+                }
+            }
+            progress.set_fills(fills);
         }
     }
 

@@ -198,6 +198,14 @@ pub enum BackfillMode {
     Never,
 }
 
+impl Backfill {
+    /// Whether rows of a table from before the stream are brought; `names` are the ways to write its name.
+    pub fn is_wanted(&self, names: [&str; 2]) -> bool {
+        let mode = names.iter().find_map(|name| self.tables.get(*name)).unwrap_or(&self.mode);
+        *mode == BackfillMode::Initial
+    }
+}
+
 impl Default for Backfill {
     fn default() -> Self {
         Backfill {

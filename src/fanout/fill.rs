@@ -31,6 +31,8 @@ pub struct TableFill {
     pub rows: u64,
     /// How many rows the source was thought to have at the beginning.
     pub rows_estimated: u64,
+    /// When it began, in seconds since 1970-01-01 UTC; 0 while it waits.
+    pub began: u64,
     /// What the ranges were read from ends at or before this: until the checkpoint is there, a row may be newer than the
     /// stream, or gone already.
     #[serde_as(as = "DisplayFromStr")]
@@ -44,8 +46,6 @@ pub struct TableFill {
     pub clears: bool,
     /// The operator has emptied it and wants it so.
     pub is_left_empty: bool,
-    /// Only rows that meet this condition, in the source's SQL.
-    pub filter: Option<String>,
 }
 
 /// A range of keys, and what is left of it.
@@ -113,12 +113,12 @@ impl TableFill {
             ranges: Vec::new(),
             rows: 0,
             rows_estimated,
+            began: 0,
             filled_lsn: Lsn::ZERO,
             seen_lsn: Lsn::ZERO,
             owed: Vec::new(),
             clears: false,
             is_left_empty: false,
-            filter: None,
         }
     }
 
@@ -141,6 +141,15 @@ impl TableFill {
         } else {
             TableState::Live
         }
+    }
+
+    /// Seconds until all rows will be there if it goes on as it did until `now`, in seconds since 1970-01-01 UTC; `None`
+    /// where nothing can be said.
+    pub fn seconds_left(&self, now: u64) -> Option<u64> {
+        let is_running = self.ranges.iter().any(|range| !range.is_done);
+        let elapsed = now.checked_sub(self.began).filter(|_| is_running && self.began > 0)?;
+        let left = self.rows_estimated.saturating_sub(self.rows);
+        left.saturating_mul(elapsed.max(1)).checked_div(self.rows)
     }
 
     /// Whether rows may be missing that come with a range, in a sink whose checkpoint is at `position`.
@@ -182,7 +191,7 @@ pub enum Action {
     Begin {
         /// With this.
         fill: TableFill,
-        /// In these sinks, wherever they are; or, without names, where it waits to begin.
+        /// In these sinks, wherever they are, and what clears does so at once; or, without names, where it waits to begin.
         sinks: Option<Vec<String>>,
     },
     /// Rows of a range, which may be none.

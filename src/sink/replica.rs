@@ -9,7 +9,7 @@ use crate::encode::json_rows;
 use crate::encode::plan::Plan;
 use crate::encode::run::{Change, ChangeKind, RejectedRow, Run, Span};
 use crate::error::{Error, Kind, Result};
-use crate::fanout::fill::OwedKey;
+use crate::fanout::fill::{OwedKey, TableFill};
 use crate::fanout::sink::Checkpoint;
 
 /// What happens to a row that the sink does not take.
@@ -31,6 +31,17 @@ pub struct StoredTable {
     pub source: String,
     /// The DDL it was made from.
     pub definition: String,
+    /// How far it is filled; `None` for one that never had to be.
+    pub fill: Option<TableFill>,
+}
+
+impl StoredTable {
+    /// How far a fill is, from the text that the replica keeps of it.
+    pub(super) fn parse_fill(target: &str, text: &str) -> Result<TableFill> {
+        serde_json::from_str(text).map_err(|error| {
+            Error::halt(format!("_walcast_fills says of table {target} what cannot be read")).because(error)
+        })
+    }
 }
 
 /// Why an update of some columns cannot be applied where its row is not.

@@ -31,7 +31,7 @@ pub fn runs(stream: &[u8], plan: &Arc<Plan>, part_bytes_max: usize) -> Vec<Arc<R
     std::iter::from_fn(next)
         .filter_map(|delivery| match delivery {
             Delivery::Run(run) => Some(run),
-            Delivery::Idle(_) | Delivery::Restart => None,
+            Delivery::Idle(_) | Delivery::Fill(_) | Delivery::Restart => None,
         })
         .collect()
 }

@@ -14,7 +14,9 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::problem::Problem;
 use super::secret::Shown;
-use crate::app::view::Phase;
+use crate::app::view::{Phase, Prepared};
+use crate::encode::plan::PlannedTable;
+use crate::fanout::fill::TableState;
 use crate::fanout::progress::{SinkProgress, State as SinkState};
 
 /// How old a count of dead letters may be.
@@ -82,6 +84,9 @@ impl Readiness {
             Phase::Stopping => problems.push(Finding::new("engine", "is stopping", None)),
         }
         let mut catching_up = Vec::new();
+        if let Some(prepared) = shared.view.prepared() {
+            problems.extend(prepared.progress.running().flat_map(|sink| tables_of(sink, prepared)));
+        }
         for sink in shared.view.prepared().into_iter().flat_map(|prepared| prepared.progress.sinks()) {
             let behind = shared.observer.behind_bytes(sink.durable_lsn());
             match problem_of(sink, behind, shared.config.catch_up.max_wal) {
@@ -142,6 +147,31 @@ fn problem_of(sink: &SinkProgress, behind: Option<u64>, max_wal: Option<u64>) ->
     let (behind, max) = (behind?, max_wal?);
     let message = format!("is {} behind, more than catch_up.max_wal ({})", ByteSize(behind), ByteSize(max));
     (behind > max).then(|| Finding::new(subject, message, status))
+}
+
+/// The tables of a sink that are not live.
+fn tables_of(sink: &SinkProgress, prepared: &Prepared) -> Vec<Finding> {
+    let finding = |(index, table): (usize, &PlannedTable)| {
+        let state = sink.fills().state(index, sink.durable_lsn());
+        if state == TableState::Live {
+            return None;
+        }
+        let subject = format!("sink {}", sink.name);
+        let name = table.source.plain();
+        if let Some(failure) = prepared.fills.failure(index) {
+            let message = format!("table {name} cannot be filled: {}", failure.problem);
+            return Some(Finding::new(subject, message, failure.hint));
+        }
+        let rows = sink.fills().get(index).map_or((0, 0), |fill| (fill.rows, fill.rows_estimated));
+        let message = match state {
+            TableState::Incomplete => format!("table {name} was left empty"),
+            _ => format!("table {name} is {}: {} of about {} rows", state.as_str(), rows.0, rows.1),
+        };
+        let hint = (state == TableState::Incomplete)
+            .then(|| format!("walcast backfill --sink {} --table {name}", sink.name));
+        Some(Finding::new(subject, message, hint))
+    };
+    prepared.plan.tables.iter().enumerate().filter_map(finding).collect()
 }
 
 /// What is to be said of a sink that catches up.

@@ -15,6 +15,8 @@ use crate::app::commands::status::{
     EngineStatus, Gatherer, RequestStatus, SinkInEngine, SinkState, SinkStatus, Status,
 };
 use crate::app::view::Phase;
+use crate::encode::plan::PlannedTable;
+use crate::fanout::fill::TableState;
 use crate::fanout::progress::{SinkProgress, State as Relation};
 use crate::sink::d1::budget::Standing;
 
@@ -83,6 +85,16 @@ pub(super) async fn current(shared: &Shared) -> Status {
                     shared.observer.behind(live.durable_lsn()),
                     prepared.standing(&live.name),
                 );
+                for table in &mut sink.tables {
+                    let of = |planned: &PlannedTable| planned.target == table.target;
+                    let index = prepared.plan.tables.iter().position(of);
+                    if let Some(failure) = index.and_then(|index| prepared.fills.failure(index))
+                        && table.state != TableState::Live.as_str()
+                    {
+                        table.state = "stopped";
+                        (table.problem, table.hint) = (Some(failure.problem), failure.hint);
+                    }
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod failed;
 pub mod output;
+pub mod refill;
 pub mod run;
 pub mod schema;
 pub mod status;

@@ -41,8 +41,8 @@ pub struct Arguments {
     /// End in order after this time, for example 25s or 5m
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     max_duration: Option<Duration>,
-    /// Let this sink, which has no checkpoint, start at the slot's position: rows from before are missing in it.
-    /// May be given several times
+    /// Where backfill.mode is never: let this sink, which has no checkpoint, start at the slot's position, although rows
+    /// from before are missing in it. May be given several times
     #[arg(long, value_name = "SINK")]
     start_at_slot: Vec<String>,
 }
@@ -68,6 +68,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         until_caught_up: arguments.until_caught_up,
         ends: arguments.max_duration.map(|limit| Instant::now() + limit),
         start_at_slot: BTreeSet::from_iter(arguments.start_at_slot),
+        refill: None,
         view,
     };
     let mut shutdown = shutdown_on_signal()?;
@@ -82,7 +83,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
 
 /// Prepares the engine. One that runs on waits for a source that is not there yet, or for the engine that it follows;
 /// one that ends by itself soon says so.
-async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
+pub(super) async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
     let patience = options.until_caught_up.then(|| Instant::now() + ONE_SHOT_PATIENCE);
     let gives_up = [patience, options.ends].into_iter().flatten().min();
     let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
@@ -110,7 +111,7 @@ async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
 }
 
 /// Turns true at the first SIGTERM or SIGINT; the second ends the process.
-fn shutdown_on_signal() -> Result<watch::Receiver<bool>> {
+pub(super) fn shutdown_on_signal() -> Result<watch::Receiver<bool>> {
     let install =
         |kind| signal(kind).map_err(|error| Error::halt("installing a signal handler").because(error));
     let (mut terminate, mut interrupt) =

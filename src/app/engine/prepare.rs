@@ -33,7 +33,7 @@ impl Engine {
         let survey = Survey::read(&client, &schema).await?;
         let plan = Arc::new(Plan::new(&schema, &survey.tables)?);
 
-        let fills = Arc::new(FillView::new(wanted(config, &plan)?));
+        let wanted = wanted(config, &plan)?;
         let published = publish(&source, &client, &schema, &survey, &plan).await?;
 
         // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
@@ -61,12 +61,13 @@ impl Engine {
         let start = match (&judgement.slot, slot.and_then(|slot| slot.confirmed_flush_lsn)) {
             (SlotVerdict::Create, _) | (_, None) => {
                 let start = create_slot(&source, &client, survey.server.version).await?;
-                warn_of_existing_rows(&plan, &fills);
+                warn_of_existing_rows(&plan, &wanted);
                 start
             }
             (_, Some(confirmed)) => confirmed,
         };
         settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot);
+        sinks.forgo(config, |table| !wanted[table]);
         settle_copies(&source, &client, config, &sinks, &judgement, &copies).await;
 
         let target = catalog::read_server(&client).await?.current_wal_lsn;
@@ -76,6 +77,10 @@ impl Engine {
         let budget = |sink: &config::Sink| {
             fanout.transports.budget_of(&sink.target).map(|budget| (sink.name.to_string(), budget))
         };
+        let fills = Arc::<FillView>::default();
+        if let Some(refill) = &options.refill {
+            fills.request(refill.resolve(&plan, config.sinks.iter().map(|sink| sink.name.as_str()))?);
+        }
         options.view.set_prepared(Prepared {
             fills: fills.clone(),
             progress: fanout.progress.clone(),
@@ -89,18 +94,18 @@ impl Engine {
 
 /// By table: whether rows from before the stream are wanted.
 fn wanted(config: &Config, plan: &Plan) -> Result<Vec<bool>> {
-    let backfill = &config.backfill;
-    let mut modes = vec![backfill.mode; plan.tables.len()];
-    for (name, mode) in &backfill.tables {
-        let is_named =
-            |table: &PlannedTable| table.source.plain() == *name || table.source.to_string() == *name;
-        let Some(table) = plan.tables.iter().position(is_named) else {
+    let names = |table: &PlannedTable| [table.source.plain(), table.source.to_string()];
+    for name in config.backfill.tables.keys() {
+        if !plan.tables.iter().any(|table| names(table).contains(name)) {
             return Err(Error::config(format!("backfill.tables names {name}, which schema.json does not"))
                 .hint("write the table's name as schema.json does, or take the line out"));
-        };
-        modes[table] = *mode;
+        }
     }
-    Ok(modes.into_iter().map(|mode| mode == BackfillMode::Initial).collect())
+    let is_wanted = |table: &PlannedTable| {
+        let [plain, quoted] = names(table);
+        config.backfill.is_wanted([&plain, &quoted])
+    };
+    Ok(plan.tables.iter().map(is_wanted).collect())
 }
 
 /// Makes the publication cover the plan, and returns the planned tables that it has.
@@ -228,9 +233,8 @@ async fn create_slot(source: &Source, client: &Client, version: ServerVersion) -
 }
 
 /// What was committed before the slot existed is not in the stream.
-fn warn_of_existing_rows(plan: &Plan, fills: &FillView) {
-    let is_lacking =
-        |(index, table): &(usize, &PlannedTable)| table.estimated_rows > 0 && !fills.is_wanted(*index);
+fn warn_of_existing_rows(plan: &Plan, wanted: &[bool]) {
+    let is_lacking = |(index, table): &(usize, &PlannedTable)| table.estimated_rows > 0 && !wanted[*index];
     for (_, table) in plan.tables.iter().enumerate().filter(is_lacking) {
         tracing::warn!(
             table = %table.source.plain(),

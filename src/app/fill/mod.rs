@@ -9,6 +9,7 @@
 pub mod gate;
 mod pace;
 mod reader;
+pub mod request;
 mod tables;
 pub mod view;
 
@@ -56,7 +57,7 @@ pub struct Filler {
     pub outlets: Arc<Outlets>,
     /// How far each sink is.
     pub progress: Progress,
-    /// What is wanted, and what fails.
+    /// What is asked for, and what fails.
     pub view: Arc<FillView>,
 }
 
@@ -120,15 +121,12 @@ impl Filler {
             for table in 0..self.plan.tables.len() {
                 let Some(fill) = fills.get(table) else { continue };
                 match fill.state(position) {
-                    TableState::Waiting if self.view.is_wanted(table) => jobs.push(Job::Begin(table)),
+                    TableState::Waiting => jobs.push(Job::Begin(table)),
                     TableState::Filling => {
                         jobs.extend(fill.owed.iter().map(|owed| Job::Owed(table, owed.clone())));
                         jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
                     }
-                    TableState::Waiting
-                    | TableState::CatchingUp
-                    | TableState::Live
-                    | TableState::Incomplete => {}
+                    TableState::CatchingUp | TableState::Live | TableState::Incomplete => {}
                 }
             }
         }
@@ -148,6 +146,11 @@ impl Shared {
     async fn work(&self) {
         let mut reader = Reader::new(&self.filler);
         loop {
+            if let Some(request) = self.filler.view.take_request() {
+                reader.begin_anew(request).await;
+                self.filler.view.request_begun();
+                continue;
+            }
             let Some(job) = self.take() else {
                 tokio::time::sleep(POLL).await;
                 continue;
@@ -174,6 +177,7 @@ impl Shared {
         let mut busy = self.busy.borrow_mut();
         let needed: BTreeSet<usize> = jobs.iter().chain(busy.iter()).map(Job::table).collect();
         self.tables.keep(&needed);
+        self.filler.view.keep_filters(|table| needed.contains(&table));
         let is_free = |job: &&Job| !busy.iter().any(|other| other.is_in_the_way_of(job));
         let job = jobs.iter().filter(is_free).find(|job| !self.tables.is_resting(job.table()))?.clone();
         busy.push(job.clone());

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
 use super::gate::Offered;
 use super::pace::{Pace, yield_to_stream};
+use super::request::FillRequest;
 use super::tables::Tables;
 use super::{Filler, Job};
 use crate::Lsn;
@@ -82,12 +83,32 @@ impl<'a> Reader<'a> {
         let fill = TableFill {
             key_columns: read_by.key_columns().map(str::to_owned).collect(),
             ranges: ranges.into_iter().map(|rest| RangeFill { rest, is_done: false }).collect(),
+            began: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             ..TableFill::waiting(planned.estimated_rows.max(0).unsigned_abs())
         };
         let done = self.send_step(table, Action::Begin { fill, sinks: None }).await;
         // Closed by the last sink.
         let _ = done.await;
         Ok(())
+    }
+
+    /// Lets tables begin anew, as an operator has asked; returns once the sinks have it.
+    pub(super) async fn begin_anew(&self, request: FillRequest) {
+        let FillRequest { sinks, tables, clears, is_left_empty, .. } = request;
+        for table in tables {
+            let planned = &self.filler.plan.tables[table];
+            let estimated = planned.estimated_rows.max(0).unsigned_abs();
+            tracing::info!(
+                table = %planned.source.plain(),
+                sinks = sinks.join(", "),
+                clears,
+                "the table is filled anew, as it was asked for"
+            );
+            let fill = TableFill { clears, is_left_empty, ..TableFill::waiting(estimated) };
+            let done = self.send_step(table, Action::Begin { fill, sinks: Some(sinks.clone()) }).await;
+            // Closed by the last sink.
+            let _ = done.await;
+        }
     }
 
     /// Reads what is left of a range, chunk by chunk, while the sinks take it.
@@ -199,6 +220,8 @@ impl<'a> Reader<'a> {
         };
         let ticket = horizon.open();
         let info = self.filler.source.backfill_info()?;
+        // A reader of other rows of the table is of no use.
+        self.connections.retain(|of, reader| *of != table || reader.table() == read_by);
         let reader = self.connections.entry(table).or_insert_with(|| ChunkReader::new(info, read_by.clone()));
         let limits = self.pace.limits(self.filler);
         let started = Instant::now();

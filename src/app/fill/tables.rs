@@ -23,7 +23,7 @@ pub(super) struct Tables {
     plan: Arc<Plan>,
     gate: Arc<Gate>,
     view: Arc<FillView>,
-    ready: RefCell<BTreeMap<usize, ChunkTable>>,
+    ready: RefCell<BTreeMap<(usize, Option<String>), ChunkTable>>,
     /// Whose touches are remembered: those that are ready, and those that were.
     watched: RefCell<BTreeSet<usize>>,
     resting: RefCell<BTreeMap<usize, (u32, Instant)>>,
@@ -46,7 +46,8 @@ impl Tables {
     /// # Errors
     /// A configuration error for a table that has no index to read it by; transient while the server is away.
     pub(super) async fn ready(&self, filler: &Filler, table: usize) -> Result<ChunkTable> {
-        if let Some(ready) = self.ready.borrow().get(&table) {
+        let filter = self.view.filter(table);
+        if let Some(ready) = self.ready.borrow().get(&(table, filter.clone())) {
             return Ok(ready.clone());
         }
         let planned = &self.plan.tables[table];
@@ -56,7 +57,7 @@ impl Tables {
             is_partitioned: planned.is_partitioned,
             columns: planned.columns.iter().map(|column| column.source.clone()).collect(),
             key: planned.key.clone(),
-            filter: None,
+            filter: filter.clone(),
         };
         let primary = filler.source.connect().await?;
         let chunk_table = ChunkTable::inspect(&primary, source).await?;
@@ -83,13 +84,13 @@ impl Tables {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.ready.borrow_mut().insert(table, chunk_table.clone());
+        self.ready.borrow_mut().insert((table, filter), chunk_table.clone());
         Ok(chunk_table)
     }
 
     /// Forgets the tables that are not needed any more.
     pub(super) fn keep(&self, needed: &BTreeSet<usize>) {
-        self.ready.borrow_mut().retain(|table, _| needed.contains(table));
+        self.ready.borrow_mut().retain(|(table, _), _| needed.contains(table));
         self.watched.borrow_mut().retain(|table| {
             let is_kept = needed.contains(table);
             if !is_kept {
@@ -130,6 +131,6 @@ impl Tables {
             self.view.set_failure(table, Some(error));
         }
         // The server may be another one now. What touches the table is remembered on: others may be reading it.
-        self.ready.borrow_mut().remove(&table);
+        self.ready.borrow_mut().retain(|(other, _), _| *other != table);
     }
 }

@@ -1,18 +1,24 @@
-//! What is known of the fills beside what the sinks keep: which tables are wanted, and which cannot go on.
+//! What is known of the fills beside what the sinks keep: what operators ask for, and which tables cannot go on.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::request::FillRequest;
 use crate::error::Error;
 use crate::fanout::fill::TableState;
 use crate::fanout::progress::SinkProgress;
 
-/// Which tables are filled, and what keeps others from it.
+/// What operators ask for, and what keeps tables from being filled.
 #[derive(Debug, Default)]
 pub struct FillView {
-    /// By table: whether rows from before the stream are wanted.
-    wanted: Vec<bool>,
     failed: Mutex<BTreeMap<usize, Problem>>,
+    requests: Mutex<VecDeque<FillRequest>>,
+    /// Requests that the sinks do not know of yet.
+    pending: AtomicUsize,
+    /// By table: which rows an operator has asked for, in the source's SQL. Never kept in a sink, because whoever can
+    /// write to a sink would then run statements at the source.
+    filters: Mutex<BTreeMap<usize, String>>,
 }
 
 /// Why a table's fill does not go on.
@@ -25,24 +31,14 @@ pub struct Problem {
 }
 
 impl FillView {
-    /// By table: whether rows from before the stream are wanted.
-    pub fn new(wanted: Vec<bool>) -> Self {
-        FillView { wanted, failed: Mutex::default() }
-    }
-
-    /// Whether rows of the table from before the stream are wanted.
-    pub fn is_wanted(&self, table: usize) -> bool {
-        self.wanted.get(table).copied().unwrap_or_default()
-    }
-
     /// What keeps the table from being filled.
     pub fn failure(&self, table: usize) -> Option<Problem> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get(&table).cloned()
+        lock(&self.failed).get(&table).cloned()
     }
 
     /// Says what keeps the table from being filled.
     pub fn set_failure(&self, table: usize, error: Option<&Error>) {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = lock(&self.failed);
         match error {
             Some(error) => {
                 let hint = error.hint_text().map(str::to_owned);
@@ -54,19 +50,57 @@ impl FillView {
         }
     }
 
-    /// How far a table of the sink is; one that is not to be filled is as live as it gets.
-    pub fn state(&self, sink: &SinkProgress, table: usize) -> TableState {
-        match sink.fills().state(table, sink.durable_lsn()) {
-            TableState::Waiting if !self.is_wanted(table) => TableState::Live,
-            state => state,
+    /// Asks for tables to be filled once more, or emptied.
+    pub fn request(&self, request: FillRequest) {
+        let mut filters = lock(&self.filters);
+        for &table in &request.tables {
+            match &request.filter {
+                Some(filter) => filters.insert(table, filter.clone()),
+                None => filters.remove(&table),
+            };
+        }
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        lock(&self.requests).push_back(request);
+    }
+
+    /// The next request that nobody has begun.
+    pub(super) fn take_request(&self) -> Option<FillRequest> {
+        lock(&self.requests).pop_front()
+    }
+
+    /// The sinks know of a request that was taken: what it asks for is what they lack.
+    pub(super) fn request_begun(&self) {
+        self.pending.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether the sinks do not know of every request yet.
+    pub fn has_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire) > 0
+    }
+
+    /// Which rows of the table are asked for.
+    pub(super) fn filter(&self, table: usize) -> Option<String> {
+        lock(&self.filters).get(&table).cloned()
+    }
+
+    /// Forgets the conditions of tables that nobody fills any more.
+    pub(super) fn keep_filters(&self, needed: impl Fn(usize) -> bool) {
+        if !self.has_pending() {
+            lock(&self.filters).retain(|&table, _| needed(table));
         }
     }
 
     /// Whether everything that can be brought to the sink is there.
     pub fn has_all(&self, sink: &SinkProgress) -> bool {
-        (0..self.wanted.len()).all(|table| {
-            matches!(self.state(sink, table), TableState::Live | TableState::Incomplete)
-                || self.failure(table).is_some()
-        })
+        let (fills, position) = (sink.fills(), sink.durable_lsn());
+        !self.has_pending()
+            && (0..fills.0.len()).all(|table| {
+                matches!(fills.state(table, position), TableState::Live | TableState::Incomplete)
+                    || self.failure(table).is_some()
+            })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

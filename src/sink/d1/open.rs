@@ -151,6 +151,7 @@ impl Contents {
 fn stored_table(row: &serde_json::Map<String, serde_json::Value>) -> Result<StoredTable> {
     let row = Row(row);
     Ok(StoredTable {
+        fill: None,
         target: row.required("target")?,
         source: row.required("source")?,
         definition: row.required("definition")?,

@@ -6,6 +6,7 @@ use super::failure;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::fill::{Fills, TableFill};
+use crate::sink::replica::StoredTable;
 
 /// Keeps how far a table is, in the transaction that holds its rows.
 pub(super) fn put(connection: &Connection, target: &str, fill: &TableFill) -> Result<()> {
@@ -32,10 +33,7 @@ pub(super) fn read(connection: &Connection, plan: &Plan) -> Result<Fills> {
     for row in rows {
         let (target, text) = row.map_err(reading)?;
         let Some(table) = plan.tables.iter().position(|table| table.target == target) else { continue };
-        let fill = serde_json::from_str(&text).map_err(|error| {
-            Error::halt(format!("_walcast_fills says of table {target} what cannot be read")).because(error)
-        })?;
-        fills.set(table, fill);
+        fills.set(table, StoredTable::parse_fill(&target, &text)?);
     }
     Ok(fills)
 }

@@ -250,15 +250,29 @@ pub fn inspect(path: &Path) -> Result<Option<(Checkpoint, u64)>> {
 /// The file is not ours, or cannot be read.
 pub fn stored_tables(path: &Path) -> Result<Vec<StoredTable>> {
     let Some(connection) = open_ours(path)? else { return Ok(Vec::new()) };
-    let read = || -> rusqlite::Result<Vec<StoredTable>> {
-        let sql = "SELECT target, source, definition FROM _walcast_tables ORDER BY target";
-        let mut statement = connection.prepare(sql)?;
+    let reading = |error| failure(error, format!("reading {}", path.display()));
+    // A file that an older walcast made has no fills.
+    let has_fills: bool = connection
+        .query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_walcast_fills'", [], |row| {
+            row.get(0)
+        })
+        .map_err(reading)?;
+    let fill =
+        if has_fills { "(SELECT fill FROM _walcast_fills f WHERE f.target = t.target)" } else { "NULL" };
+    let sql = format!("SELECT target, source, definition, {fill} FROM _walcast_tables t ORDER BY target");
+    let read = || -> rusqlite::Result<Vec<(StoredTable, Option<String>)>> {
+        let mut statement = connection.prepare(&sql)?;
         let tables = statement.query_map([], |row| {
-            Ok(StoredTable { target: row.get(0)?, source: row.get(1)?, definition: row.get(2)? })
+            let (target, source, definition) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok((StoredTable { target, source, definition, fill: None }, row.get(3)?))
         })?;
         tables.collect()
     };
-    read().map_err(|error| failure(error, format!("reading {}", path.display())))
+    let with_fill = |(table, fill): (StoredTable, Option<String>)| {
+        let fill = fill.map(|text| StoredTable::parse_fill(&table.target, &text)).transpose()?;
+        Ok(StoredTable { fill, ..table })
+    };
+    read().map_err(reading)?.into_iter().map(with_fill).collect()
 }
 
 /// A file that walcast has prepared; `None` where there is none, or nothing in it.

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{failure, fills};
-use crate::encode::plan::Plan;
+use crate::encode::plan::{Plan, PlannedTable};
 use crate::error::Result;
 use crate::fanout::fill::TableFill;
+use crate::postgres::quote_identifier as quote;
 use crate::sink::definition::Definition;
 use crate::sink::replica::other_definition;
 
@@ -44,4 +45,15 @@ pub(super) fn create(transaction: &Transaction<'_>, plan: &Plan, path: &Path) ->
         fills::put(transaction, &table.target, &TableFill::waiting(rows_estimated))?;
     }
     Ok(())
+}
+
+/// Drops a table and makes it anew, without rows and without dead letters.
+pub(super) fn recreate(connection: &Connection, table: &PlannedTable) -> Result<()> {
+    let anew = || -> rusqlite::Result<()> {
+        connection.execute_batch(&format!("DROP TABLE IF EXISTS {}", quote(&table.target)))?;
+        connection.execute_batch(&Definition::of(table).text())?;
+        connection.execute("DELETE FROM _walcast_dead_letters WHERE target = ?1", [&table.target])?;
+        Ok(())
+    };
+    anew().map_err(|error| failure(error, format!("making table {} anew", table.target)))
 }

@@ -4,7 +4,7 @@
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, params};
 
-use super::{Open, execute, failure, fills, state};
+use super::{Open, execute, failure, fills, state, tables};
 use crate::encode::cell::Cell;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::run::{Change, ChangeKind, RejectedRow, Run, Span};
@@ -178,7 +178,7 @@ impl<'a> Writer<'a> {
         state::check_epoch(self.connection, self.epoch)?;
         let table = &self.plan.tables[write.table];
         if write.clears {
-            execute(self.connection, &format!("DELETE FROM {}", quote(&table.target)))?;
+            tables::recreate(self.connection, table)?;
         }
         if let Some(run) = write.run {
             let read = Span { commit_lsn: write.fill.seen_lsn, ..Span::default() };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_postgres::Client;
 
 use super::report::{
-    CopyStatus, CostStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status,
+    CopyStatus, CostStatus, SinkState, SinkStatus, SlotState, SlotStatus, SourceStatus, Status, TableStatus,
 };
 use crate::Lsn;
 use crate::app::replicas::{self, D1Facts, Replica, Unreadable};
@@ -16,8 +16,10 @@ use crate::capture::catalog::{Server, read_server};
 use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::config::{self, Config, SinkTarget};
 use crate::error::{Error, Kind, Result};
+use crate::fanout::fill::TableState;
 use crate::fanout::sink::Checkpoint;
 use crate::sink::d1::limits::DATABASE_BYTES_MAX;
+use crate::sink::replica::StoredTable;
 
 /// For how long, at least, the rate at which WAL is written is watched.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -251,6 +253,7 @@ fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
         transactions: None,
         dead_letters: None,
         copy: None,
+        tables: Vec::new(),
         cost: None,
         problem: None,
         hint: None,
@@ -261,7 +264,9 @@ fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
         return Found { status, checkpoint: None };
     }
     let checkpoint = match replica {
-        Ok(Replica { checkpoint, dead_letters, d1, .. }) => {
+        Ok(Replica { checkpoint, dead_letters, d1, tables }) => {
+            let position = checkpoint.as_ref().map_or(Lsn::ZERO, |checkpoint| checkpoint.lsn);
+            status.tables = tables.iter().map(|stored| table(stored, position)).collect();
             status.cost = d1.as_ref().filter(|_| checkpoint.is_some()).map(cost);
             if let Some(checkpoint) = &checkpoint {
                 status.checkpoint_lsn = Some(checkpoint.lsn.to_string());
@@ -290,6 +295,23 @@ impl CopyStatus {
             retained_bytes: copy.retained_bytes.map(unsigned),
             safe_bytes: copy.safe_wal_size.map(unsigned),
         }
+    }
+}
+
+fn table(stored: &StoredTable, position: Lsn) -> TableStatus {
+    let fill = stored.fill.as_ref();
+    let state = fill.map_or(TableState::Live, |fill| fill.state(position));
+    TableStatus {
+        name: stored.source.clone(),
+        target: stored.target.clone(),
+        state: state.as_str(),
+        rows: fill.map_or(0, |fill| fill.rows),
+        rows_estimated: fill.map_or(0, |fill| fill.rows_estimated),
+        rows_owed: fill.map_or(0, |fill| fill.owed.len() as u64),
+        seconds_left: fill
+            .and_then(|fill| fill.seconds_left((unix_micros() / 1_000_000).max(0).unsigned_abs())),
+        problem: None,
+        hint: None,
     }
 }
 

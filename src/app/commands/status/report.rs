@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::commands::output;
+use crate::fanout::fill::TableState;
 
 /// The JSON of `walcast status --json`. The field names are stable; LSNs are written as Postgres writes them.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -135,6 +136,8 @@ pub struct SinkStatus {
     pub dead_letters: Option<u64>,
     /// Its own copy of the slot, while it catches up.
     pub copy: Option<CopyStatus>,
+    /// Its replicated tables.
+    pub tables: Vec<TableStatus>,
     /// What it costs; null for a sink that is no D1 database.
     pub cost: Option<CostStatus>,
     /// What is wrong with it.
@@ -143,6 +146,30 @@ pub struct SinkStatus {
     pub hint: Option<String>,
     /// What the engine that answers knows of it.
     pub engine: Option<SinkInEngine>,
+}
+
+/// One table of one sink.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct TableStatus {
+    /// Its name at the source.
+    pub name: String,
+    /// Its name in the sink.
+    pub target: String,
+    /// `waiting`, `filling`, `catching-up` (filled, and the stream is not where its rows were read yet), `live`,
+    /// `incomplete` (emptied, and not to be filled), `stopped` (it cannot be filled).
+    pub state: &'static str,
+    /// Rows that the fill has brought.
+    pub rows: u64,
+    /// How many there were thought to be.
+    pub rows_estimated: u64,
+    /// Rows that have to be read by themselves.
+    pub rows_owed: u64,
+    /// How long the fill will take at the rate so far; null where that cannot be said.
+    pub seconds_left: Option<u64>,
+    /// Why it is stopped.
+    pub problem: Option<String>,
+    /// What to do about that.
+    pub hint: Option<String>,
 }
 
 /// What the engine that answers has done for a sink since it started.
@@ -297,6 +324,23 @@ impl Status {
         });
         text.push('\n');
         text.push_str(&output::table(&header, &[3, 4, 5, 6], rows));
+        let is_special = |table: &&TableStatus| table.state != TableState::Live.as_str();
+        let special = self.sinks.iter().flat_map(|sink| sink.tables.iter().map(move |table| (sink, table)));
+        let special: Vec<_> = special.filter(|(_, table)| is_special(&table)).collect();
+        if !special.is_empty() {
+            let header = ["TABLE", "SINK", "STATE", "ROWS", "OF ABOUT", "TIME LEFT"];
+            let rows = special.iter().map(|(sink, table)| table.row(&sink.name));
+            text.push('\n');
+            text.push_str(&output::table(&header, &[3, 4, 5], rows));
+        }
+        for (sink, table) in special {
+            push_problem(
+                &mut text,
+                &format!("table {} in {}", table.name, sink.name),
+                &table.problem,
+                &table.hint,
+            );
+        }
         for sink in &self.sinks {
             if let Some(copy) = &sink.copy {
                 text.push_str(&format!("\nsink {} has slot {}: {}\n", sink.name, copy.name, copy.text()));
@@ -340,6 +384,20 @@ impl CopyStatus {
             text.push_str(&format!(", lost after {} more", output::bytes(safe)));
         }
         text
+    }
+}
+
+impl TableStatus {
+    fn row(&self, sink: &str) -> Vec<String> {
+        let left = |seconds| output::duration(Duration::from_secs(seconds));
+        vec![
+            self.name.clone(),
+            sink.to_owned(),
+            self.state.to_owned(),
+            self.rows.to_string(),
+            self.rows_estimated.to_string(),
+            output::or_dash(self.seconds_left.map(left)),
+        ]
     }
 }
 

@@ -1,0 +1,213 @@
+//! `walcast backfill` and `walcast nuke`: tables filled once more, or made anew. A running engine is asked over its HTTP
+//! API; where none runs, one runs here until everything is there.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{ArgGroup, Args};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::output;
+use super::run::{prepare, shutdown_on_signal};
+use crate::app::cli::Global;
+use crate::app::engine::RunOptions;
+use crate::app::fill::request::Refill;
+use crate::app::view::EngineView;
+use crate::error::{Error, Result};
+
+const BACKFILL_EXAMPLES: &str = "\
+Examples:
+  walcast backfill                               every table of every replica
+  walcast backfill --sink eu --table apps        one of them
+  walcast backfill --table apps --where \"created_at > now() - interval '1 day'\"
+
+Rows are written over those that are there; rows that the source does not have any more stay. To be rid of them:
+walcast nuke.";
+const NUKE_EXAMPLES: &str = "\
+Examples:
+  walcast nuke --sink eu                         everything in one replica, after asking
+  walcast nuke --table apps --yes                one table in all replicas
+  walcast nuke --all --yes --no-refill           leaves empty tables, which take what the stream brings
+
+Only tables that walcast made are dropped, never anything else. Until a table is full again, its readers see fewer rows.";
+
+/// How often progress is shown.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What `walcast backfill` takes.
+#[derive(Args)]
+#[command(after_help = BACKFILL_EXAMPLES)]
+pub struct BackfillArguments {
+    /// Only this table, as schema.json names it. May be given several times
+    #[arg(long)]
+    table: Vec<String>,
+    /// Only this sink. May be given several times
+    #[arg(long)]
+    sink: Vec<String>,
+    /// Only rows that meet this condition, in the source's SQL
+    #[arg(long = "where", value_name = "CONDITION", requires = "table")]
+    condition: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `walcast nuke` takes.
+#[derive(Args)]
+#[command(after_help = NUKE_EXAMPLES)]
+#[command(group(ArgGroup::new("what").required(true).multiple(true).args(["table", "sink", "all"])))]
+pub struct NukeArguments {
+    /// This table, as schema.json names it. May be given several times
+    #[arg(long)]
+    table: Vec<String>,
+    /// In this sink. May be given several times
+    #[arg(long)]
+    sink: Vec<String>,
+    /// Every table in every sink
+    #[arg(long, conflicts_with_all = ["table", "sink"])]
+    all: bool,
+    /// Leave the tables empty
+    #[arg(long)]
+    no_refill: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of one table of one sink.
+#[derive(Serialize)]
+struct Filled {
+    sink: String,
+    table: String,
+    /// As in `walcast status --json`.
+    state: &'static str,
+    rows: u64,
+}
+
+/// Fills tables once more.
+///
+/// # Errors
+/// The source or a sink fails, or the names are none.
+pub async fn backfill(global: &Global, arguments: BackfillArguments) -> Result<ExitCode> {
+    global.log()?;
+    let BackfillArguments { table, sink, condition, json } = arguments;
+    let refill = Refill { sinks: sink, tables: table, filter: condition, ..Refill::default() };
+    run(global, refill, json).await
+}
+
+/// Drops tables, makes them anew and fills them.
+///
+/// # Errors
+/// As [`backfill`]; nobody can be asked.
+pub async fn nuke(global: &Global, arguments: NukeArguments) -> Result<ExitCode> {
+    global.log()?;
+    let NukeArguments { table, sink, no_refill, yes, json, .. } = arguments;
+    let refill = Refill { sinks: sink, tables: table, clears: true, is_left_empty: no_refill, filter: None };
+    if !yes && !is_confirmed(&refill)? {
+        eprintln!("nothing was touched");
+        return Ok(ExitCode::FAILURE);
+    }
+    run(global, refill, json).await
+}
+
+/// Asks for what is to be emptied, which nobody types by accident.
+fn is_confirmed(refill: &Refill) -> Result<bool> {
+    let or_all = |names: &[String]| if names.is_empty() { "all".to_owned() } else { names.join(" ") };
+    let word = if refill.sinks.is_empty() { or_all(&refill.tables) } else { or_all(&refill.sinks) };
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Error::config("nobody can be asked, because standard input is no terminal")
+            .hint("walcast nuke … --yes"));
+    }
+    eprintln!(
+        "This drops and makes anew: tables {} in sinks {}.",
+        or_all(&refill.tables),
+        or_all(&refill.sinks)
+    );
+    eprint!("Type {word} to go on: ");
+    let failed = |error| Error::halt("asking").because(error);
+    std::io::stderr().flush().map_err(failed)?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer).map_err(failed)?;
+    Ok(answer.trim() == word)
+}
+
+/// Runs an engine until everything is there, and shows how far it is.
+async fn run(global: &Global, refill: Refill, json: bool) -> Result<ExitCode> {
+    let config = global.load()?;
+    let view = Arc::new(EngineView::default());
+    let options = RunOptions {
+        until_caught_up: true,
+        refill: Some(refill),
+        view: view.clone(),
+        ..RunOptions::default()
+    };
+    let started = Instant::now();
+    let mut shutdown = shutdown_on_signal()?;
+    let engine = tokio::select! {
+        engine = prepare(&config, options) => engine?,
+        _ = shutdown.wait_for(|asked| *asked) => return Ok(ExitCode::FAILURE),
+    };
+    let shown = tokio::spawn(show(view.clone()));
+    let ran = engine.run(shutdown).await;
+    shown.abort();
+    ran?;
+    let filled = summary(&view);
+    if json {
+        output::print_json(&filled)?;
+    } else {
+        let rows = filled
+            .iter()
+            .map(|one| vec![one.table.clone(), one.sink.clone(), one.state.to_owned(), one.rows.to_string()]);
+        output::print(&output::table(&["TABLE", "SINK", "STATE", "ROWS"], &[3], rows))?;
+        output::print(&format!("done in {}\n", output::duration(started.elapsed())))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows rows, rate and time left until it is dropped.
+async fn show(view: Arc<EngineView>) {
+    let style = ProgressStyle::with_template(
+        "{bar:30} {human_pos} of about {human_len} rows, {per_sec}, {eta} left {msg}",
+    );
+    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(prepared) = view.prepared() else { continue };
+        let (mut rows, mut estimated) = (0, 0);
+        for sink in prepared.progress.sinks() {
+            for fill in sink.fills().0.into_iter().flatten() {
+                rows += fill.rows;
+                estimated += fill.rows_estimated.max(fill.rows);
+            }
+        }
+        bar.set_length(estimated);
+        bar.set_position(rows);
+    }
+}
+
+fn summary(view: &EngineView) -> Vec<Filled> {
+    let mut filled = Vec::new();
+    for prepared in view.prepared().into_iter() {
+        for sink in prepared.progress.sinks() {
+            let fills = sink.fills();
+            for (index, table) in prepared.plan.tables.iter().enumerate() {
+                let Some(fill) = fills.get(index) else { continue };
+                let failed = prepared.fills.failure(index).map(|_| "stopped");
+                filled.push(Filled {
+                    sink: sink.name.clone(),
+                    table: table.source.plain(),
+                    state: failed.unwrap_or(fill.state(sink.durable_lsn()).as_str()),
+                    rows: fill.rows,
+                });
+            }
+        }
+    }
+    filled
+}

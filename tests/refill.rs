@@ -1,0 +1,136 @@
+//! `walcast backfill` and `walcast nuke` on real replicas.
+
+#[path = "support/pipeline.rs"]
+mod pipeline;
+
+use std::process::{Command, Output, Stdio};
+
+use pipeline::Pipeline;
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+const ROWS: &str = "
+    CREATE TABLE a (id int PRIMARY KEY, v text);
+    CREATE TABLE b (id int PRIMARY KEY, v text);
+    INSERT INTO a SELECT i, 'a' || i FROM generate_series(1, 2000) i;
+    INSERT INTO b SELECT i, 'b' || i FROM generate_series(1, 2000) i;
+    ANALYZE;";
+const A: &str = "SELECT id, v FROM a ORDER BY id";
+const B: &str = "SELECT id, v FROM b ORDER BY id";
+
+fn filled() -> Pipeline {
+    let columns = json!({"id": "INTEGER", "v": "TEXT"});
+    let table = json!({"primaryKey": "id", "columns": columns});
+    let mut pipeline = Pipeline::builder().build(ROWS, &json!({"a": table, "b": table}));
+    pipeline.run_until_caught_up();
+    pipeline.assert_equal(A, A);
+    pipeline.assert_equal(B, B);
+    pipeline
+}
+
+fn walcast(pipeline: &Pipeline, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_walcast"))
+        .args(arguments)
+        .env_clear()
+        .current_dir(pipeline.path(""))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn ask(pipeline: &Pipeline, arguments: &[&str]) -> Value {
+    let output = walcast(pipeline, arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn change(pipeline: &Pipeline, sink: &str, sql: &str) {
+    Connection::open(pipeline.path(&format!("{sink}.db"))).unwrap().execute_batch(sql).unwrap();
+}
+
+fn count(pipeline: &Pipeline, sink: &str, table: &str) -> String {
+    pipeline.replica(sink).ask(&format!("SELECT count(*) FROM {table}"))
+}
+
+fn states(pipeline: &Pipeline) -> Vec<String> {
+    let status = ask(pipeline, &["status", "--json"]);
+    let sinks = status["sinks"].as_array().unwrap().iter();
+    let tables = sinks.flat_map(|sink| {
+        let name = sink["name"].as_str().unwrap();
+        let tables = sink["tables"].as_array().unwrap().iter();
+        tables.map(move |table| {
+            format!("{name} {} {}", table["name"].as_str().unwrap(), table["state"].as_str().unwrap())
+        })
+    });
+    tables.collect()
+}
+
+#[test]
+fn a_run_that_ends_by_itself_brings_all_rows_first() {
+    let pipeline = filled();
+    assert_eq!(states(&pipeline), ["eu a live", "eu b live", "na a live", "na b live"]);
+}
+
+#[test]
+fn a_backfill_writes_what_is_missing_or_wrong_in_what_it_names_and_nothing_else() {
+    let pipeline = filled();
+    for sink in ["eu", "na"] {
+        change(&pipeline, sink, "DELETE FROM a WHERE id <= 10; UPDATE b SET v = 'wrong' WHERE id <= 10");
+    }
+    let done = ask(&pipeline, &["backfill", "--sink", "eu", "--table", "a", "--json"]);
+    assert_eq!(done[0], json!({"sink": "eu", "table": "a", "state": "live", "rows": 2000}));
+    assert_eq!((count(&pipeline, "eu", "a"), count(&pipeline, "na", "a")), ("2000".into(), "1990".into()));
+    let wrong = "SELECT count(*) FROM b WHERE v = 'wrong'";
+    assert_eq!(pipeline.replica("eu").ask(wrong), "10");
+    ask(&pipeline, &["backfill", "--table", "b", "--where", "id < 5", "--json"]);
+    assert_eq!(pipeline.replica("na").ask(wrong), "6");
+    ask(&pipeline, &["backfill", "--json"]);
+    pipeline.assert_equal(A, A);
+    pipeline.assert_equal(B, B);
+}
+
+#[test]
+fn a_table_is_dropped_and_filled_and_what_walcast_did_not_make_stays() {
+    let pipeline = filled();
+    change(
+        &pipeline,
+        "eu",
+        "INSERT INTO a VALUES (99999, 'nobody has it'); CREATE TABLE ours (x); INSERT INTO ours VALUES (1);
+         INSERT INTO _walcast_dead_letters (target, operation, key, reason, commit_lsn, xid) VALUES ('a', 'insert', '[1]', 'r', '0/1', 1)",
+    );
+    let refused = walcast(&pipeline, &["nuke", "--sink", "eu"]);
+    assert_eq!(refused.status.code(), Some(2), "nobody can be asked");
+    assert_eq!(count(&pipeline, "eu", "a"), "2001");
+    ask(&pipeline, &["nuke", "--sink", "eu", "--yes", "--json"]);
+    pipeline.assert_equal(A, A);
+    pipeline.assert_equal(B, B);
+    assert_eq!(count(&pipeline, "eu", "ours"), "1");
+    assert_eq!(pipeline.replica("eu").dead_letters(), [""; 0]);
+}
+
+#[test]
+fn a_table_that_is_left_empty_says_so_until_it_is_filled() {
+    let mut pipeline = filled();
+    ask(&pipeline, &["nuke", "--table", "a", "--sink", "na", "--no-refill", "--yes", "--json"]);
+    assert_eq!(states(&pipeline), ["eu a live", "eu b live", "na a incomplete", "na b live"]);
+    pipeline.exec("INSERT INTO a VALUES (5000, 'new'); UPDATE a SET v = 'changed' WHERE id = 1");
+    pipeline.run_until_caught_up();
+    assert_eq!(pipeline.replica("na").rows(A), ["1|changed", "5000|new"], "it takes what the stream brings");
+    ask(&pipeline, &["backfill", "--table", "a", "--json"]);
+    assert_eq!(states(&pipeline), ["eu a live", "eu b live", "na a live", "na b live"]);
+    pipeline.assert_equal(A, A);
+}
+
+#[test]
+fn names_that_there_are_not_are_told_with_those_that_there_are() {
+    let pipeline = filled();
+    for (arguments, says) in [
+        (["backfill", "--table", "c"], "there is no table c in schema.json"),
+        (["backfill", "--sink", "ap"], "there is no sink ap"),
+    ] {
+        let output = walcast(&pipeline, &arguments);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(says));
+    }
+    assert_eq!(walcast(&pipeline, &["nuke", "--yes"]).status.code(), Some(2), "it says what, or --all");
+}
