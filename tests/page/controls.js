@@ -165,6 +165,29 @@ async function aLostConnection({ page }) {
   await eventually(async () => (await page.locator("#log-list .entry").first().textContent()).includes("1 row in "), "the newest entry");
 }
 
+async function aTableIsFilled({ page }) {
+  const row = (name) => page.locator("#table-list .table").filter({ has: page.locator(".strong").getByText(name, { exact: true }) });
+  await says(row("apps").locator(".badge").first(), "Live in every region");
+  await engine.stop();
+  await engine.sql("CREATE TABLE late (id int PRIMARY KEY, v text); INSERT INTO late SELECT i, 'v' || i FROM generate_series(1, 100000) i; ANALYZE late");
+  const columns = { id: "INTEGER", name: "TEXT", size: "INTEGER" };
+  await engine.schema({
+    apps: { primaryKey: "id", columns },
+    versions: { primaryKey: ["app", "version"], columns: { app: "INTEGER", version: "TEXT", state: "TEXT" } },
+    late: { primaryKey: "id", columns: { id: "INTEGER", v: "TEXT" } },
+  });
+  await engine.start();
+  // Before its rows are there.
+  const headers = { authorization: `Bearer ${engine.secret}` };
+  await eventually(async () => (await fetch(`http://${engine.address}/sinks/eu/pause`, { method: "POST", headers }).catch(() => null))?.ok, "eu to be paused");
+  await says(badge(page, "eu"), "Paused");
+  await says(row("late").locator(".fills li").filter({ hasText: /^eu: / }), /^eu: (filling, [\d,]+ of about [\d,]+ rows|waiting to be filled)/);
+  await page.getByRole("button", { name: "Resume region eu" }).click();
+  await says(row("late").locator(".badge").first(), "Live in every region");
+  assert.equal(await row("late").locator(".fills").isVisible(), false);
+  assert.deepEqual(await engine.rows("eu", "SELECT count(*) FROM late"), ["100000"]);
+}
+
 /** Of an engine that has these routes. */
 async function syncAndRetry({ page }) {
   const { paths } = await (await fetch(`http://${engine.address}/openapi.json`)).json();
@@ -221,7 +244,7 @@ await withBrowser(async (browser) => {
   const opened = await open(browser, { expected: ["status of 401", "status of 400", ...AWAY] });
   for (const step of [
     wellAtAGlance, aWrongSecretIsTold, pauseAndResume, aFailingRegionIsNamed, whereIsMyRow, deadLetters, theLog,
-    aLostConnection, syncAndRetry, nukeNeedsTheName, theSecretIsForgotten,
+    aLostConnection, aTableIsFilled, syncAndRetry, nukeNeedsTheName, theSecretIsForgotten,
   ]) {
     console.error(`- ${step.name}`);
     await step(opened);

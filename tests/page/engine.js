@@ -36,6 +36,8 @@ export const engine = {
   lock: (sink) => order({ order: "lock", sink }),
   unlock: (sink) => order({ order: "unlock", sink }),
   stop: () => order({ order: "stop" }),
+  /** Replaces schema.json, for the next start. */
+  schema: (schema) => order({ order: "schema", schema }),
   /** Starts it again, at the same address. */
   start: () => order({ order: "start" }),
 };

@@ -26,7 +26,7 @@ async function hasNoSideways(page, what) {
 async function picture(page, name, options = {}) {
   if (!pictures) return;
   // Where the test's server is, is of no use to anybody.
-  await page.evaluate(() => { document.getElementById("address").hidden = true; });
+  await page.evaluate(() => { document.getElementById("address").style.visibility = "hidden"; });
   await page.screenshot({ path: join(pictures, `${name}.png`), ...options });
 }
 

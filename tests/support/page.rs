@@ -31,7 +31,7 @@ pub fn run(pipeline: &mut Pipeline, api: &Api, secret: &str, script: &str, argum
         command.env("WALCAST_CHROMIUM", chromium);
     }
     let node = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("node starts");
-    let mut script = Script { node, pipeline, api, locks: HashMap::new() };
+    let mut script = Script { node, pipeline, api, locks: HashMap::new(), has_address: false };
     script.serve();
     assert!(script.node.wait().unwrap().success(), "the script failed");
 }
@@ -42,6 +42,8 @@ struct Script<'a> {
     api: &'a Api,
     /// Write locks that are held, by sink.
     locks: HashMap<String, Connection>,
+    /// The configuration says where the API listened first.
+    has_address: bool,
 }
 
 impl Script<'_> {
@@ -88,8 +90,14 @@ impl Script<'_> {
                 Value::Null
             }
             "start" => {
-                self.pipeline.edit_config("127.0.0.1:0", &self.api.address);
+                if !std::mem::replace(&mut self.has_address, true) {
+                    self.pipeline.edit_config("127.0.0.1:0", &self.api.address);
+                }
                 self.pipeline.start();
+                Value::Null
+            }
+            "schema" => {
+                self.pipeline.write_schema(&order["schema"]);
                 Value::Null
             }
             _ => panic!("{order}"),
