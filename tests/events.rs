@@ -32,6 +32,8 @@ fn started(admin: &str) -> (Pipeline, Api) {
     pipeline.catch_up();
     pipeline.await_log("streaming");
     let api = Api::of(&pipeline);
+    // Its tables are filled, though there is nothing to fill them with.
+    pipeline.eventually("readiness", || (api.get("/readyz").status == 200).then_some(()));
     (pipeline, api)
 }
 
