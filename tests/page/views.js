@@ -7,6 +7,7 @@ import { badge, enterSecret, eventually, open, region, says, sentence, withBrows
 import { engine } from "./engine.js";
 
 const AXE = await readFile(new URL(import.meta.resolve("axe-core/axe.min.js")), "utf8");
+const DESK = { viewport: { width: 1280, height: 960 } };
 const PHONE = { viewport: { width: 375, height: 812 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
 /** Where pictures go, if anybody wants them. */
 const pictures = process.argv[4];
@@ -26,7 +27,11 @@ async function hasNoSideways(page, what) {
 async function picture(page, name, options = {}) {
   if (!pictures) return;
   // Where the test's server is, is of no use to anybody.
-  await page.evaluate(() => { document.getElementById("address").style.visibility = "hidden"; });
+  await page.evaluate((isPhone) => {
+    const address = document.getElementById("address");
+    if (isPhone) address.hidden = true;
+    else address.style.visibility = "hidden";
+  }, page.viewportSize().width < 768);
   await page.screenshot({ path: join(pictures, `${name}.png`), ...options });
 }
 
@@ -51,20 +56,20 @@ async function load(rounds) {
 }
 
 await withBrowser(async (browser) => {
-  const light = await open(browser, { colorScheme: "light" });
-  const dark = await open(browser, { colorScheme: "dark" });
+  const light = await open(browser, { colorScheme: "light", ...DESK });
+  const dark = await open(browser, { colorScheme: "dark", ...DESK });
   const phone = await open(browser, { colorScheme: "light", ...PHONE });
   const dim = await open(browser, { colorScheme: "dark", reducedMotion: "reduce", ...PHONE });
   const all = { light, dark, phone, dim };
 
   await says(sentence(light.page), /^All is well/);
-  await load(pictures ? 300 : 4);
+  await load(pictures ? 200 : 4);
   for (const name of ["light", "dark"]) await isAccessible(all[name].page, `${name}, all well`);
   await picture(light.page, "well", { fullPage: true });
 
   // One is failing, one is paused, rows were set aside.
   await engine.lock("sa");
-  await load(pictures ? 120 : 4);
+  await load(pictures ? 80 : 4);
   await says(badge(light.page, "sa"), "Failing");
   await picture(light.page, "failing");
   await picture(dark.page, "failing-dark");
