@@ -240,8 +240,9 @@ fn without_a_free_slot_a_stuck_region_holds_the_slot_until_it_goes_on_from_its_c
                     pipeline.await_log("the sink has drained and takes the main stream again");
                 }
                 _ => {
-                    drop(held);
                     pipeline.exec("SELECT pg_drop_replication_slot('taken')");
+                    pipeline.await_log("catching up on a copy of the slot");
+                    drop(held);
                     pipeline.await_log("the copy of the slot is dropped");
                 }
             }

@@ -11,6 +11,8 @@ mod changes;
 mod explorer;
 #[path = "support/runs.rs"]
 mod runs;
+#[path = "support/statements.rs"]
+mod statements;
 #[path = "support/wire.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
@@ -22,6 +24,7 @@ use changes::{Op, Rows, Source};
 use explorer::Explorer;
 use runs::runs;
 use serde_json::{Map, Value, json};
+use statements::statements;
 use walcast::Lsn;
 use walcast::capture::slot::SourceIdentity;
 use walcast::capture::table::ReplicaIdentity;
@@ -30,10 +33,11 @@ use walcast::encode::run::Run;
 use walcast::encode::schema_file::SchemaFile;
 use walcast::error::Kind;
 use walcast::fanout::sink::{Applied, Batch, Sink};
+use walcast::sink::d1::body::{Body, Bulk};
 use walcast::sink::d1::limits::{COLUMNS_MAX, RequestLimits};
 use walcast::sink::d1::transport::{Answer, Failure, Statement, Transport};
 use walcast::sink::d1::verdict::{ApiError, Response, Verdict, verdict};
-use walcast::sink::d1::{D1Sink, Options, http};
+use walcast::sink::d1::{D1Sink, Options};
 
 const INT8: u32 = 20;
 const TEXT: u32 = 25;
@@ -81,7 +85,8 @@ impl Database {
 
     /// One request, as the REST transport would send it.
     fn send(&self, statements: &[Statement]) -> Result<Vec<Answer>, Failure> {
-        let (status, answer) = self.explorer.post(&self.url, &http::batch(statements));
+        let body = Body::new(statements, &Bulk::default()).pieces().concat();
+        let (status, answer) = self.explorer.post(&self.url, &body);
         if answer["success"] == true {
             let results = answer["result"].as_array().expect("a list");
             assert_eq!((status, results.len()), (200, statements.len()), "{answer}");
@@ -132,7 +137,8 @@ impl Database {
 }
 
 impl Transport for Database {
-    fn execute(&mut self, statements: &[Statement]) -> Result<Vec<Answer>, Failure> {
+    fn call(&mut self, first: &[Statement], bulk: &Bulk) -> Result<Vec<Answer>, Failure> {
+        let statements = &statements(first, bulk)[..];
         let fate = {
             let mut seen = self.seen.lock().unwrap();
             if seen.is_unreliable { seen.dice.u8(..8) } else { u8::MAX }

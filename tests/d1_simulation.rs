@@ -1,6 +1,6 @@
 //! Seeded simulation of D1 sinks: the real decoder, mapper, queues, workers and sinks between a source and databases in
-//! memory, whose requests get lost, are applied without an answer, are throttled or are too much; with crashes of the
-//! engine, and transactions that are larger than a request. After every step a database holds what the source held at
+//! memory, whose requests get lost, are applied without an answer, are throttled or are too much, most of them while the
+//! next one is composed; with crashes of the engine, and transactions that are larger than a request. After every step a database holds what the source held at
 //! its checkpoint, and after the drain it holds everything, each transaction once.
 //!
 //! A failure prints its seed; `WALCAST_SEED=n cargo test --test d1_simulation` replays it alone.
@@ -48,10 +48,7 @@ fn every_database_equals_the_source_whatever_fails() {
     for seed in seeds.clone() {
         match std::panic::catch_unwind(|| Simulation::new(seed).run()) {
             Ok((one, split)) => {
-                seen.calls += one.calls;
-                seen.lost += one.lost;
-                seen.lost_answers += one.lost_answers;
-                seen.refused += one.refused;
+                seen.add(one);
                 splits += split;
             }
             Err(panic) => {
@@ -63,7 +60,7 @@ fn every_database_equals_the_source_whatever_fails() {
     eprintln!("{seen:?}, {splits} moments inside a transaction");
     if seeds.end - seeds.start > 1 {
         // It is worth something only if it went where it claims to go.
-        for count in [seen.lost, seen.lost_answers, seen.refused, splits] {
+        for count in [seen.lost, seen.lost_answers, seen.refused, seen.overlapped, splits] {
             assert!(count >= 500, "{seen:?} {splits}");
         }
     }
@@ -131,11 +128,7 @@ impl Simulation {
         self.drain();
         let mut seen = Seen::default();
         for database in &self.databases {
-            let one = database.local.seen();
-            seen.calls += one.calls;
-            seen.lost += one.lost;
-            seen.lost_answers += one.lost_answers;
-            seen.refused += one.refused;
+            seen.add(database.local.seen());
         }
         (seen, self.splits)
     }

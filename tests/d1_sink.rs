@@ -124,6 +124,10 @@ impl Replica<'_> {
         self.checkpoint = self.sink.checkpoint().unwrap();
     }
 
+    fn database_lsn(&self) -> Lsn {
+        self.database.rows("SELECT lsn FROM _walcast_checkpoint")[0].parse().unwrap()
+    }
+
     /// Starts the stream again, `back` whole transactions before the checkpoint.
     fn restart(&mut self, back: usize, runs: &[Arc<Run>]) {
         self.last = 0..0;
@@ -366,7 +370,35 @@ fn a_row_above_the_limit_is_set_aside_and_one_just_below_it_is_not() {
     assert_eq!((applied.changes, applied.dead_letters, applied.transactions), (2, 1, 1));
     assert_eq!(replica.database.rows("SELECT id, length(name) FROM items"), ["1|1790000", "3|10"]);
     let letters = replica.database.rows("SELECT key, reason FROM _walcast_dead_letters");
-    assert_eq!(letters, ["[2]|the row has 2000009 bytes as JSON, more than the 2000000 that D1 takes"]);
+    assert_eq!(letters, ["[2]|the row has 2000008 bytes, more than the 2000000 that D1 takes"]);
+}
+
+#[test]
+fn a_row_arrives_although_its_json_is_longer_than_a_parameter_may_be() {
+    let quotes = |count: usize| Some("\"".repeat(count));
+    let transactions = [
+        vec![Op::Insert(1, [quotes(1_100_000), None]), Op::Insert(2, [Some("short".into()), None])],
+        // Of the one, another column; of the other, the long one.
+        vec![Op::Update(1, [None, Some(quotes(10))]), Op::Update(2, [Some(quotes(1_200_000)), None])],
+        // Neither alone, both together.
+        vec![Op::Insert(3, [quotes(900_000), None]), Op::Update(3, [None, Some(quotes(900_000))])],
+        // Together they are more than a row may have.
+        vec![Op::Update(2, [None, Some(quotes(900_000))])],
+    ];
+    let source = Source::new(&transactions, false);
+    // A row as JSON is more than the database gives, too.
+    let lengths =
+        "SELECT id, length(name), length(note) FROM items WHERE replace(name, '\"', '') IN ('', 'short')";
+    let expected = ["1|1100000|10", "2|1200000|NULL", "3|900000|900000"];
+    // Folded into one request, and row by row.
+    for options in [options(1_000), Options { skip_unchanged: true, ..options(1) }] {
+        let mut replica = Replica::new(&source, options);
+        let runs = runs(&source.stream, &replica.plan, usize::MAX / 4);
+        let applied = replica.sink.apply(&Batch::new(&runs, Lsn(1), None)).unwrap();
+        assert_eq!((applied.dead_letters, applied.transactions), (1, 4));
+        assert_eq!(replica.database.rows(lengths), expected);
+        assert_eq!(replica.database.rows("SELECT operation, key FROM _walcast_dead_letters"), ["update|[2]"]);
+    }
 }
 
 #[test]
@@ -385,4 +417,46 @@ fn an_update_of_some_columns_of_a_row_that_is_not_there_is_set_aside() {
     let letters = "SELECT operation, key, commit_lsn, xid FROM _walcast_dead_letters ORDER BY key";
     assert_eq!(replica.database.rows(letters), ["update|[1]|0/44C|2", "update|[2]|0/44C|2"]);
     assert_eq!(replica.database.rows("SELECT id FROM items"), ["3"]);
+}
+
+#[test]
+fn a_sink_that_is_to_halt_does_so_at_an_update_of_some_columns_that_finds_no_row() {
+    let partial = Op::Update(2, [Some(Some("new".into())), None]);
+    let insert = |key| Op::Insert(key, [Some("a".into()), Some("b".into())]);
+    let source = Source::new(&[vec![insert(1), insert(2)], vec![insert(3), partial]], false);
+    let halt = Options { on_rejected: OnRejected::Halt, ..options(1_000) };
+    let mut replica = Replica::new(&source, halt);
+    let runs = runs(&source.stream, &replica.plan, 1);
+    replica.happen(Event::Batch(3), &runs);
+    replica.database.exec("DELETE FROM items WHERE id = 2");
+    let error = replica.sink.apply(&Batch::new(&runs, Lsn(1), None)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Halt);
+    let expected = "a row of table items has no valid form here, at 0/44C: the row is not in this replica";
+    assert!(error.to_string().contains(expected), "{error}");
+    assert_eq!(replica.database.rows("SELECT id FROM items"), ["1"], "nothing of the transaction is there");
+    assert!(replica.database.rows("SELECT * FROM _walcast_dead_letters").is_empty());
+    // Once the row is there, the update is applied.
+    replica.database.exec("INSERT INTO items (id, name, note) VALUES (2, 'old', 'b')");
+    let mut sink = D1Sink::new("d1", Box::new(replica.database.clone()), halt);
+    sink.open(&replica.plan, &identity()).unwrap();
+    sink.apply(&Batch::new(&runs, Lsn(1), None)).unwrap();
+    assert_eq!(replica.rows(), source.at(Lsn(u64::MAX)));
+}
+
+#[test]
+fn a_sink_that_ends_has_counted_every_row_that_was_written() {
+    let source = few_transactions();
+    let (mut replica, runs) = fed(&source);
+    apply_next(&mut replica, &runs[..]).unwrap();
+    let counted = |replica: &Replica<'_>| -> u64 {
+        replica.database.rows("SELECT usage ->> 'rows_written' FROM _walcast_checkpoint")[0].parse().unwrap()
+    };
+    // The checkpoint's first row, which the sink begins with, is not its business.
+    let written = |replica: &Replica<'_>| replica.database.seen().rows_written - 1;
+    assert!(counted(&replica) < written(&replica), "what the last request came to is not known yet");
+    replica.sink.end();
+    assert_eq!(counted(&replica), written(&replica));
+    replica.sink.end();
+    assert_eq!(counted(&replica), written(&replica), "once");
+    assert_eq!(replica.sink.checkpoint().unwrap().lsn, replica.database_lsn());
 }

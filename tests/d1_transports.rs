@@ -275,10 +275,10 @@ fn a_database_is_found_by_its_name_or_id_and_one_that_is_not_there_is_refused_wi
     );
 
     let failure = run(&mut rest(&workerd, "app-e"), "SELECT 1").unwrap_err();
-    assert_eq!(failure.verdict, Verdict::Refused);
-    assert!(failure.message.contains("npx wrangler d1 create app-e"), "{}", failure.message);
+    assert_eq!(failure.verdict, Verdict::Gone);
+    assert!(failure.message.contains("has no D1 database app-e"), "{}", failure.message);
     let missing = run(&mut rest(&workerd, "5f4e0bd2-0000-4000-8000-000000000000"), "SELECT 1").unwrap_err();
-    assert_eq!(missing.verdict, Verdict::Refused);
+    assert_eq!(missing.verdict, Verdict::Gone);
 
     let mut options = rest_options(&workerd, "app-eu");
     options.token = "sesame".to_owned().into();

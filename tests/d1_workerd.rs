@@ -1,5 +1,6 @@
-//! The D1 sink on a real workerd, through the REST transport: thousands of batches with every fault that D1 is known for
-//! between them, databases that are restored or made anew, and rows that a database refuses.
+//! The D1 sink on a real workerd: thousands of batches with every fault that D1 is known for between them, databases that
+//! are restored, made anew or deleted, and rows that a database refuses. What depends on the way there is tried through
+//! the REST API and through the Worker.
 
 #[path = "support/changes.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
@@ -28,6 +29,7 @@ use walcast::sink::d1::limits::RequestLimits;
 use walcast::sink::d1::rest::RestTransport;
 use walcast::sink::d1::transport::{Statement, Transport};
 use walcast::sink::d1::{D1Sink, Options};
+use walcast::sink::replica::OnRejected;
 
 const TRANSACTIONS: usize = 2_500;
 /// Faults that go away by themselves, without one of the rate limit: the budget would keep to it. And whether the request takes effect all the same.
@@ -306,4 +308,173 @@ fn poison_rows_are_found_without_a_reader_seeing_a_part_of_their_transaction() {
     let sequence = rig.texts("SELECT CAST(sequence AS TEXT) FROM _walcast_checkpoint");
     assert_eq!(sequence, ["1"], "one request had an effect");
     assert_eq!(rig.workerd.violations().unwrap(), 0);
+}
+
+// ---- both ways there --------------------------------------------------------------------------------------------
+
+const DATABASE: &str = "walcast-eu";
+const BINDING: &str = "DB_EU";
+/// Fewer than through one way: each is there twice.
+const TRANSACTIONS_EACH_WAY: usize = 250;
+/// How many attempts a batch may need.
+const ATTEMPTS_MAX: u32 = 200;
+/// Faults that say that nothing is known, or that come again at once, by the share of requests that they meet.
+const SHARES: [(&str, bool, f64); 7] = [
+    ("reset", true, 0.06),
+    ("reset", false, 0.03),
+    ("503", true, 0.03),
+    ("internal-error", false, 0.03),
+    ("storage-reset", true, 0.03),
+    ("truncated", true, 0.03),
+    ("too-many-queued", false, 0.03),
+];
+
+fn way(workerd: &Workerd, name: &str) -> Box<dyn Transport> {
+    match name {
+        "rest" => Box::new(d1::rest(workerd, DATABASE)),
+        _ => Box::new(d1::worker(workerd, BINDING)),
+    }
+}
+
+/// A sink that sets nothing aside, with small requests.
+fn strict(workerd: &Workerd, name: &str) -> D1Sink {
+    let request = RequestLimits { rows_max: 8, bytes_max: 4 << 20 };
+    let options = Options { on_rejected: OnRejected::Halt, skip_unchanged: false, request };
+    D1Sink::new("eu", way(workerd, name), options)
+}
+
+fn order_shares(workerd: &Workerd, seed: u64) {
+    for (kind, is_applied, share) in SHARES {
+        let fault = json!({ "db": DATABASE, "kind": kind, "applied": is_applied, "share": share, "seed": seed,
+            "times": "until cleared" });
+        workerd.order(&fault).unwrap();
+    }
+}
+
+fn rows_by(workerd: &Workerd, name: &str) -> Rows {
+    let sql = "SELECT CAST(id AS TEXT) AS id, json_array(name, note) AS cells FROM items";
+    let answer = d1::run(&mut *way(workerd, name), sql).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let row = |row: &serde_json::Map<_, _>| {
+        (text(&row["id"]).parse().unwrap(), serde_json::from_str(&text(&row["cells"])).unwrap())
+    };
+    answer.rows.iter().map(row).collect()
+}
+
+#[test]
+fn a_database_equals_its_source_at_every_checkpoint_whatever_fails_on_the_way() {
+    for (name, seed) in [("rest", 1), ("worker", 2)] {
+        let mut workerd = Workerd::start().unwrap();
+        workerd.create_database(DATABASE).unwrap();
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let source = Source::new(&transactions(&mut rng)[..TRANSACTIONS_EACH_WAY], seed == 2);
+        let plan = Arc::new(source.plan());
+        let runs = runs::runs(&source.stream, &plan, 400);
+        let mut replica = strict(&workerd, name);
+        assert_eq!(replica.open(&plan, &identity()).unwrap(), None);
+        replica.start_at(Lsn(1)).unwrap();
+
+        let (mut next, mut restarts) = (0, 0);
+        order_shares(&workerd, seed);
+        while next < runs.len() {
+            let end = (next + rng.usize(1..8)).min(runs.len());
+            // The batch before comes again too, as after a restart of the stream.
+            let batch = Batch::new(&runs[next.saturating_sub(3)..end], Lsn(1), None);
+            let mut attempts = 0;
+            while let Err(error) = replica.apply(&batch) {
+                assert!(
+                    matches!(error.kind(), Kind::Transient | Kind::Throttled { .. }),
+                    "{name}: {error:?}"
+                );
+                attempts += 1;
+                assert!(attempts < ATTEMPTS_MAX, "{name}: {error:?}");
+            }
+            next = end;
+            if rng.u32(..12) == 0 {
+                workerd.kill().unwrap();
+                assert!(replica.apply(&batch).is_ok() || replica.checkpoint().is_err());
+                workerd.start_again().unwrap();
+                restarts += 1;
+            }
+            workerd.clear_faults().unwrap();
+            if rng.u32(..12) == 0 {
+                // Another engine takes over; the one before can no longer write.
+                let mut newer = strict(&workerd, name);
+                newer.open(&plan, &identity()).unwrap();
+                replica = newer;
+            }
+            let checkpoint = replica.checkpoint().unwrap();
+            if checkpoint.open.is_none() {
+                assert_eq!(
+                    rows_by(&workerd, name),
+                    source.at(checkpoint.lsn),
+                    "{name} at {}",
+                    checkpoint.lsn
+                );
+            }
+            order_shares(&workerd, seed + next as u64);
+        }
+        workerd.clear_faults().unwrap();
+        assert_eq!(rows_by(&workerd, name), source.at(Lsn(u64::MAX)), "{name}");
+        assert_eq!(replica.checkpoint().unwrap().transactions as usize, source.transactions.len(), "{name}");
+        assert!(restarts > 0, "{name}: nothing was killed");
+        let stats = workerd.stats().unwrap();
+        assert_eq!(stats["violations"], 0, "{name}: {}", stats["violated"]);
+    }
+}
+
+#[test]
+fn a_row_whose_json_is_longer_than_a_parameter_arrives_both_ways() {
+    let text = "\"\\\n".repeat(350_000);
+    let source = Source::new(
+        &[
+            vec![Op::Insert(1, [Some(text.clone()), None]), Op::Insert(2, [Some("ü".into()), None])],
+            vec![
+                Op::Update(1, [None, Some(Some("new".into()))]),
+                Op::Update(2, [Some(Some(text.clone())), None]),
+            ],
+        ],
+        false,
+    );
+    for name in ["rest", "worker"] {
+        let workerd = Workerd::start().unwrap();
+        workerd.create_database(DATABASE).unwrap();
+        let plan = Arc::new(source.plan());
+        let runs = runs(&source.stream, &plan, usize::MAX / 4);
+        // The second request holds the updates alone.
+        let mut sink = D1Sink::new("eu", way(&workerd, name), Options::default());
+        sink.open(&plan, &identity()).unwrap();
+        sink.start_at(Lsn(1)).unwrap();
+        let (first, rest) = split(&runs, 1);
+        assert_eq!(apply(&mut sink, first).unwrap().dead_letters, 0);
+        assert_eq!(apply(&mut sink, rest).unwrap().dead_letters, 0);
+        let sql = "SELECT CAST(id AS TEXT) AS id, name, note FROM items ORDER BY items.id";
+        let answer = d1::run(&mut *way(&workerd, name), sql).unwrap();
+        let found: Vec<Value> = answer.rows.into_iter().map(Value::Object).collect();
+        let expected = [
+            json!({ "id": "1", "name": text, "note": "new" }),
+            json!({ "id": "2", "name": text, "note": null }),
+        ];
+        assert!(found == expected, "{name}: a row is not as it is at the source");
+        assert_eq!(workerd.violations().unwrap(), 0, "{name}");
+    }
+}
+
+#[test]
+fn a_database_that_was_deleted_asks_for_a_new_one_and_a_backfill() {
+    let source = few_transactions();
+    let rig = Rig::new(&source);
+    let runs = runs(&source.stream, &rig.plan, 1);
+    let (first, rest) = split(&runs, 1);
+    let mut sink = rig.opened(1_000);
+    apply(&mut sink, first).unwrap();
+    rig.workerd.delete_database("eu").unwrap();
+    // A sink that was given the name asks for the id by it, and is told that there is none.
+    for error in
+        [apply(&mut sink, rest).unwrap_err(), rig.sink(1_000).open(&rig.plan, &identity()).unwrap_err()]
+    {
+        assert_eq!(error.kind(), Kind::NeedsBackfill, "{error:?}");
+        assert!(error.to_string().contains("the database is not there"), "{error}");
+        assert!(error.hint_text().unwrap().contains("npx wrangler d1 create"), "{error:?}");
+    }
 }

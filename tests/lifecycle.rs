@@ -106,7 +106,7 @@ fn a_run_ends_by_itself_when_its_time_is_over() {
     pipeline.exec(&insert("11, 20"));
     pipeline.start_with(&["--until-caught-up", "--max-duration", "50s"]);
     assert_eq!(pipeline.exit_code(), Some(0));
-    assert_eq!(pipeline.replica("eu").ask("SELECT count(*) FROM t"), "10");
+    assert_eq!(pipeline.replica("eu").ask("SELECT count(*) FROM t"), "20");
 }
 
 #[test]
@@ -225,9 +225,19 @@ fn files_that_are_not_ours_stay_as_they_are_and_the_other_sinks_go_on() {
     }
 }
 
+/// A pipeline that brings nothing from before the stream, its engine running.
+fn never_filled() -> Pipeline {
+    let mut pipeline =
+        Pipeline::builder().sections("[backfill]\nmode = \"never\"\n").build(CREATE, &schema());
+    pipeline.start();
+    pipeline.catch_up();
+    pipeline.await_log("streaming");
+    pipeline
+}
+
 #[test]
-fn a_new_sink_waits_for_a_decision_and_starts_at_the_slot_when_told_so() {
-    let mut pipeline = Pipeline::started(CREATE, &schema());
+fn without_backfill_a_new_sink_waits_for_a_decision_and_starts_at_the_slot_when_told_so() {
+    let mut pipeline = never_filled();
     pipeline.exec(&insert("1, 10"));
     pipeline.catch_up();
     assert_eq!(pipeline.stop(), Some(0));
@@ -253,8 +263,8 @@ fn a_new_sink_waits_for_a_decision_and_starts_at_the_slot_when_told_so() {
 }
 
 #[test]
-fn a_replica_that_was_deleted_is_not_started_anew_silently() {
-    let mut pipeline = Pipeline::started(CREATE, &schema());
+fn without_backfill_a_replica_that_was_deleted_is_not_started_anew_silently() {
+    let mut pipeline = never_filled();
     pipeline.exec(&insert("1, 10"));
     pipeline.catch_up();
     assert_eq!(pipeline.stop(), Some(0));
@@ -269,8 +279,8 @@ fn a_replica_that_was_deleted_is_not_started_anew_silently() {
 }
 
 #[test]
-fn replicas_that_were_all_deleted_are_started_anew_with_a_warning() {
-    let mut pipeline = Pipeline::started(CREATE, &schema());
+fn without_backfill_replicas_that_were_all_deleted_are_started_anew_with_a_warning() {
+    let mut pipeline = never_filled();
     pipeline.exec(&insert("1, 10"));
     pipeline.catch_up();
     assert_eq!(pipeline.stop(), Some(0));

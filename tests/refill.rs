@@ -122,6 +122,25 @@ fn a_table_that_is_left_empty_says_so_until_it_is_filled() {
 }
 
 #[test]
+fn replicas_whose_slot_is_gone_or_was_moved_are_filled_once_they_are_given_up() {
+    for harm in [
+        "SELECT pg_drop_replication_slot('walcast')",
+        "SELECT pg_replication_slot_advance('walcast', pg_current_wal_lsn())",
+    ] {
+        let mut pipeline = filled();
+        pipeline.exec("DELETE FROM a WHERE id < 100; INSERT INTO b VALUES (5000, 'new')");
+        pipeline.exec(harm);
+        pipeline.start_with(&["--until-caught-up"]);
+        assert_eq!(pipeline.exit_code(), Some(1), "nothing is emptied without being asked for");
+        assert_eq!(count(&pipeline, "eu", "a"), "2000");
+        ask(&pipeline, &["nuke", "--all", "--yes", "--json"]);
+        pipeline.assert_equal(A, A);
+        pipeline.assert_equal(B, B);
+        pipeline.run_until_caught_up();
+    }
+}
+
+#[test]
 fn names_that_there_are_not_are_told_with_those_that_there_are() {
     let pipeline = filled();
     for (arguments, says) in [

@@ -184,7 +184,10 @@ fn a_dropped_slot_is_not_replaced_silently() {
     refused_after(
         &[],
         |pipeline| drop(pipeline.exec("SELECT pg_drop_replication_slot('walcast')")),
-        &["slot walcast does not exist, but the sinks have checkpoints", "hint: fill the replicas anew: "],
+        &[
+            "slot walcast does not exist, but the sinks have checkpoints",
+            "hint: fill the replicas anew: walcast nuke --all",
+        ],
     );
 }
 
@@ -203,7 +206,7 @@ fn an_invalidated_slot_is_refused() {
         &[
             "slot walcast was invalidated by the server",
             "the changes since are gone",
-            "hint: fill the replicas anew: ",
+            "hint: fill the replicas anew: walcast nuke --all",
         ],
     );
 }
@@ -216,7 +219,7 @@ fn a_slot_that_somebody_advanced_is_refused() {
         &[
             "but slot walcast was confirmed to",
             "the changes between are gone",
-            "hint=\"fill the replicas anew: ",
+            "hint=\"fill the replica anew: walcast nuke --sink eu",
         ],
     );
 }

@@ -7,9 +7,10 @@ use std::process::Command;
 use tempfile::TempDir;
 use walcast::error::{Error, Result};
 
-use crate::d1::{Databases, Ready};
+use crate::d1::{Databases, Ready, Way};
 use crate::measure::{self, Sample};
 use crate::server::Server;
+use crate::stage::Stream;
 use crate::workload::Backlog;
 
 /// Rounds of one process; each starts with a copy of the slot.
@@ -23,11 +24,13 @@ pub enum Consumer {
     /// SQLite regions, over TCP.
     Sqlite(usize),
     /// A client with ready row sets, into so many D1 databases.
-    RowSets(usize),
-    /// A client with a statement for each row, into one.
+    RowSets(Way, usize),
+    /// A client with a statement for each row, into one, through the REST API.
     RowStatements,
-    /// D1 databases through the REST API, over TCP.
-    Rest(usize),
+    /// walcast's D1 sinks without the rest of it.
+    Stage(Way, usize),
+    /// D1 databases, over TCP.
+    D1(Way, usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,12 +66,20 @@ impl Consumer {
     ];
 
     /// Into D1.
-    pub const D1: [Consumer; 5] = [
-        Consumer::RowSets(1),
+    pub const INTO_D1: [Consumer; 13] = [
+        Consumer::RowSets(Way::Rest, 1),
         Consumer::RowStatements,
-        Consumer::Rest(1),
-        Consumer::RowSets(6),
-        Consumer::Rest(6),
+        Consumer::Stage(Way::Rest, 1),
+        Consumer::D1(Way::Rest, 1),
+        Consumer::RowSets(Way::Worker, 1),
+        Consumer::Stage(Way::Worker, 1),
+        Consumer::D1(Way::Worker, 1),
+        Consumer::RowSets(Way::Rest, 6),
+        Consumer::Stage(Way::Rest, 6),
+        Consumer::D1(Way::Rest, 6),
+        Consumer::RowSets(Way::Worker, 6),
+        Consumer::Stage(Way::Worker, 6),
+        Consumer::D1(Way::Worker, 6),
     ];
 
     pub fn name(self) -> String {
@@ -77,9 +88,12 @@ impl Consumer {
             Consumer::Null(transport) => format!("walcast → null, {}", transport.name()),
             Consumer::Sqlite(1) => "walcast → 1 SQLite region, TCP".to_owned(),
             Consumer::Sqlite(regions) => format!("walcast → {regions} SQLite regions, TCP"),
-            Consumer::RowSets(databases) => format!("ready row sets → {databases} D1"),
-            Consumer::RowStatements => "ready statements, one a row → 1 D1".to_owned(),
-            Consumer::Rest(databases) => format!("walcast → {databases} D1, REST"),
+            Consumer::RowSets(way, databases) => format!("ready row sets → {databases} D1, {}", way.name()),
+            Consumer::RowStatements => "ready statements, one a row → 1 D1, REST".to_owned(),
+            Consumer::Stage(way, databases) => {
+                format!("walcast's sinks alone → {databases} D1, {}", way.name())
+            }
+            Consumer::D1(way, databases) => format!("walcast → {databases} D1, {}", way.name()),
         }
     }
 
@@ -92,9 +106,19 @@ impl Consumer {
         match self {
             Consumer::Recvlogical(transport) | Consumer::Null(transport) => Consumer::Recvlogical(transport),
             Consumer::Sqlite(_) => Consumer::Recvlogical(Transport::Tcp),
-            Consumer::RowSets(databases) | Consumer::Rest(databases) => Consumer::RowSets(databases),
-            Consumer::RowStatements => Consumer::RowSets(1),
+            Consumer::RowSets(way, databases)
+            | Consumer::Stage(way, databases)
+            | Consumer::D1(way, databases) => Consumer::RowSets(way, databases),
+            Consumer::RowStatements => Consumer::RowSets(Way::Rest, 1),
         }
+    }
+
+    /// Whether it fills one D1 database.
+    pub fn is_one_database(self) -> bool {
+        matches!(
+            self,
+            Consumer::RowStatements | Consumer::RowSets(_, 1) | Consumer::Stage(_, 1) | Consumer::D1(_, 1)
+        )
     }
 
     /// Whether it reads over TCP.
@@ -105,13 +129,15 @@ impl Consumer {
     /// Drains a copy of the backlog's slot, or sends what the backlog came to.
     pub fn drain(self, server: &Server, backlog: &Backlog) -> Result<Sample> {
         match self {
-            Consumer::RowSets(databases) => {
-                let (ready, databases) = (Ready::row_sets(server, backlog)?, Databases::start(databases)?);
+            Consumer::RowSets(way, databases) => {
+                let (ready, databases) =
+                    (Ready::row_sets(server, backlog)?, Databases::start(way, databases)?);
                 let sample = databases.drain(&ready)?;
                 databases.verify(backlog).map(|()| sample)
             }
             Consumer::RowStatements => {
-                let (ready, database) = (Ready::row_statements(server, backlog)?, Databases::start(1)?);
+                let (ready, database) =
+                    (Ready::row_statements(server, backlog)?, Databases::start(Way::Rest, 1)?);
                 database.allow_many_statements()?;
                 let sample = database.drain(&ready)?;
                 database.verify(backlog).map(|()| sample)
@@ -136,14 +162,21 @@ impl Consumer {
                 (0..regions).try_for_each(|region| verify(&home.region(region), backlog))?;
                 sample
             }
-            Consumer::Rest(databases) => {
-                let databases = Databases::start(databases)?;
-                let home = Home::new(&Transport::Tcp.url(server), SLOT, backlog, &databases.rest_sinks())?;
+            Consumer::Stage(way, databases) => {
+                let (stream, databases) =
+                    (Stream::read(server, backlog, SLOT)?, Databases::start(way, databases)?);
+                let sample = stream.drain(databases.transports()?)?;
+                databases.verify(backlog)?;
+                sample
+            }
+            Consumer::D1(way, databases) => {
+                let databases = Databases::start(way, databases)?;
+                let home = Home::new(&Transport::Tcp.url(server), SLOT, backlog, &databases.sinks())?;
                 let sample = measure::run(home.walcast(&["--until-caught-up"]), SLOT, server)?;
                 databases.verify(backlog)?;
                 sample
             }
-            Consumer::RowSets(_) | Consumer::RowStatements => {
+            Consumer::RowSets(..) | Consumer::RowStatements => {
                 return Err(Error::bug("a client without a slot"));
             }
         };

@@ -1,11 +1,21 @@
 //! D1 databases on a local workerd, and what walcast is compared with there: a client that posts bodies it has ready,
 //! which is the ceiling, and one that sends a statement for each row, as small systems do.
 
-use std::time::Instant;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ring::hmac;
 use serde_json::{Value, json};
 use walcast::app::demo::Workerd;
 use walcast::error::{Error, Result};
+use walcast::sink::d1::budget::{Budget, Limit};
+use walcast::sink::d1::http;
+use walcast::sink::d1::rest::{RestOptions, RestTransport};
+use walcast::sink::d1::transport::Transport;
+use walcast::sink::d1::worker::{WorkerOptions, WorkerTransport};
 
 use crate::measure::Sample;
 use crate::server::Server;
@@ -20,32 +30,88 @@ pub const ROW_STATEMENTS: usize = 998;
 /// Rows that one `cursor` of the source brings.
 const PAGE_ROWS: usize = 50_000;
 
+/// How a database is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Cloudflare's REST API.
+    Rest,
+    /// The companion Worker.
+    Worker,
+}
+
+impl Way {
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Rest => "REST",
+            Way::Worker => "Worker",
+        }
+    }
+}
+
 /// A workerd with empty databases.
 pub struct Databases {
     workerd: Workerd,
+    way: Way,
     ids: Vec<String>,
 }
 
 impl Databases {
-    pub fn start(count: usize) -> Result<Self> {
+    pub fn start(way: Way, count: usize) -> Result<Self> {
         let workerd = Workerd::start()?;
-        let ids =
-            (0..count).map(|index| workerd.create_database(&format!("r{index}"))).collect::<Result<_>>()?;
-        Ok(Databases { workerd, ids })
+        let names = Workerd::BINDINGS.iter().take(count);
+        let ids = names.map(|(_, name)| workerd.create_database(name)).collect::<Result<_>>()?;
+        Ok(Databases { workerd, way, ids })
+    }
+
+    /// The databases: the id of each, and its binding in the Worker.
+    fn all(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.ids.iter().map(String::as_str).zip(Workerd::BINDINGS.iter().map(|(binding, _)| *binding))
     }
 
     /// The `[[sink]]` sections that name them.
-    pub fn rest_sinks(&self) -> String {
-        let sink = |(index, id): (usize, &String)| {
-            format!(
-                "[[sink]]\nname = \"r{index}\"\ntype = \"d1\"\naccount_id = \"{}\"\ndatabase = \"{id}\"\n\
-                 api_token = \"{}\"\nbase_url = \"{}\"\n",
+    pub fn sinks(&self) -> String {
+        let address = |id: &str, binding: &str| match self.way {
+            Way::Rest => format!(
+                "type = \"d1\"\naccount_id = \"{}\"\ndatabase = \"{id}\"\napi_token = \"{}\"\nbase_url = \"{}\"\n",
                 Workerd::ACCOUNT,
                 Workerd::TOKEN,
                 self.workerd.base_url()
-            )
+            ),
+            Way::Worker => format!(
+                "type = \"d1-worker\"\nurl = \"{}\"\nbinding = \"{binding}\"\nkey = \"{}\"\n",
+                self.workerd.worker_url(),
+                Workerd::KEY
+            ),
         };
-        self.ids.iter().enumerate().map(sink).collect()
+        let sink =
+            |(index, (id, binding))| format!("[[sink]]\nname = \"r{index}\"\n{}", address(id, binding));
+        self.all().enumerate().map(sink).collect()
+    }
+
+    /// The sinks' ways to them.
+    pub fn transports(&self) -> Result<Vec<Box<dyn Transport>>> {
+        let transport = |(id, binding): (&str, &str)| -> Result<Box<dyn Transport>> {
+            Ok(match self.way {
+                Way::Rest => {
+                    let options = RestOptions {
+                        base_url: self.workerd.base_url(),
+                        account: Workerd::ACCOUNT.to_owned(),
+                        database: id.to_owned(),
+                        token: Workerd::TOKEN.to_owned().into(),
+                        timeout: http::TIMEOUT,
+                    };
+                    let limit = Limit { requests: 100_000, ..Limit::default() };
+                    Box::new(RestTransport::new(options, Arc::new(Budget::new(limit)))?)
+                }
+                Way::Worker => Box::new(WorkerTransport::new(WorkerOptions {
+                    url: self.workerd.worker_url(),
+                    binding: binding.to_owned(),
+                    key: Workerd::KEY.to_owned().into(),
+                    timeout: http::TIMEOUT,
+                })?),
+            })
+        };
+        self.all().map(transport).collect()
     }
 
     /// Whether every database has everything, and was asked for nothing beyond D1's limits.
@@ -69,8 +135,12 @@ impl Databases {
     }
 
     fn post(&self, id: &str, body: &str) -> Result<Value> {
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        send(&agent, &self.url(id), body)
+        read(
+            agent()
+                .post(self.url(id))
+                .header("authorization", format!("Bearer {}", Workerd::TOKEN))
+                .send(body),
+        )
     }
 
     fn url(&self, id: &str) -> String {
@@ -82,27 +152,64 @@ impl Databases {
         for id in &self.ids {
             self.post(id, &body(&[(ready.table.clone(), vec![])]))?;
         }
+        let bodies: Vec<Vec<u8>> = match self.way {
+            Way::Rest => ready.bodies.iter().map(|body| body.clone().into_bytes()).collect(),
+            Way::Worker => ready.bodies.iter().map(|body| gzip(body.as_bytes())).collect::<Result<_>>()?,
+        };
         let started = Instant::now();
         std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                self.ids.iter().map(|id| scope.spawn(move || self.post_all(id, ready))).collect();
+            let post_all = |(id, binding)| {
+                let bodies = &bodies;
+                scope.spawn(move || self.post_all(id, binding, bodies))
+            };
+            let threads: Vec<_> = self.all().map(post_all).collect();
             threads.into_iter().try_for_each(|thread| thread.join().expect("the client does not panic"))
         })?;
         Ok(Sample { seconds: started.elapsed().as_secs_f64(), ..Sample::default() })
     }
 
-    fn post_all(&self, id: &str, ready: &Ready) -> Result<()> {
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        let url = self.url(id);
-        ready.bodies.iter().try_for_each(|body| send(&agent, &url, body).map(drop))
+    fn post_all(&self, id: &str, binding: &str, bodies: &[Vec<u8>]) -> Result<()> {
+        let (agent, url) = (agent(), self.url(id));
+        let path = format!("/v1/databases/{binding}/query");
+        bodies.iter().try_for_each(|body| {
+            let request = match self.way {
+                Way::Rest => agent.post(&url).header("authorization", format!("Bearer {}", Workerd::TOKEN)),
+                Way::Worker => {
+                    let (time, signature) = sign(&path, body);
+                    agent
+                        .post(format!("{}{path}", self.workerd.worker_url()))
+                        .header("content-type", "application/gzip")
+                        .header("walcast-timestamp", time)
+                        .header("walcast-signature", signature)
+                }
+            };
+            read(request.send(&body[..])).map(drop)
+        })
     }
 }
 
-fn send(agent: &ureq::Agent, url: &str, body: &str) -> Result<Value> {
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).build().into()
+}
+
+/// The time and the signature that the Worker wants for a body.
+fn sign(path: &str, body: &[u8]) -> (String, String) {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_string();
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, Workerd::KEY.as_bytes()));
+    context.update(format!("v1\n{time}\nPOST\n{path}\n").as_bytes());
+    context.update(body);
+    (time, format!("v1={}", hex::encode(context.sign())))
+}
+
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let compressed = encoder.write_all(bytes).and_then(|()| encoder.finish());
+    compressed.map_err(|error| Error::halt("compressing a body").because(error))
+}
+
+fn read(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
     let failed = |error| Error::halt("posting to workerd").because(error);
-    let request = agent.post(url).header("authorization", format!("Bearer {}", Workerd::TOKEN));
-    let mut answer = request.send(body).map_err(failed)?;
-    let text = answer.body_mut().read_to_string().map_err(failed)?;
+    let text = answer.map_err(failed)?.body_mut().read_to_string().map_err(failed)?;
     let answer: Value =
         serde_json::from_str(&text).map_err(|error| Error::halt("an answer of workerd").because(error))?;
     match answer["success"] == true {

@@ -17,6 +17,7 @@ mod measure;
 mod report;
 mod server;
 mod sqlite;
+mod stage;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -84,7 +85,7 @@ fn main() -> Result<()> {
     }
     if arguments.wants("d1") {
         for workload in [Workload::Narrow, Workload::Update, Workload::Wide] {
-            report.workloads.push(drain(&mut server, workload, &Consumer::D1, D1_SCALE, &arguments)?);
+            report.workloads.push(drain(&mut server, workload, &Consumer::INTO_D1, D1_SCALE, &arguments)?);
         }
     }
     if arguments.wants("latency") {
@@ -133,7 +134,7 @@ fn drain(
         for (consumer, samples) in consumers.iter().zip(&mut samples) {
             let sample = consumer.drain(server, &backlog)?;
             eprintln!(
-                "{} {round}/{}: {:<32} {:>9.0} rows/s  {:>5.2} s  cpu {:>5.2} s  walsender {:>5.2} s  {:>4.0} MiB",
+                "{} {round}/{}: {:<32} {:>9.0} rows/s  {:>5.2} s  cpu {:>5.2} s  walsender {:>5.2} s  {:>4.0} MiB  {}",
                 workload.name(),
                 arguments.rounds,
                 consumer.name(),
@@ -141,7 +142,8 @@ fn drain(
                 sample.seconds,
                 sample.cpu_seconds,
                 sample.walsender_cpu_seconds,
-                sample.peak_mib
+                sample.peak_mib,
+                sample.in_flight()
             );
             samples.push(sample);
         }

@@ -25,6 +25,8 @@ pub struct Sample {
     pub cpu_seconds: f64,
     pub walsender_cpu_seconds: f64,
     pub peak_mib: f64,
+    /// The share of the time with a request in flight, where that was measured.
+    pub in_flight: f64,
 }
 
 /// Median, least and most of each figure over the rounds.
@@ -75,6 +77,11 @@ pub fn run(mut command: Command, slot: &str, server: &Server) -> Result<Sample> 
     Ok(sample)
 }
 
+/// User and system time of this process.
+pub fn own_cpu_seconds() -> f64 {
+    cpu_seconds(rustix::process::getpid().as_raw_pid()).unwrap_or(0.0)
+}
+
 /// User and system time of a process, its ended threads included.
 fn cpu_seconds(pid: i32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -92,6 +99,16 @@ fn peak_mib(pid: i32) -> Option<f64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
 }
 
+impl Sample {
+    /// The share of the time with a request in flight, in words.
+    pub fn in_flight(&self) -> String {
+        match self.in_flight > 0.0 {
+            true => format!("{:.0} % in flight", self.in_flight * 100.0),
+            false => String::new(),
+        }
+    }
+}
+
 impl Spread {
     pub fn of(samples: &[Sample]) -> Spread {
         let sorted = |of: fn(&Sample) -> f64| {
@@ -104,6 +121,7 @@ impl Spread {
             median: Sample {
                 seconds: median(&seconds),
                 cpu_seconds: median(&sorted(|sample| sample.cpu_seconds)),
+                in_flight: median(&sorted(|sample| sample.in_flight)),
                 walsender_cpu_seconds: median(&sorted(|sample| sample.walsender_cpu_seconds)),
                 // A limit on memory is one for every run.
                 peak_mib: sorted(|sample| sample.peak_mib).last().copied().unwrap_or(0.0),

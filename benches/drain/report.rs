@@ -45,13 +45,28 @@ impl Drained {
 
     /// Whether it was about D1 databases.
     fn is_into_d1(&self) -> bool {
-        self.results.iter().any(|(consumer, _)| Consumer::D1.contains(consumer))
+        self.results.iter().any(|(consumer, _)| Consumer::INTO_D1.contains(consumer))
     }
 
     /// How many times as fast as the reference.
     fn ratio(&self, consumer: Consumer, spread: &Spread) -> Option<f64> {
         let (_, reference) = self.results.iter().find(|(other, _)| *other == consumer.reference())?;
         Some(reference.median.seconds / spread.median.seconds)
+    }
+
+    /// The cells that only a drain into D1 has: how many times as fast it is as a statement for each row, and the share
+    /// of the time with a request in flight.
+    fn d1_cells(&self, consumer: Consumer, spread: &Spread) -> String {
+        let other = self.results.iter().find(|(other, _)| *other == Consumer::RowStatements);
+        let in_flight = spread.median.in_flight();
+        let in_flight = in_flight.trim_end_matches(" in flight");
+        match other {
+            _ if !self.is_into_d1() => String::new(),
+            Some((_, other)) if consumer.is_one_database() => {
+                format!(" {:.1} | {} |", other.median.seconds / spread.median.seconds, in_flight)
+            }
+            _ => format!(" | {in_flight} |"),
+        }
     }
 }
 
@@ -78,31 +93,39 @@ impl Report {
              the medians to `pg_recvlogical` over the same transport, which receives and discards. CPU seconds are \
              medians, memory is the highest peak. The source runs with fsync off; SQLite regions are durable \
              (WAL, `synchronous = FULL`).\n\n\
-             Into D1: databases on one local workerd, through the REST API, each with one request in flight. There the \
-             ratio is to a client that posts the same rows in bodies it has ready; another sends one statement for \
-             each row, {} a request.",
+             Into D1: databases on one local workerd, which has a single thread, through the REST API or the companion \
+             Worker, each with one request in flight. There the ratio is to a client that posts the same rows the same \
+             way in bodies it has ready. Another client sends one statement for each row, {} a request; the last column \
+             says how many times as fast as that a consumer of one database is. `sinks alone` have the stream decoded in \
+             memory before the clock starts, so that they have the processors to themselves and the databases.",
             self.rounds,
             d1::ROW_STATEMENTS
         )?;
         for drained in &self.workloads {
             let into_d1 = if drained.is_into_d1() { ", into D1" } else { "" };
             writeln!(page, "\n## {}{into_d1}\n", drained.workload.title(drained.changes))?;
-            writeln!(page, "| Consumer | Changes/s | Range | Ratio | CPU s | Walsender CPU s | Peak MiB |")?;
-            writeln!(page, "|---|--:|--:|--:|--:|--:|--:|")?;
+            let [title, line] =
+                if drained.is_into_d1() { [" × one a row | In flight |", "--:|--:|"] } else { ["", ""] };
+            writeln!(
+                page,
+                "| Consumer | Changes/s | Range | Ratio | CPU s | Walsender CPU s | Peak MiB |{title}"
+            )?;
+            writeln!(page, "|---|--:|--:|--:|--:|--:|--:|{line}")?;
             for (consumer, spread) in &drained.results {
                 let rate = |seconds| thousands(drained.rate(seconds).round() as u64);
                 let ratio =
                     drained.ratio(*consumer, spread).map_or("".to_owned(), |ratio| format!("{ratio:.2}"));
                 writeln!(
                     page,
-                    "| {} | {} | {}–{} | {ratio} | {:.2} | {:.2} | {:.0} |",
+                    "| {} | {} | {}–{} | {ratio} | {:.2} | {:.2} | {:.0} |{}",
                     consumer.name(),
                     rate(spread.median.seconds),
                     rate(spread.slowest_seconds),
                     rate(spread.fastest_seconds),
                     spread.median.cpu_seconds,
                     spread.median.walsender_cpu_seconds,
-                    spread.median.peak_mib
+                    spread.median.peak_mib,
+                    drained.d1_cells(*consumer, spread)
                 )?;
             }
         }
@@ -173,10 +196,12 @@ impl Report {
             for (consumer, rate) in rates(drained) {
                 let length = rate / most * BAR_LENGTH_MAX;
                 let (class, name) = match consumer {
-                    Consumer::Recvlogical(_) | Consumer::RowSets(_) | Consumer::RowStatements => {
+                    Consumer::Recvlogical(_) | Consumer::RowSets(..) | Consumer::RowStatements => {
                         ("other", consumer.name())
                     }
-                    Consumer::Null(_) | Consumer::Sqlite(_) | Consumer::Rest(_) => ("own", consumer.name()),
+                    Consumer::Null(_) | Consumer::Sqlite(_) | Consumer::Stage(..) | Consumer::D1(..) => {
+                        ("own", consumer.name())
+                    }
                 };
                 let name = name.trim_end_matches(", TCP");
                 body += &text(BARS_LEFT - 8.0, y + 12.0, "end", "label", name);

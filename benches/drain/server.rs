@@ -43,6 +43,11 @@ impl Server {
         }))
     }
 
+    /// Drives what reads the server in another way than by SQL.
+    pub fn block_on<T>(&self, reading: impl Future<Output = Result<T>>) -> Result<T> {
+        self.runtime.block_on(reading)
+    }
+
     pub fn version(&self) -> Result<String> {
         Ok(self.text("SHOW server_version")?.unwrap_or_default())
     }

@@ -104,11 +104,12 @@ pub fn place(target: &SinkTarget) -> String {
 
 /// How a D1 sink writes.
 pub fn options(writing: &D1Writing, on_rejected: OnRejected) -> Options {
-    Options {
-        on_rejected,
-        skip_unchanged: writing.skip_unchanged,
-        request: RequestLimits { rows_max: writing.request_max_rows, bytes_max: writing.request_max_bytes },
-    }
+    Options { on_rejected, skip_unchanged: writing.skip_unchanged, request: request_limits(writing) }
+}
+
+/// How large its requests are.
+pub fn request_limits(writing: &D1Writing) -> RequestLimits {
+    RequestLimits { rows_max: writing.request_max_rows, bytes_max: writing.request_max_bytes }
 }
 
 /// The policy as sinks know it.

@@ -18,7 +18,7 @@ use crate::fanout::fill::{FillWrite, Fills, OwedKey, TableFill};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress, State};
 use crate::fanout::retry::{self, Backoff, Decision};
-use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink, Whole};
+use crate::fanout::sink::{Applied, Batch, Checkpoint, Reached, Sink, Whole};
 use crate::fanout::worker::{BatchLimits, Worker};
 use crate::sink::d1::D1Sink;
 use crate::sink::null::NullSink;
@@ -81,7 +81,11 @@ impl Sink for AnySink {
     }
 
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
-        let applied = self.any().apply(batch);
+        self.any().apply(batch)
+    }
+
+    fn apply_some(&mut self, batch: &Batch<'_>) -> Result<(Applied, Reached)> {
+        let applied = self.any().apply_some(batch);
         if let AnySink::D1(sink, name) = self
             && let Some(usage) = sink.usage()
         {
@@ -104,6 +108,10 @@ impl Sink for AnySink {
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         self.any().checkpoint()
+    }
+
+    fn end(&mut self) {
+        self.any().end();
     }
 
     fn whole(&self) -> Whole {
@@ -163,6 +171,11 @@ impl OpenSinks {
     /// The checkpoint of each sink that is open.
     pub fn checkpoints(&self) -> Vec<(String, Option<Checkpoint>)> {
         self.running().map(|(_, progress, checkpoint)| (progress.name.clone(), checkpoint.clone())).collect()
+    }
+
+    /// The sinks that are open.
+    pub fn names(&self) -> Vec<String> {
+        self.running().map(|(_, progress, _)| progress.name.clone()).collect()
     }
 
     fn running(&self) -> impl Iterator<Item = &(AnySink, Arc<SinkProgress>, Option<Checkpoint>)> {
@@ -275,13 +288,10 @@ impl OpenSinks {
     }
 }
 
-/// How much a sink takes at once. For a D1 database that is a request, which is measured by its text: rows in memory take
-/// about twice as much.
+/// How much a sink takes at once.
 fn batch_limits(config: &Config, target: &SinkTarget) -> BatchLimits {
     match target {
-        SinkTarget::D1(_, writing) | SinkTarget::D1Worker(_, writing) => {
-            BatchLimits { rows_max: writing.request_max_rows, bytes_max: writing.request_max_bytes * 2 }
-        }
+        SinkTarget::D1(_, writing) | SinkTarget::D1Worker(_, writing) => d1::request_limits(writing).batch(),
         SinkTarget::Sqlite { .. } | SinkTarget::Null => {
             BatchLimits { rows_max: config.batch.max_rows, bytes_max: config.batch.max_bytes }
         }

@@ -13,6 +13,11 @@ use super::sink::{
 use super::{Requires, slot_copy};
 use crate::document::problems::steps;
 
+/// The largest `request_max_bytes` through the API.
+const REST_REQUEST_BYTES_MAX: usize = 16 * MIB;
+/// The same through a Worker, which has 128 MB of memory and takes 16 MiB of JSON: a transaction may have half as much
+/// more before it is split, a row has up to 2 MB, and every character of them may be one that is escaped.
+const WORKER_REQUEST_BYTES_MAX: usize = 4 * MIB;
 /// Where Cloudflare's API is.
 const CLOUDFLARE_API: &str = "https://api.cloudflare.com/client/v4";
 /// Stand in where a sink has none of its own.
@@ -96,7 +101,7 @@ impl Checker<'_> {
     }
 
     fn database(&mut self, number: usize, sink: WrittenSink, base: &Path) -> Option<SinkTarget> {
-        let writing = self.writing(number, &sink);
+        let writing = self.writing(number, &sink, REST_REQUEST_BYTES_MAX);
         let WrittenSink { mut account_id, mut database, dsn, api_token, api_token_file, base_url, .. } = sink;
         let api_token = self.secret(
             number,
@@ -153,7 +158,7 @@ impl Checker<'_> {
     }
 
     fn worker(&mut self, number: usize, sink: WrittenSink, base: &Path) -> Option<SinkTarget> {
-        let writing = self.writing(number, &sink);
+        let writing = self.writing(number, &sink, WORKER_REQUEST_BYTES_MAX);
         let WrittenSink { url, binding, key, key_file, .. } = sink;
         if url.is_none() {
             self.note(steps!["sink", number, "url"], "a d1-worker sink needs the url of its Worker");
@@ -178,7 +183,7 @@ impl Checker<'_> {
         Some(SinkTarget::D1Worker(D1Worker { url: url?, binding: binding?, key: key? }, writing))
     }
 
-    fn writing(&mut self, number: usize, sink: &WrittenSink) -> D1Writing {
+    fn writing(&mut self, number: usize, sink: &WrittenSink, bytes_max: usize) -> D1Writing {
         let writing = D1Writing {
             request_max_rows: sink.request_max_rows.unwrap_or(20_000),
             request_max_bytes: sink.request_max_bytes.unwrap_or(4 * MIB),
@@ -186,7 +191,7 @@ impl Checker<'_> {
         };
         self.between(steps!["sink", number, "request_max_rows"], writing.request_max_rows, 50..=100_000);
         let bytes = writing.request_max_bytes;
-        self.size(steps!["sink", number, "request_max_bytes"], bytes, 64 * KIB..=16 * MIB);
+        self.size(steps!["sink", number, "request_max_bytes"], bytes, 64 * KIB..=bytes_max);
         writing
     }
 

@@ -97,7 +97,7 @@ pub struct D1Worker {
 pub struct D1Writing {
     /// Rows in a request. Default 20 000; 50 to 100 000.
     pub request_max_rows: usize,
-    /// Bytes of rows in a request. Default 4 MiB; 64 KiB to 16 MiB.
+    /// Bytes of rows in a request. Default 4 MiB; 64 KiB to 16 MiB, or 4 MiB through a Worker.
     pub request_max_bytes: usize,
     /// Whether rows that are there already as they come are left alone. Default false.
     pub skip_unchanged: bool,

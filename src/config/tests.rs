@@ -578,6 +578,14 @@ fn what_is_wrong_with_a_d1_sink_is_named_at_its_place() {
             "walcast.toml:8:20: sink[0].request_max_rows: must be from 50 to 100000",
         ],
     );
+    // A Worker has less memory than the API's limits ask for.
+    let worker = "[[sink]]\nname = \"eu\"\ntype = \"d1-worker\"\nurl = \"https://example.com\"\nbinding = \"DB\"\n\
+                  key = \"x\"\nrequest_max_bytes = \"5MiB\"\n";
+    assert_wrong(
+        worker,
+        &[],
+        &["walcast.toml:7:21: sink[0].request_max_bytes: must be from 64.0 KiB to 4.0 MiB"],
+    );
     let two =
         format!("{D1}account_id = \"{ACCOUNT}\"\ndatabase = \"a\"\nbase_url = \"http://example.com\"\n");
     let two = format!("{two}{}", two.replace("eu", "na").replace("http:", "https:"));

@@ -63,6 +63,16 @@ pub trait Sink: Send {
     /// the stream again from the checkpoint.
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied>;
 
+    /// Applies the batch or only the first part of it, and says how far that reaches. The worker comes again with the
+    /// rest and with what has queued meanwhile, so a sink that takes a batch in several steps takes as much as there is
+    /// in each, and its progress is known after each. Without an implementation of its own, a sink applies everything.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn apply_some(&mut self, batch: &Batch<'_>) -> Result<(Applied, Reached)> {
+        self.apply(batch).map(|applied| (applied, Reached::All))
+    }
+
     /// Gives up whatever is not committed and reads the checkpoint from the target.
     fn checkpoint(&mut self) -> Result<Checkpoint>;
 
@@ -86,6 +96,10 @@ pub trait Sink: Send {
     fn fills(&mut self) -> Result<Fills> {
         Ok(Fills::default())
     }
+
+    /// Writes what the sink keeps for the next batch, such as what the last one came to: nothing more comes. Tried once;
+    /// nothing that the contract asks for may depend on it.
+    fn end(&mut self) {}
 
     /// How much of a transaction that has not ended the sink wants to have at once. Nothing, for a sink that keeps a
     /// transaction open across batches.
@@ -203,6 +217,20 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// How much of a batch is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// All of it.
+    All,
+    /// Its first part.
+    Part {
+        /// The checkpoint's position.
+        lsn: Lsn,
+        /// What is durable of the transaction behind it.
+        open: Option<OpenTransaction>,
+    },
+}
+
 /// What an `apply` did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -212,4 +240,13 @@ pub struct Applied {
     pub transactions: u64,
     /// Rows set aside as dead letters.
     pub dead_letters: u64,
+}
+
+impl Applied {
+    /// Counts in what another step did.
+    pub fn add(&mut self, step: Applied) {
+        self.changes += step.changes;
+        self.transactions += step.transactions;
+        self.dead_letters += step.dead_letters;
+    }
 }

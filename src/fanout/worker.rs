@@ -12,7 +12,7 @@ use super::fill::{Action, FillStep, FillWrite, Fills, OwedKey};
 use super::progress::SinkProgress;
 use super::queue::Received;
 use super::retry::{self, Backoff, Decision};
-use super::sink::{Applied, Batch, OpenTransaction, Sink};
+use super::sink::{Applied, Batch, OpenTransaction, Reached, Sink};
 use crate::Lsn;
 use crate::encode::run::{Run, Span};
 use crate::error::{Error, Kind, Result};
@@ -113,6 +113,32 @@ impl Taken {
         if self.is_cut_off { batch.ended() } else { batch }
     }
 
+    /// The first runs, which the sink has, and their bytes.
+    fn there(&self, reached: Reached) -> (usize, usize) {
+        let Reached::Part { lsn, open } = reached else { return (self.runs.len(), self.bytes) };
+        let is_there = |run: &&Arc<Run>| {
+            run.spans().last().is_some_and(|span| match span.end_lsn {
+                Some(end_lsn) => end_lsn <= lsn,
+                None => open.is_some_and(|open| {
+                    let changes = span.changes_before + span.changes.len() as u64;
+                    open.commit_lsn == span.commit_lsn && open.changes >= changes
+                }),
+            })
+        };
+        let there = self.runs.iter().take_while(is_there);
+        there.fold((0, 0), |(runs, bytes), run| (runs + 1, bytes + run.bytes()))
+    }
+
+    /// Lets go of the runs that the sink has, and returns how much of the queue's room they still held.
+    fn let_go(&mut self, reached: Reached) -> usize {
+        let (runs, bytes) = self.there(reached);
+        self.rows -= self.runs.drain(..runs).map(|run| run.all_changes().len()).sum::<usize>();
+        self.bytes -= bytes;
+        let released = bytes.min(self.released_bytes);
+        self.released_bytes -= released;
+        bytes - released
+    }
+
     fn is_empty(&self) -> bool {
         self.runs.is_empty()
             && self.idle.is_none()
@@ -169,7 +195,12 @@ impl<S: Sink> Worker<S> {
         while self.progress.is_running() {
             match self.step(true) {
                 Step::Done => {}
-                Step::Closed => return,
+                Step::Closed => {
+                    if deadline().is_none_or(|deadline| Instant::now() < deadline) {
+                        self.sink.end();
+                    }
+                    return;
+                }
                 Step::Stopped(error) => {
                     tracing::error!(
                         sink = self.progress.name,
@@ -206,11 +237,17 @@ impl<S: Sink> Worker<S> {
             return Step::Wait(PAUSE_NAP);
         }
         match self.attempt() {
-            Ok(()) => {
+            Ok(reached) => {
                 if self.attempt > 0 {
                     self.progress.recover();
                 }
                 self.attempt = 0;
+                if reached != Reached::All {
+                    let bytes = self.taken.let_go(reached);
+                    self.queue.release(bytes);
+                    self.top_up(may_wait);
+                    return Step::Done;
+                }
                 let taken = std::mem::take(&mut self.taken);
                 drop(taken.runs);
                 self.queue.release(taken.bytes - taken.released_bytes);
@@ -222,7 +259,7 @@ impl<S: Sink> Worker<S> {
 
     /// Takes what has queued, up to the limits. False once the last queue is closed and empty.
     fn take(&mut self, may_wait: bool) -> bool {
-        let mut next = if self.taken.awaits_end {
+        let next = if self.taken.awaits_end {
             self.receive_the_end(may_wait)
         } else if may_wait {
             match self.queue.receive() {
@@ -236,6 +273,32 @@ impl<S: Sink> Worker<S> {
                 Received::Closed => return false,
             }
         };
+        self.take_on(next, may_wait);
+        true
+    }
+
+    /// Takes what has queued behind a batch that is partly applied.
+    fn top_up(&mut self, may_wait: bool) {
+        let is_ended = self.taken.is_restart_next || self.taken.is_cut_off || self.taken.fill.is_some();
+        if !is_ended && !self.is_full() {
+            let next = self.receive_more();
+            self.take_on(next, may_wait);
+        }
+    }
+
+    fn receive_more(&mut self) -> Option<Delivery> {
+        match self.queue.try_receive() {
+            Received::Item(delivery) => Some(delivery),
+            Received::Empty | Received::Closed => None,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.taken.rows >= self.limits.rows_max || self.taken.bytes >= self.limits.bytes_max
+    }
+
+    /// Takes this and what follows it, up to the limits.
+    fn take_on(&mut self, mut next: Option<Delivery>, may_wait: bool) {
         while let Some(delivery) = next {
             self.taken.bytes += delivery.bytes();
             match delivery {
@@ -256,18 +319,12 @@ impl<S: Sink> Worker<S> {
                     break;
                 }
             }
-            let is_full =
-                self.taken.rows >= self.limits.rows_max || self.taken.bytes >= self.limits.bytes_max;
             next = match self.wants_the_end() {
                 true => self.receive_the_end(may_wait),
-                false if is_full => None,
-                false => match self.queue.try_receive() {
-                    Received::Item(delivery) => Some(delivery),
-                    Received::Empty | Received::Closed => None,
-                },
+                false if self.is_full() => None,
+                false => self.receive_more(),
             };
         }
-        true
     }
 
     /// Whether the sink waits for the end of the transaction that the runs end inside of.
@@ -306,18 +363,20 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    fn attempt(&mut self) -> Result<()> {
+    fn attempt(&mut self) -> Result<Reached> {
         if self.awaits_restart {
-            return Ok(());
+            return Ok(Reached::All);
         }
         for owe in self.taken.owes.clone() {
             self.fill(&owe)?;
         }
-        self.apply()?;
-        match self.taken.fill.clone() {
-            Some(step) => self.fill(&step),
-            None => Ok(()),
+        let reached = self.apply()?;
+        if reached == Reached::All
+            && let Some(step) = self.taken.fill.clone()
+        {
+            self.fill(&step)?;
         }
+        Ok(reached)
     }
 
     /// Takes a step of a fill, if it is for this sink and not there yet.
@@ -340,30 +399,32 @@ impl<S: Sink> Worker<S> {
         Ok(())
     }
 
-    fn apply(&mut self) -> Result<()> {
+    fn apply(&mut self) -> Result<Reached> {
         let batch = self.taken.batch(self.position, &self.fills);
-        let Some(last) = batch.spans().last().map(|(_, span)| span.commit_time_micros).or_else(|| {
-            // Nothing new but perhaps a position to keep.
-            batch.idle().map(|_| 0)
-        }) else {
-            return Ok(());
-        };
+        if batch.spans().next().is_none() && batch.idle().is_none() {
+            return Ok(Reached::All);
+        }
         let started = Instant::now();
-        let applied = self.sink.apply(&batch)?;
+        let (applied, reached) = self.sink.apply_some(&batch)?;
+        let end_lsn = match reached {
+            Reached::All => batch.end_lsn(),
+            Reached::Part { lsn, .. } => Some(lsn).filter(|&lsn| lsn > self.position),
+        };
+        let commit_time =
+            batch.spans().filter(|(_, span)| span.end_lsn.is_some() && span.end_lsn <= end_lsn).last();
+        let commit_time = commit_time.map(|(_, span)| span.commit_time_micros);
         let Applied { changes, transactions, dead_letters } = applied;
-        let (bytes, took) = (self.taken.bytes, started.elapsed());
-        let (failed_attempts, end_lsn) = (self.attempt, batch.end_lsn());
+        let ((_, bytes), took) = (self.taken.there(reached), started.elapsed());
+        let failed_attempts = self.attempt;
         let batch_applied =
             BatchApplied { changes, transactions, dead_letters, bytes, took, failed_attempts, end_lsn };
         telemetry::batch_applied(&self.progress.name, &batch_applied);
+        self.progress.count(applied, commit_time);
         if let Some(end_lsn) = end_lsn {
             self.position = end_lsn;
-            self.progress.count(applied, Some(last).filter(|&micros| micros != 0));
             self.progress.set_durable(end_lsn);
-        } else {
-            self.progress.count(applied, None);
         }
-        Ok(())
+        Ok(reached)
     }
 
     /// Learns from the target where it is, and decides by the error's kind.

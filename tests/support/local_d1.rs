@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+#[path = "statements.rs"]
+mod statements;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +13,8 @@ use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params_from_iter};
 use serde_json::{Map, Value};
+use statements::statements;
+use walcast::sink::d1::body::Bulk;
 use walcast::sink::d1::limits;
 use walcast::sink::d1::transport::{Answer, Failure, Statement, Transport};
 use walcast::sink::d1::verdict::Verdict;
@@ -48,7 +53,24 @@ pub struct Seen {
     pub lost: u32,
     pub lost_answers: u32,
     pub refused: u32,
+    /// Calls during which the sink did something else.
+    pub overlapped: u32,
+    /// Rows of replicated tables and of the checkpoint, as answers say.
+    pub rows_written: u64,
     pub most_statements: usize,
+}
+
+impl Seen {
+    /// Counts in what happened elsewhere.
+    pub fn add(&mut self, other: Seen) {
+        self.calls += other.calls;
+        self.lost += other.lost;
+        self.lost_answers += other.lost_answers;
+        self.refused += other.refused;
+        self.overlapped += other.overlapped;
+        self.rows_written += other.rows_written;
+        self.most_statements = self.most_statements.max(other.most_statements);
+    }
 }
 
 impl LocalD1 {
@@ -127,14 +149,16 @@ impl LocalD1 {
 }
 
 impl Transport for LocalD1 {
-    fn execute(&mut self, statements: &[Statement]) -> Result<Vec<Answer>, Failure> {
-        self.0.lock().unwrap().call(statements)
+    fn call(&mut self, first: &[Statement], bulk: &Bulk) -> Result<Vec<Answer>, Failure> {
+        let statements = statements(first, bulk);
+        self.0.lock().unwrap().call(&statements)
     }
 }
 
 impl Inner {
     fn call(&mut self, statements: &[Statement]) -> Result<Vec<Answer>, Failure> {
         self.seen.calls += 1;
+        self.seen.overlapped += u32::from(std::thread::current().name() == Some("d1-request"));
         self.sent.push(statements.to_vec());
         self.seen.most_statements = self.seen.most_statements.max(statements.len());
         let Faults { lost, lost_answer, throttled, overloaded, too_much, busy } = self.faults;
@@ -183,6 +207,9 @@ impl Inner {
             answers.push(answer);
         }
         transaction.commit().unwrap();
+        if statements[0].sql.contains("_walcast_checkpoint") {
+            self.seen.rows_written += answers.iter().map(|answer| answer.rows_written).sum::<u64>();
+        }
         Ok(answers)
     }
 }

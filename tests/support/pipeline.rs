@@ -174,6 +174,7 @@ impl Pipeline {
         pipeline.catch_up();
         // The replicas have their first position before the stream starts.
         pipeline.await_log("streaming");
+        pipeline.sinks.clone().iter().for_each(|sink| pipeline.filled(sink));
         pipeline
     }
 

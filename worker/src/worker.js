@@ -41,7 +41,7 @@ export default {
       if (asked.binding === undefined) return answered(databases(env));
       const database = env[asked.binding];
       if (!isDatabase(database)) {
-        throw new Refusal(404, 7404, `no D1 database is bound as ${asked.binding}`);
+        throw new Refusal(404, 7003, `no D1 database is bound as ${asked.binding}`);
       }
       const statements = await readStatements(request, body);
       return answered(await execute(database, statements));

@@ -249,6 +249,19 @@ impl Workerd {
         self.post("__limit", &json!({ "statements": count })).map(|_| ())
     }
 
+    /// Deletes a database through the API.
+    ///
+    /// # Errors
+    /// Where there is none of that name.
+    pub fn delete_database(&self, name: &str) -> Result<()> {
+        let stats = self.stats()?;
+        let id = stats["known"][name]["id"].as_str();
+        let id = id.ok_or_else(|| Error::halt(format!("there is no database {name}")))?;
+        let url = format!("{}/accounts/{}/d1/database/{id}", self.base_url(), Self::ACCOUNT);
+        let request = self.agent.delete(&url).header("authorization", format!("Bearer {}", Self::TOKEN));
+        read(request.call()).map(|_| ())
+    }
+
     /// Copies the database's content for [`restore`](Self::restore) and returns the copy's name.
     ///
     /// # Errors

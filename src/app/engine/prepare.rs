@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use super::{Engine, RunOptions, Setup, no_sink_left};
 use crate::Lsn;
+use crate::app::fill::request::Refill;
 use crate::app::fill::view::FillView;
 use crate::app::sinks::OpenSinks;
 use crate::app::source::{Judged, Source, Survey, read_schema};
@@ -19,7 +20,7 @@ use crate::capture::table::{Oid, TableName};
 use crate::config::{self, BackfillMode, Config};
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::schema_file::SchemaFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 impl Engine {
     /// Connects, checks, creates what is missing, opens the sinks and starts their workers.
@@ -55,8 +56,14 @@ impl Engine {
         let slots = source.slots(&client, &survey.server).await?;
         let Judged { slot, copies, judgement, .. } =
             source.judge(&client, &survey.server, slots, &checkpoints).await?;
-        if let Some(error) = judgement.slot.error(&identity) {
-            return Err(error);
+        let anew = Anew::of(options.refill.as_ref());
+        let is_lost = match judgement.slot.error(&identity) {
+            Some(error) if error.kind() == Kind::NeedsBackfill && anew == Anew::All => true,
+            Some(error) => return Err(error),
+            None => false,
+        };
+        if is_lost && slot.is_some() {
+            slot::drop(&client, name).await?;
         }
         let start = match (&judgement.slot, slot.and_then(|slot| slot.confirmed_flush_lsn)) {
             (SlotVerdict::Create, _) | (_, None) => {
@@ -64,9 +71,13 @@ impl Engine {
                 warn_of_existing_rows(&plan, &wanted);
                 start
             }
+            (_, Some(_)) if is_lost => create_slot(&source, &client, survey.server.version).await?,
             (_, Some(confirmed)) => confirmed,
         };
-        settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot);
+        match is_lost {
+            true => sinks.names().iter().for_each(|sink| sinks.begin_anew(config, sink, start)),
+            false => settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot, &anew),
+        }
         sinks.forgo(config, |table| !wanted[table]);
         settle_copies(&source, &client, config, &sinks, &judgement, &copies).await;
 
@@ -89,6 +100,30 @@ impl Engine {
         });
         let setup = Arc::new(Setup { source, config: config.clone(), plan, fills, options, deadline });
         Ok(Engine { setup, fanout, target, published })
+    }
+}
+
+/// Which sinks an operator wants to begin anew.
+#[derive(Debug, PartialEq, Eq)]
+enum Anew {
+    Some(BTreeSet<String>),
+    All,
+}
+
+impl Anew {
+    fn of(refill: Option<&Refill>) -> Self {
+        match refill.filter(|refill| refill.clears && refill.tables.is_empty()) {
+            None => Anew::Some(BTreeSet::new()),
+            Some(refill) if refill.sinks.is_empty() => Anew::All,
+            Some(refill) => Anew::Some(refill.sinks.iter().cloned().collect()),
+        }
+    }
+
+    fn includes(&self, sink: &str) -> bool {
+        match self {
+            Anew::All => true,
+            Anew::Some(sinks) => sinks.contains(sink),
+        }
     }
 }
 
@@ -141,12 +176,18 @@ fn settle(
     identity: &SourceIdentity,
     start: Lsn,
     start_at_slot: &BTreeSet<String>,
+    anew: &Anew,
 ) {
     let is_filled = config.backfill.mode == BackfillMode::Initial;
+    // Where no sink can go on, it is the slot that was moved, and nothing is emptied without being asked for.
+    let goes_on = |(_, verdict): &(String, SinkVerdict)| {
+        matches!(verdict, SinkVerdict::Resume | SinkVerdict::CatchUp { .. })
+    };
+    let is_single = is_filled && judgement.sinks.iter().any(goes_on);
     for (sink, verdict) in &judgement.sinks {
         match verdict.error(sink, identity) {
             None if *verdict == SinkVerdict::Fresh => {
-                if judgement.slot != SlotVerdict::Create {
+                if judgement.slot != SlotVerdict::Create && !is_filled {
                     tracing::warn!(sink, lsn = %start, "new replica of an old slot: what it has fed is missing");
                 }
                 sinks.start_at(config, sink, start);
@@ -165,7 +206,9 @@ fn settle(
                 tracing::info!(sink, lsn = %start, "new replica: it begins here and is filled");
                 sinks.start_at(config, sink, start);
             }
-            Some(error) if is_filled && matches!(verdict, SinkVerdict::SlotAhead { .. }) => {
+            Some(error)
+                if matches!(verdict, SinkVerdict::SlotAhead { .. }) && (is_single || anew.includes(sink)) =>
+            {
                 sinks.begin_anew(config, sink, start);
                 tracing::warn!(sink, lsn = %start, "the replica is filled anew: {}", error.chain());
             }

@@ -5,8 +5,7 @@ use super::judge::{SinkVerdict, SlotVerdict, SourceIdentity};
 use crate::error::{Error, Kind};
 
 /// What remains where the slot can no longer bring what the sinks lack.
-pub const ANEW: &str =
-    "fill the replicas anew: move the replica files away, run walcast teardown, then walcast run";
+pub const ANEW: &str = "fill the replicas anew: walcast nuke --all";
 
 impl SlotVerdict {
     /// What stops the engine, with the operator's next command; `None` for `Create` and `Resume`.
@@ -110,7 +109,8 @@ impl SinkVerdict {
             | SinkVerdict::BeyondWal { .. } => {
                 format!("check that source and replica are the ones you mean; if so, {ANEW}")
             }
-            SinkVerdict::SlotMissing | SinkVerdict::SlotAhead { .. } => ANEW.to_owned(),
+            SinkVerdict::SlotAhead { .. } => format!("fill the replica anew: walcast nuke --sink {sink}"),
+            SinkVerdict::SlotMissing => ANEW.to_owned(),
             SinkVerdict::Resume | SinkVerdict::CatchUp { .. } | SinkVerdict::Fresh => return None,
         };
         Some(Error::new(kind, message).hint(next))

@@ -15,8 +15,7 @@ use std::ops::Range;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use self::row::Value;
-pub use self::row::{ChangeRef, Mask, Row};
+pub use self::row::{ChangeRef, Mask, Row, Value};
 use super::cell::Cell;
 use super::json_rows;
 use super::plan::{Plan, PlannedTable};

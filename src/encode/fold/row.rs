@@ -53,8 +53,26 @@ pub enum Row<'a> {
 /// take a hundred.
 pub type Mask = u128;
 
+impl<'a> Value<'a> {
+    /// The cell, whose text or bytes lie in `arena`.
+    pub fn new(cell: Cell, arena: &'a [u8]) -> Self {
+        Value { cell, arena }
+    }
+
+    /// The cell.
+    pub fn cell(self) -> Cell {
+        self.cell
+    }
+
+    /// The arena that its text or bytes lie in.
+    pub fn arena(self) -> &'a [u8] {
+        self.arena
+    }
+}
+
 impl<'a> Row<'a> {
-    pub(super) fn values(&self, plan: &Plan) -> Box<[Value<'a>]> {
+    /// Its values, in the order of the plan's columns.
+    pub fn values(&self, plan: &Plan) -> Box<[Value<'a>]> {
         match self {
             Row::Shared(from) => {
                 let arena = from.run.arena();
@@ -92,8 +110,8 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// How many bytes its text has at most, roughly.
-    pub(super) fn text_bytes(&self, plan: &Plan) -> usize {
+    /// How many bytes its text has: exactly for a row that one change brought, roughly for one put together.
+    pub fn text_bytes(&self, plan: &Plan) -> usize {
         match self {
             Row::Shared(from) => from.text(plan).len(),
             Row::Merged(values) => values.iter().map(|value| value_bytes(value.cell)).sum(),

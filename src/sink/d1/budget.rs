@@ -2,14 +2,14 @@
 //!
 //! Cloudflare takes 1,200 requests in five minutes from a token, over all databases, and turns a token that goes over it
 //! away for the rest of the five minutes (<https://developers.cloudflare.com/fundamentals/api/reference/limits/>). So
-//! requests are spread evenly, and whoever asks first is served first: with one request in flight per database, the
-//! databases take turns. What any answer says of the limit (`Ratelimit`, `Ratelimit-Policy`, `retry-after`) holds for
+//! requests are spread evenly. With one request in flight per database, the databases take turns, and where several wait,
+//! the largest request goes first: of the region that is furthest behind, since a request holds what has queued. No
+//! request is overtaken more than twice; so the others wait a little longer, and theirs become larger. What any answer says of the limit (`Ratelimit`, `Ratelimit-Policy`, `retry-after`) holds for
 //! all.
 //!
 //! Waiting for one's turn is short and happens here. A pause that the API asked for can be long; then the answer is how
 //! long, and the sink's own worker waits, visibly, and can be stopped.
 
-use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ pub struct Standing {
 /// A twentieth of a window's requests may be sent at once; the rest is spread over the window, so that no window of
 /// that length, wherever it begins, holds more than the limit.
 const BURST_SHARE: u32 = 20;
+/// How many requests may go ahead of one that waits for longer.
+const OVERTAKEN_MAX: u32 = 2;
 /// The first and the longest pause after a 429 that does not say how long; each is twice the one before.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// Longer than a window is never waited, whatever an answer says.
@@ -82,9 +84,7 @@ pub struct Budget {
 #[derive(Debug)]
 struct State {
     pacer: Pacer,
-    /// Who waits, first come first.
-    queue: VecDeque<u64>,
-    next_ticket: u64,
+    line: Line,
     is_closed: bool,
     requests: u64,
     throttled: u64,
@@ -95,8 +95,7 @@ impl Budget {
     pub fn new(limit: Limit) -> Self {
         let state = State {
             pacer: Pacer::new(limit, Instant::now()),
-            queue: VecDeque::new(),
-            next_ticket: 0,
+            line: Line::default(),
             is_closed: false,
             requests: 0,
             throttled: 0,
@@ -104,15 +103,13 @@ impl Budget {
         Budget { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Waits for the caller's turn and takes one request from the budget.
+    /// Waits for the caller's turn and takes one request of so many bytes from the budget.
     ///
     /// # Errors
     /// Without waiting where the token is paused, and at once when the budget is [closed](Self::close).
-    pub fn take(&self) -> Result<(), Held> {
+    pub fn take(&self, bytes: usize) -> Result<(), Held> {
         let mut state = self.lock();
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
-        state.queue.push_back(ticket);
+        let ticket = state.line.join(bytes);
         let outcome = loop {
             if state.is_closed {
                 break Err(Held::Closed);
@@ -121,12 +118,13 @@ impl Budget {
             if let Some(paused) = state.pacer.paused(now) {
                 break Err(Held::Paused(paused));
             }
-            if state.queue.front() != Some(&ticket) {
+            if state.line.next() != Some(ticket) {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             match state.pacer.take(now) {
                 None => {
+                    state.line.serve(ticket);
                     state.requests += 1;
                     break Ok(());
                 }
@@ -136,7 +134,7 @@ impl Budget {
                 }
             }
         };
-        state.queue.retain(|waiting| *waiting != ticket);
+        state.line.leave(ticket);
         drop(state);
         self.changed.notify_all();
         outcome
@@ -179,7 +177,7 @@ impl Budget {
         Standing {
             available: state.pacer.available as u32,
             paused: state.pacer.paused(now),
-            waiting: state.queue.len(),
+            waiting: state.line.waiting.len(),
             requests: state.requests,
             throttled: state.throttled,
         }
@@ -188,6 +186,46 @@ impl Budget {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change of the state is complete in itself, so a panic elsewhere leaves it whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who waits for a request, in the order in which they came.
+#[derive(Debug, Default)]
+struct Line {
+    waiting: Vec<Waiting>,
+    next_ticket: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: u64,
+    bytes: usize,
+    overtaken: u32,
+}
+
+impl Line {
+    fn join(&mut self, bytes: usize) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.waiting.push(Waiting { ticket, bytes, overtaken: 0 });
+        ticket
+    }
+
+    /// Whose turn it is: the first who has let enough others go ahead, or else the largest; of two, who came first.
+    fn next(&self) -> Option<u64> {
+        let patient = self.waiting.iter().find(|one| one.overtaken >= OVERTAKEN_MAX);
+        let largest = || self.waiting.iter().rev().max_by_key(|one| one.bytes);
+        patient.or_else(largest).map(|one| one.ticket)
+    }
+
+    /// This one gets a request: those that came before it have been overtaken.
+    fn serve(&mut self, ticket: u64) {
+        self.waiting.iter_mut().take_while(|one| one.ticket != ticket).for_each(|one| one.overtaken += 1);
+        self.leave(ticket);
+    }
+
+    fn leave(&mut self, ticket: u64) {
+        self.waiting.retain(|one| one.ticket != ticket);
     }
 }
 

@@ -119,7 +119,7 @@ fn a_pause_is_for_everybody_and_nobody_waits_for_it_here() {
     let budget = Budget::new(Limit::default());
     assert_eq!(budget.throttled(Some(HOUR)), HOUR);
     for _ in 0..3 {
-        assert!(matches!(budget.take(), Err(Held::Paused(wait)) if wait > HOUR / 2));
+        assert!(matches!(budget.take(1), Err(Held::Paused(wait)) if wait > HOUR / 2));
     }
     let standing = budget.standing();
     assert_eq!((standing.requests, standing.throttled, standing.waiting), (0, 1, 0));
@@ -127,16 +127,16 @@ fn a_pause_is_for_everybody_and_nobody_waits_for_it_here() {
 }
 
 #[test]
-fn waiters_are_served_in_the_order_they_came() {
+fn equal_waiters_are_served_in_the_order_they_came() {
     // So slow that every request beyond the first is one that the test hands out.
     let budget = Arc::new(Budget::new(Limit { requests: 1, window: HOUR }));
-    budget.take().unwrap();
+    budget.take(1).unwrap();
     let served = Arc::new(Mutex::new(Vec::new()));
     let waiters: Vec<_> = (0..4)
         .map(|waiter| {
             let (mine, list) = (budget.clone(), served.clone());
             let thread = thread::spawn(move || {
-                mine.take().unwrap();
+                mine.take(1).unwrap();
                 list.lock().unwrap().push(waiter);
             });
             while budget.standing().waiting <= waiter {
@@ -156,16 +156,50 @@ fn waiters_are_served_in_the_order_they_came() {
     assert_eq!(*served.lock().unwrap(), [0, 1, 2, 3]);
 }
 
+/// Who is served, by the sizes of their requests, each of which asks again at once.
+fn served(sizes: &[usize], requests: usize) -> Vec<usize> {
+    let mut line = Line::default();
+    let mut waiting: Vec<(u64, usize)> = sizes.iter().map(|&bytes| (line.join(bytes), bytes)).collect();
+    (0..requests)
+        .map(|_| {
+            let ticket = line.next().unwrap();
+            line.serve(ticket);
+            let one = waiting.iter_mut().find(|(waiting, _)| *waiting == ticket).unwrap();
+            one.0 = line.join(one.1);
+            one.1
+        })
+        .collect()
+}
+
+#[test]
+fn the_largest_request_goes_first_and_none_is_overtaken_more_than_twice() {
+    // One region is far behind: it gets most requests, and the others theirs in turn.
+    assert_eq!(served(&[1, 100, 2], 9), [100, 100, 1, 100, 2, 100, 100, 1, 100]);
+    assert_eq!(served(&[5, 5, 5], 6), [5; 6]);
+    let mut line = Line::default();
+    let small = line.join(1);
+    for _ in 0..OVERTAKEN_MAX {
+        let large = line.join(100);
+        assert_eq!(line.next(), Some(large));
+        line.serve(large);
+    }
+    line.join(100);
+    assert_eq!(line.next(), Some(small));
+    // Who gives up waiting is no longer in anybody's way.
+    line.leave(small);
+    assert_ne!(line.next(), Some(small));
+}
+
 #[test]
 fn closing_ends_every_wait() {
     let budget = Arc::new(Budget::new(Limit { requests: 1, window: HOUR }));
-    budget.take().unwrap();
+    budget.take(1).unwrap();
     let closed = Arc::new(AtomicUsize::new(0));
     let waiters: Vec<_> = (0..3)
         .map(|_| {
             let (budget, closed) = (budget.clone(), closed.clone());
             thread::spawn(move || {
-                if budget.take() == Err(Held::Closed) {
+                if budget.take(1) == Err(Held::Closed) {
                     closed.fetch_add(1, Ordering::SeqCst);
                 }
             })
@@ -177,6 +211,6 @@ fn closing_ends_every_wait() {
     budget.close();
     waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
     assert_eq!(closed.load(Ordering::SeqCst), 3);
-    assert_eq!(budget.take(), Err(Held::Closed));
+    assert_eq!(budget.take(1), Err(Held::Closed));
     assert_eq!(budget.standing().requests, 1);
 }

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use super::bound::Bound;
 use super::dead_letters::Letters;
-use super::limits::{Pace, RequestLimits};
+use super::limits::{Pace, ROW_TEXT_BYTES_MAX, RequestLimits};
 use super::tables::{TableSql, Texts};
 use super::transport::Statement;
-use crate::encode::fold::{Entry, Fold, Mask, Move, Net, Stage};
+use crate::encode::fold::{Entry, Fold, Mask, Move, Net, Row, Stage};
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::run::Span;
 use crate::encode::time::push_rfc3339_micros;
+
+/// Bytes that one byte of a text may take in JSON: `\\u0001`.
+const ESCAPE_BYTES_MAX: usize = 6;
 
 /// What a statement is for, so that its answer can be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,16 +85,22 @@ impl StageWriter<'_> {
         }
         let (mut deletes, mut upserts, mut marks) = (self.rows(), self.rows(), self.rows());
         let mut updates: Vec<(Mask, Rows)> = Vec::new();
-        let mut found = self.rows();
+        let (mut found, mut long) = (self.rows(), Vec::new());
         for entry in &stage.entries {
             match &entry.net {
                 Net::Keep => {}
                 Net::Delete => deletes.push(|text| text.push_str(self.fold.key(entry))),
+                Net::Upsert(row) if self.is_long(row) => long.push(&entry.net),
                 Net::Upsert(row) => upserts.push(|text| row.push_text(self.plan, text)),
                 Net::Update(row) => {
                     found.push(|text| origin(text, self.fold.key(entry), entry.span));
-                    let rows = self.of_mask(&mut updates, row.mask(self.plan));
-                    rows.push(|text| row.push_text(self.plan, text));
+                    match self.is_long(row) {
+                        true => long.push(&entry.net),
+                        false => {
+                            let rows = self.of_mask(&mut updates, row.mask(self.plan));
+                            rows.push(|text| row.push_text(self.plan, text));
+                        }
+                    }
                 }
             }
             if let Some(span) = entry.soft_deleted {
@@ -105,11 +115,42 @@ impl StageWriter<'_> {
                 rows.finish(&text, purpose, composed);
             }
         }
+        long.iter().for_each(|net| self.long(net, sql, composed));
         if !stage.moves.is_empty() {
             self.moves(&stage.moves, sql, composed);
         }
         if let Texts { soft_delete: Some(text), .. } = sql.of(self.table) {
             marks.finish(text, purpose, composed);
+        }
+    }
+
+    /// Whether a row is too long for a parameter.
+    fn is_long(&self, row: &Row<'_>) -> bool {
+        let bytes = row.text_bytes(self.plan);
+        bytes > ROW_TEXT_BYTES_MAX
+            || matches!(row, Row::Merged(_)) && bytes * ESCAPE_BYTES_MAX > ROW_TEXT_BYTES_MAX && {
+                let mut text = String::new();
+                row.push_text(self.plan, &mut text);
+                text.len() > ROW_TEXT_BYTES_MAX
+            }
+    }
+
+    /// One row that is too long for a parameter.
+    fn long(&self, net: &Net<'_>, sql: &TableSql, composed: &mut Composed) {
+        let (text, bound) = match net {
+            Net::Keep | Net::Delete => return,
+            Net::Upsert(row) => {
+                let bound = Bound::new(&row.values(self.plan));
+                (Some(sql.upsert_one(self.planned, |index| bound.expression(index))), bound)
+            }
+            Net::Update(row) => {
+                let bound = Bound::new(&row.values(self.plan));
+                let mask = row.mask(self.plan);
+                (sql.update_one(self.planned, mask, |index| bound.expression(index)), bound)
+            }
+        };
+        if let Some(text) = text {
+            composed.push(&text.into(), bound.params, Purpose::Table(self.table));
         }
     }
 

@@ -14,7 +14,7 @@ const MONTH_SECONDS: f64 = 30.0 * 86_400.0;
 const FORECAST_SECONDS_MIN: u64 = 600;
 
 /// What has been written and paid for since the database was first fed. What the last request came to is only known from
-/// its answer and kept with the next one.
+/// its answer, and kept with the next one or when the engine ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {

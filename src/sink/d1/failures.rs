@@ -40,6 +40,10 @@ pub(super) fn error_of(failure: &Failure, complaints: u32) -> Error {
         }
         Verdict::Full => Error::halt(format!("the database is full: {message}"))
             .hint("D1 takes 10 GB: delete rows at the source, or replicate fewer tables to this region"),
+        Verdict::Gone => Error::new(Kind::NeedsBackfill, format!("the database is not there: {message}")).hint(
+            "was it deleted? correct this sink in walcast.toml, or make a database with `npx wrangler d1 create` and name \
+             that; a new one has to be filled",
+        ),
         Verdict::Refused => Error::halt(format!("Cloudflare refuses the request: {message}"))
             .hint("check api_token (it needs D1 Edit), account_id and database of this sink in walcast.toml"),
         Verdict::SchemaMissing | Verdict::TooLarge | Verdict::Fenced | Verdict::Rejected => {

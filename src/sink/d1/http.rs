@@ -3,18 +3,21 @@
 //! What enters is bounded and timed, what leaves in an error is what the other side said of the statements, shortened.
 //! It never retries, never follows a redirect, and never sends a secret unencrypted to another machine.
 
+use std::io::Read as _;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use ureq::SendBody;
 use ureq::http::{HeaderMap, Method, Uri};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+use super::body::Body;
 use super::budget::{Limit, Notice};
-use super::transport::{Answer, Failure, Statement};
+use super::transport::{Answer, Failure};
 use super::verdict::{ApiError, Response, Verdict, verdict};
 use crate::error::{Error, Result};
 
@@ -136,7 +139,7 @@ impl Http {
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
-        body: &[u8],
+        body: &Body<'_>,
     ) -> Result<Reply<T>, Failure> {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
@@ -148,8 +151,16 @@ impl Http {
                 "the request cannot be written: a name, token or key has characters that no header takes"
                     .into(),
         };
-        let request = request.body(body).map_err(refused)?;
-        let mut response = self.agent.run(request).map_err(|error| lost(&error))?;
+        let sent = if body.is_empty() {
+            self.agent.run(request.body(()).map_err(refused)?)
+        } else {
+            // Said, since nobody could know it of what is read piece by piece.
+            let request = request.header("content-length", body.len());
+            let [head, bulk, tail] = body.pieces();
+            let mut pieces = head.chain(bulk).chain(tail);
+            self.agent.run(request.body(SendBody::from_reader(&mut pieces)).map_err(refused)?)
+        };
+        let mut response = sent.map_err(|error| lost(&error))?;
         let status = response.status().as_u16();
         let headers = response.headers();
         let notice = Notice { left: left(headers), policy: policy(headers) };
@@ -216,22 +227,6 @@ pub(super) fn one<T>(results: Vec<T>) -> Result<T, Failure> {
     let message = || format!("one result was expected, and {} came", results.len());
     let unknown = Failure { verdict: Verdict::Unknown, message: message() };
     results.into_iter().next().ok_or(unknown)
-}
-
-/// The body of a request: `{"batch":[{"sql":…,"params":[…]}]}`.
-pub fn batch(statements: &[Statement]) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Batch<'a> {
-        batch: Vec<Entry<'a>>,
-    }
-    #[derive(Serialize)]
-    struct Entry<'a> {
-        sql: &'a str,
-        params: &'a [String],
-    }
-    let batch = statements.iter().map(|Statement { sql, params }| Entry { sql, params }).collect();
-    // Maps of strings always have a JSON form.
-    serde_json::to_vec(&Batch { batch }).unwrap_or_default()
 }
 
 fn lost(error: &ureq::Error) -> Failure {

@@ -96,14 +96,3 @@ fn a_path_lies_below_the_base() {
     assert_eq!(http.path("/accounts"), "/client/v4/accounts");
     assert_eq!(Http::new("https://walcast.example", TIMEOUT).unwrap().path("/v1/databases"), "/v1/databases");
 }
-
-#[test]
-fn a_body_has_every_statement_with_its_parameters() {
-    let statements = [
-        Statement { sql: "SELECT ?1".into(), params: vec!["[\"a\\n\"]".to_owned()] },
-        Statement { sql: "SELECT 1".into(), params: Vec::new() },
-    ];
-    let body: Value = serde_json::from_slice(&batch(&statements)).unwrap();
-    assert_eq!(body["batch"][0], serde_json::json!({ "sql": "SELECT ?1", "params": ["[\"a\\n\"]"] }));
-    assert_eq!(body["batch"][1]["params"], serde_json::json!([]));
-}

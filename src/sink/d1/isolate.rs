@@ -5,12 +5,14 @@
 use super::request::{Request, compose_some};
 use super::send::Session;
 use super::state::is_aborted;
+use super::tables::is_without_row;
 use super::transport::{Failure, Transport};
 use super::verdict::Verdict;
 use crate::Lsn;
 use crate::encode::fold::ChangeRef;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
+use crate::sink::replica::NOT_IN_REPLICA;
 
 /// What stands in the way of a request.
 pub(super) enum Found {
@@ -54,7 +56,11 @@ pub(super) fn isolate(
     if reason.verdict == Verdict::TooLarge && attempt(session, transport, plan, &[found])?.is_none() {
         return Ok(Found::Size);
     }
-    Ok(Found::Row { name: (found.span.commit_lsn, found.number()), reason: reason.message })
+    let reason = match is_without_row(&reason.message) {
+        true => NOT_IN_REPLICA.to_owned(),
+        false => reason.message,
+    };
+    Ok(Found::Row { name: (found.span.commit_lsn, found.number()), reason })
 }
 
 /// Tries changes without effect; why they fail, if they do.

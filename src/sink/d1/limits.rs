@@ -8,6 +8,7 @@ use super::transport::Statement;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::sink::Whole;
+use crate::fanout::worker::BatchLimits;
 
 /// A string, a blob or a row, in bytes of UTF-8: "2,000,000 bytes (2 MB)".
 pub const VALUE_BYTES_MAX: usize = 2_000_000;
@@ -32,6 +33,8 @@ pub(super) const PARAM_BYTES: usize = 1_000_000;
 pub(super) const CALL_BYTES_MAX: usize = 32 << 20;
 /// What a row's text and what D1 stores for it may differ by: a REAL takes 8 bytes, and `0.5` three.
 const ROW_MARGIN: usize = 1_000;
+/// A row as it is stored, in bytes of its values.
+pub(super) const ROW_BYTES_MAX: usize = VALUE_BYTES_MAX - ROW_MARGIN;
 /// A row's text, as part of a parameter that is an array of rows.
 pub(super) const ROW_TEXT_BYTES_MAX: usize = VALUE_BYTES_MAX - ROW_MARGIN;
 /// The statements that a change may still add once a request counts as full: a stage of its own in each kind.
@@ -56,6 +59,12 @@ impl Default for RequestLimits {
 }
 
 impl RequestLimits {
+    /// How much a worker takes at once for a sink with these limits: two requests, one to send and one to compose
+    /// meanwhile. They are measured by their text; rows in memory take about twice as much.
+    pub fn batch(self) -> BatchLimits {
+        BatchLimits { rows_max: self.rows_max * 2, bytes_max: self.bytes_max * 4 }
+    }
+
     /// Up to which size the sink wants a transaction whole. In memory a row of small numbers takes several times its
     /// text.
     pub(super) fn whole(self) -> Whole {

@@ -1,16 +1,22 @@
 //! A regional replica in a Cloudflare D1 database, through its REST API or through the Worker that walcast ships.
 //!
+//! While a request is in flight, the next one is composed, if enough has queued for it: one at most, so beside the batch
+//! a sink holds two bodies, each of the size of a request.
+//!
 //! A batch becomes requests, each one call of a [`Transport`] and one transaction at D1: first the checkpoint, which is
 //! its own fence, then the rows, folded by key. D1 keeps no transaction open between calls, so a source transaction that
 //! alone has more than a request takes is made durable in parts; every other one is there entirely or not at all.
 //!
-//! In reading order: `request` cuts batches, `compose` and `tables` write the statements, `limits` says how large they
+//! In reading order: `request` cuts batches, `compose` and `tables` write the statements, `bound` those of very long
+//! rows, `limits` says how large they
 //! may be, `state` is the checkpoint and its fence, `open` prepares a database, `send` sends and learns from `failures`,
 //! `isolate` finds a row that the database refuses, `dead_letters` and `cost` keep account, `inspect` and `reading`
 //! look in from beside. Below them, `transport` is
-//! what they ask of a way to the database: `rest`, which shares a `budget` of requests, and `worker`, both over `http`.
+//! what they ask of a way to the database, in the form that `body` gives it: `rest`, which shares a `budget` of requests, and `worker`, both over `http`.
 //! `verdict` says what a failed call means.
 
+pub mod body;
+mod bound;
 pub mod budget;
 mod compose;
 pub mod cost;
@@ -44,7 +50,7 @@ use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
-use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink, Whole};
+use crate::fanout::sink::{Applied, Batch, Checkpoint, Reached, Sink, Whole};
 use crate::sink::replica::OnRejected;
 
 /// How a D1 sink writes.
@@ -105,6 +111,17 @@ impl Sink for D1Sink {
     }
 
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
+        let mut applied = Applied::default();
+        loop {
+            let (step, reached) = self.apply_some(batch)?;
+            applied.add(step);
+            if reached == Reached::All {
+                return Ok(applied);
+            }
+        }
+    }
+
+    fn apply_some(&mut self, batch: &Batch<'_>) -> Result<(Applied, Reached)> {
         let (session, transport) = self.opened()?;
         session.apply(transport, batch).map_err(|error| error.context(&self.place))
     }
@@ -112,6 +129,12 @@ impl Sink for D1Sink {
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let (session, transport) = self.opened()?;
         session.checkpoint(transport).map_err(|error| error.context(&self.place))
+    }
+
+    fn end(&mut self) {
+        if let Ok((session, transport)) = self.opened() {
+            session.end(transport);
+        }
     }
 
     fn whole(&self) -> Whole {

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::compose::{Composed, compose};
+use super::body::Bulk;
+use super::bound;
+use super::compose::{Composed, Purpose, compose};
 use super::dead_letters::Letters;
 use super::limits::{self, Pace, ROW_TEXT_BYTES_MAX, RequestLimits};
 use super::tables::TableSql;
@@ -88,8 +90,16 @@ pub(super) struct End {
 pub(super) struct Request<'a> {
     /// What it was made of.
     pub(super) parts: Vec<Part<'a>>,
-    /// Its statements, but for the checkpoint.
-    pub(super) composed: Composed,
+    pub(super) ready: Ready,
+}
+
+/// What one call sends, but for the checkpoint.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// Its statements.
+    pub(super) bulk: Bulk,
+    /// What each is for.
+    pub(super) purposes: Vec<Purpose>,
     pub(super) end: End,
     pub(super) letters: Letters,
     /// Changes before folding.
@@ -110,6 +120,8 @@ pub(super) struct Composer<'a, 's> {
     pub(super) on_rejected: OnRejected,
     /// Changes that the database has refused, with its reason.
     pub(super) poison: &'s Poison,
+    /// Whether the way to the database takes its statements compressed.
+    pub(super) is_compressed: bool,
 }
 
 /// Where a request begins.
@@ -159,7 +171,48 @@ impl<'a> Cutter<'a> {
             rest.changes.start = next.change;
         }
         self.at = next.part;
-        Ok(Some(draft.finish(parts, composer)))
+        Ok(Some(Request { parts, ready: draft.finish(composer)? }))
+    }
+
+    /// Everything up to `end`, which was composed before; `None` where that is not among what is outstanding.
+    pub(super) fn take(&mut self, end: &End) -> Option<Vec<Part<'a>>> {
+        let (last, left) = match end.open {
+            None => (self.parts.iter().position(|part| part.span.end_lsn == end.lsn)?, None),
+            Some(open) => {
+                let reach = |part: &Part<'_>| {
+                    let before = usize::try_from(open.changes.checked_sub(part.span.changes_before)?).ok()?;
+                    let reach = part.span.changes.start + before;
+                    let is_in = part.span.commit_lsn == open.commit_lsn
+                        && (part.changes.start + 1..=part.changes.end).contains(&reach);
+                    is_in.then_some(reach)
+                };
+                let mut parts = self.parts.iter().enumerate();
+                let (last, reach) = parts.find_map(|(index, part)| Some((index, reach(part)?)))?;
+                (last, Some(reach).filter(|&reach| reach < self.parts[last].changes.end))
+            }
+        };
+        let mut taken = self.parts.get(self.at..=last)?.to_vec();
+        self.at = match left {
+            None => last + 1,
+            Some(reach) => {
+                self.parts[last].changes.start = reach;
+                taken.last_mut()?.changes.end = reach;
+                last
+            }
+        };
+        Some(taken)
+    }
+
+    /// Whether what is left has half of what a request may have, or more: a smaller one waits for what is still to
+    /// queue.
+    pub(super) fn is_worth_composing(&self, composer: &Composer<'a, '_>) -> bool {
+        let RequestLimits { rows_max, bytes_max } = composer.pace.grouped;
+        let (mut rows, mut bytes) = (0, 0);
+        self.parts[self.at..].iter().any(|part| {
+            rows += part.changes.len();
+            bytes += JsonRows::of(part.run, composer.plan).bytes(part.changes.clone());
+            2 * rows >= rows_max || 2 * bytes >= bytes_max
+        })
     }
 
     fn fill(&self, stop: usize, composer: &Composer<'a, '_>) -> Result<Filled<'a>> {
@@ -204,19 +257,21 @@ enum Filled<'a> {
     TooMuch(usize),
 }
 
-impl<'a> Request<'a> {
+impl Ready {
     /// A request that only moves the checkpoint.
-    pub(super) fn of_nothing(end: End, letters: &Arc<str>) -> Self {
-        Request {
-            parts: Vec::new(),
-            composed: Composed::default(),
+    pub(super) fn nothing(end: End, letters: &Arc<str>) -> Self {
+        Ready {
+            bulk: Bulk::default(),
+            purposes: Vec::new(),
             end,
             letters: Letters::new(letters),
             changes: 0,
             rows: 0,
         }
     }
+}
 
+impl<'a> Request<'a> {
     /// Everything that it was made of, in order.
     pub(super) fn changes(&self) -> impl Iterator<Item = ChangeRef<'a>> + '_ {
         self.parts.iter().flat_map(|part| part.changes.clone().map(|index| part.change(index)))
@@ -270,20 +325,18 @@ impl<'a> Draft<'a> {
             _ => match composer.poison.get(&(from.span.commit_lsn, from.number())) {
                 Some(reason) => Some(reason.clone()),
                 None => match from.text(composer.plan).len() {
-                    bytes if bytes > ROW_TEXT_BYTES_MAX => Some(format!(
-                        "the row has {bytes} bytes as JSON, more than the {} that D1 takes",
-                        limits::VALUE_BYTES_MAX
-                    )),
-                    _ => {
-                        self.changes += 1;
-                        self.fold.add(from);
-                        return Ok(());
-                    }
+                    bytes if bytes > ROW_TEXT_BYTES_MAX => bound::unfit(from, composer.plan, bytes),
+                    _ => None,
                 },
             },
         };
         let row = match reason {
-            None => from.run.rejection(change).clone(),
+            None if change.kind == ChangeKind::Reject => from.run.rejection(change).clone(),
+            None => {
+                self.changes += 1;
+                self.fold.add(from);
+                return Ok(());
+            }
             Some(reason) => rejected_row(from.run, change, composer.plan, reason),
         };
         let target = &composer.plan.tables[change.table as usize].target;
@@ -342,14 +395,20 @@ impl<'a> Draft<'a> {
         self.rows() + rows <= split.rows_max && self.fold.size().bytes + bytes <= split.bytes_max
     }
 
-    fn finish(self, parts: Vec<Part<'a>>, composer: &mut Composer<'a, '_>) -> Request<'a> {
-        Request {
-            parts,
-            composed: compose(&self.fold, &self.letters, composer.plan, composer.sql, &composer.pace),
+    /// # Errors
+    /// A bug: the statements are beyond a limit.
+    fn finish(self, composer: &mut Composer<'a, '_>) -> Result<Ready> {
+        let composed = compose(&self.fold, &self.letters, composer.plan, composer.sql, &composer.pace);
+        let Composed { statements, purposes } = composed;
+        limits::check(&statements)?;
+        let bulk = Bulk::new(&statements);
+        Ok(Ready {
+            bulk: if composer.is_compressed { bulk.compressed() } else { bulk },
+            purposes,
             end: self.end,
             changes: self.changes,
             rows: self.fold.size().rows as u64,
             letters: self.letters,
-        }
+        })
     }
 }

@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use ureq::http::Method;
 
+use super::body::{Body, Bulk};
 use super::budget::{Budget, Held};
 use super::http::{self, Http, StatementResult};
 use super::transport::{Answer, Failure, Statement, Transport};
@@ -89,26 +90,23 @@ impl RestTransport {
         let name = utf8_percent_encode(&self.database, NON_ALPHANUMERIC);
         // It finds every name that has this one in it.
         let path = format!("/accounts/{}/d1/database?name={name}&per_page=100", self.account);
-        let listed: Vec<Listed> = self.call(Method::GET, &path, &[])?;
+        let listed: Vec<Listed> = self.ask(Method::GET, &path, &Body::empty())?;
         let found = listed.into_iter().find(|listed| listed.name == self.database);
         let id = found.map(|listed| listed.uuid).ok_or_else(|| Failure {
-            verdict: Verdict::Refused,
-            message: format!(
-                "account {} has no D1 database {}: create it with `npx wrangler d1 create {}`",
-                self.account, self.database, self.database
-            ),
+            verdict: Verdict::Gone,
+            message: format!("account {} has no D1 database {}", self.account, self.database),
         })?;
         self.id = Some(id.clone());
         Ok(id)
     }
 
-    fn call<T: for<'de> Deserialize<'de>>(
+    fn ask<T: for<'de> Deserialize<'de>>(
         &self,
         method: Method,
         path: &str,
-        body: &[u8],
+        body: &Body<'_>,
     ) -> Result<T, Failure> {
-        self.budget.take().map_err(held)?;
+        self.budget.take(body.len()).map_err(held)?;
         let headers =
             [("authorization", self.authorization.expose_secret()), ("content-type", "application/json")];
         let mut reply = self.http.send(method, path, &headers, body)?;
@@ -123,11 +121,11 @@ impl RestTransport {
 }
 
 impl Transport for RestTransport {
-    fn execute(&mut self, statements: &[Statement]) -> Result<Vec<Answer>, Failure> {
+    fn call(&mut self, first: &[Statement], bulk: &Bulk) -> Result<Vec<Answer>, Failure> {
         let id = self.id()?;
         let path = format!("/accounts/{}/d1/database/{id}/query", self.account);
-        let results: Vec<StatementResult> = self.call(Method::POST, &path, &http::batch(statements))?;
-        http::answers(results, statements.len())
+        let results: Vec<StatementResult> = self.ask(Method::POST, &path, &Body::new(first, bulk))?;
+        http::answers(results, first.len() + bulk.statements())
     }
 }
 

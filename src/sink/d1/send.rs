@@ -9,7 +9,7 @@ use super::dead_letters::Letters;
 use super::failures::{error_of, lost, unix_seconds};
 use super::isolate;
 use super::limits::{self, Pace};
-use super::request::{Composer, Cutter, End, Poison, Request, outstanding};
+use super::request::{Composer, Cutter, End, Poison, Ready, Request, outstanding};
 use super::state::{self, State, StateSql};
 use super::tables::TableSql;
 use super::transport::{Answer, Failure, Transport};
@@ -19,7 +19,7 @@ use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
-use crate::fanout::sink::{Applied, Batch, Checkpoint};
+use crate::fanout::sink::{Applied, Batch, Checkpoint, OpenTransaction, Reached};
 use crate::sink::replica::taken_over;
 
 /// A database of this size is warned of: a tenth less than what fits.
@@ -39,13 +39,27 @@ pub(super) struct Session {
     letters: Arc<str>,
     pace: Pace,
     poison: Poison,
+    /// Whether the way to the database takes its statements compressed.
+    is_compressed: bool,
+    /// The next request, composed while the one before it was in flight.
+    ahead: Option<Ahead>,
     /// A request whose fate is not known.
     pending: Option<Pending>,
     /// What was applied and not reported yet, because an error came after it.
     unreported: Applied,
+    /// The checkpoint does not know yet what the last request came to.
+    is_uncounted: bool,
     /// Complaints of the database since the last success.
     complaints: u32,
     is_size_warned: bool,
+}
+
+/// A request that waits for its turn.
+#[derive(Debug)]
+struct Ahead {
+    /// The checkpoint's position, and what is there of the transaction behind it, when that comes.
+    after: (Lsn, Option<OpenTransaction>),
+    ready: Ready,
 }
 
 /// What a request in flight comes to if it is applied.
@@ -55,6 +69,17 @@ struct Pending {
     usage: Usage,
     applied: Applied,
     rows: u64,
+}
+
+/// Waits for a call in a thread of its own, and does something else in this one.
+fn in_flight<T: Send, U>(call: impl FnOnce() -> T + Send, meanwhile: impl FnOnce() -> U) -> Result<(T, U)> {
+    std::thread::scope(|scope| {
+        let flight = std::thread::Builder::new().name("d1-request".to_owned()).spawn_scoped(scope, call);
+        let flight = flight.map_err(|error| Error::transient("starting a thread").because(error))?;
+        let done = meanwhile();
+        let outcome = flight.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((outcome, done))
+    })
 }
 
 /// What became of a request.
@@ -78,13 +103,16 @@ impl Session {
             writer,
             state,
             options,
-            sql: TableSql::new(plan, options.skip_unchanged),
+            sql: TableSql::new(plan, options),
             state_sql: StateSql::new(),
             letters: Letters::text(),
             pace: Pace::new(options.request),
             poison: Poison::new(),
+            is_compressed: false,
+            ahead: None,
             pending: None,
             unreported: Applied::default(),
+            is_uncounted: false,
             complaints: 0,
             is_size_warned: false,
         }
@@ -123,43 +151,68 @@ impl Session {
         Ok(self.state()?.checkpoint.clone())
     }
 
-    pub(super) fn apply(&mut self, transport: &mut dyn Transport, batch: &Batch<'_>) -> Result<Applied> {
+    /// Applies what one request takes of the batch, and says how far that reaches.
+    pub(super) fn apply(
+        &mut self,
+        transport: &mut dyn Transport,
+        batch: &Batch<'_>,
+    ) -> Result<(Applied, Reached)> {
         let plan = self.plan.clone();
+        self.is_compressed = transport.is_compressed();
         loop {
             if self.pending.is_some() {
                 self.settle(transport)?;
             }
-            if let Sent::Applied = self.apply_outstanding(transport, batch, &plan)? {
-                return Ok(std::mem::take(&mut self.unreported));
+            if let Some(reached) = self.apply_outstanding(transport, batch, &plan)? {
+                return Ok((std::mem::take(&mut self.unreported), reached));
             }
         }
     }
 
+    /// Sends one request; `None` where what is outstanding has to be composed anew.
     fn apply_outstanding<'a>(
         &mut self,
         transport: &mut dyn Transport,
         batch: &Batch<'a>,
         plan: &'a Plan,
-    ) -> Result<Sent> {
+    ) -> Result<Option<Reached>> {
         let Checkpoint { lsn, open, .. } = self.state()?.checkpoint;
         let mut cutter = Cutter::new(outstanding(batch, lsn, open)?);
-        while let Some(mut request) = cutter.next(&mut self.composer(plan))? {
-            if cutter.is_done() && request.end.open.is_none() {
-                request.end.lsn = request.end.lsn.max(batch.idle());
+        let request = match self.next_request(&mut cutter, plan)? {
+            Some(mut request) => {
+                if cutter.is_done() && request.ready.end.open.is_none() {
+                    request.ready.end.lsn = request.ready.end.lsn.max(batch.idle());
+                }
+                request
             }
-            if let Sent::Again = self.send(transport, &request)? {
-                return Ok(Sent::Again);
-            }
+            None => match batch.idle().filter(|&idle| idle > lsn) {
+                None => return Ok(Some(Reached::All)),
+                // A transaction that is half there still comes.
+                Some(idle) => {
+                    let end = End { lsn: Some(idle), open, ..End::default() };
+                    Request { parts: Vec::new(), ready: Ready::nothing(end, &self.letters) }
+                }
+            },
+        };
+        let is_last = cutter.is_done();
+        if let Sent::Again = self.send(transport, &request, &mut cutter, plan)? {
+            return Ok(None);
         }
-        let checkpoint = &self.state()?.checkpoint;
-        match batch.idle() {
-            // A transaction that is half there still comes.
-            Some(idle) if idle > checkpoint.lsn => {
-                let end = End { lsn: Some(idle), open: checkpoint.open, ..End::default() };
-                self.send(transport, &Request::of_nothing(end, &self.letters.clone()))
-            }
-            _ => Ok(Sent::Applied),
+        let Checkpoint { lsn, open, .. } = self.state()?.checkpoint;
+        let is_all = is_last && batch.idle().is_none_or(|idle| idle <= lsn);
+        Ok(Some(if is_all { Reached::All } else { Reached::Part { lsn, open } }))
+    }
+
+    /// The request that was composed ahead, if it is what comes next, or else one made now.
+    fn next_request<'a>(&mut self, cutter: &mut Cutter<'a>, plan: &'a Plan) -> Result<Option<Request<'a>>> {
+        let Checkpoint { lsn, open, .. } = self.state()?.checkpoint;
+        if let Some(Ahead { after, ready }) = self.ahead.take()
+            && after == (lsn, open)
+            && let Some(parts) = cutter.take(&ready.end)
+        {
+            return Ok(Some(Request { parts, ready }));
         }
+        cutter.next(&mut self.composer(plan))
     }
 
     pub(super) fn composer<'a>(&mut self, plan: &'a Plan) -> Composer<'a, '_> {
@@ -170,47 +223,86 @@ impl Session {
             pace: self.pace,
             on_rejected: self.options.on_rejected,
             poison: &self.poison,
+            is_compressed: self.is_compressed,
         }
     }
 
-    fn send(&mut self, transport: &mut dyn Transport, request: &Request<'_>) -> Result<Sent> {
+    /// Sends a request and meanwhile composes the next one, if there is enough for it.
+    fn send<'a>(
+        &mut self,
+        transport: &mut dyn Transport,
+        request: &Request<'a>,
+        rest: &mut Cutter<'a>,
+        plan: &'a Plan,
+    ) -> Result<Sent> {
+        let Ready { bulk, end, letters, changes, rows, .. } = &request.ready;
         let state = self.state()?;
         let mut usage = state.usage.clone();
         usage.until = unix_seconds();
         usage.requests += 1;
-        usage.changes += request.changes;
-        usage.rows += request.rows;
-        let mut statements = vec![self.state_sql.advance(state, &self.source, &request.end, &usage)];
-        statements.extend_from_slice(&request.composed.statements);
-        limits::check(&statements)?;
-        let pending = Pending {
-            end: request.end,
-            usage,
-            applied: Applied {
-                changes: request.changes,
-                transactions: request.end.transactions,
-                dead_letters: request.letters.len() as u64,
-            },
-            rows: request.rows + 1,
+        usage.changes += changes;
+        usage.rows += rows;
+        let fence = [self.state_sql.advance(state, &self.source, end, &usage)];
+        limits::check(&fence)?;
+        let applied =
+            Applied { changes: *changes, transactions: end.transactions, dead_letters: letters.len() as u64 };
+        let pending = Pending { end: *end, usage, applied, rows: rows + 1 };
+        let after = (end.lsn.unwrap_or(state.checkpoint.lsn), end.open);
+        let outcome = if rest.is_done() {
+            transport.call(&fence, bulk)
+        } else {
+            let compose = || match rest.is_worth_composing(&self.composer(plan)) {
+                true => rest.next(&mut self.composer(plan)),
+                false => Ok(None),
+            };
+            let (outcome, next) = in_flight(|| transport.call(&fence, bulk), compose)?;
+            // A row at which the sink is to halt will be met again, when it is its turn.
+            self.ahead = next.ok().flatten().map(|Request { ready, .. }| Ahead { after, ready });
+            outcome
         };
-        match transport.execute(&statements) {
-            Ok(answers) if answers.len() == statements.len() => {
-                self.landed(&answers, pending, request);
+        match outcome {
+            Ok(answers) if answers.len() == fence.len() + bulk.statements() => {
+                self.landed(&answers, pending, &request.ready);
                 Ok(Sent::Applied)
             }
+            // What was composed ahead does not know what is learned now.
             Ok(_) => {
+                self.ahead = None;
                 self.pending = Some(pending);
                 Err(Error::transient("D1 answered fewer statements than it was sent"))
             }
-            Err(failure) => self.learn(transport, request, failure, pending),
+            Err(failure) => {
+                self.ahead = None;
+                self.learn(transport, request, failure, pending)
+            }
         }
     }
 
+    /// Writes down what the last request came to, which only its answer said.
+    pub(super) fn end(&mut self, transport: &mut dyn Transport) {
+        let Some(state) = self.state.as_ref().filter(|_| self.is_uncounted && self.pending.is_none()) else {
+            return;
+        };
+        let mut usage = state.usage.clone();
+        usage.until = unix_seconds();
+        usage.requests += 1;
+        // Its own: the checkpoint's row.
+        usage.rows_written += 1;
+        let end = End { open: state.checkpoint.open, ..End::default() };
+        let fence = [self.state_sql.advance(state, &self.source, &end, &usage)];
+        if let Err(failure) = transport.execute(&fence) {
+            tracing::debug!("the rows written last are not counted: {}", failure.message);
+        }
+        // Whatever has become of it: nothing more is sent without reading the checkpoint first.
+        self.is_uncounted = false;
+        self.pending = Some(Pending { end, usage, applied: Applied::default(), rows: 0 });
+    }
+
     /// The request was applied, and here is what it came to.
-    fn landed(&mut self, answers: &[Answer], pending: Pending, request: &Request<'_>) {
+    fn landed(&mut self, answers: &[Answer], pending: Pending, ready: &Ready) {
         let Pending { end, mut usage, mut applied, .. } = pending;
         usage.rows_written += answers.iter().map(|answer| answer.rows_written).sum::<u64>();
-        for (answer, purpose) in answers.iter().skip(1).zip(&request.composed.purposes) {
+        for (answer, purpose) in answers.iter().skip(1).zip(&ready.purposes) {
             match purpose {
                 Purpose::Table(table) => {
                     let target = &self.plan.tables[*table].target;
@@ -232,7 +324,7 @@ impl Session {
                 Purpose::Letters => {}
             }
         }
-        request.letters.log();
+        ready.letters.log();
         if let Some(bytes) = answers.iter().filter_map(|answer| answer.size_after).max()
             && (bytes >= SIZE_WARNING_BYTES) != self.is_size_warned
         {
@@ -253,15 +345,10 @@ impl Session {
             let lsn = checkpoint.lsn;
             self.poison.retain(|(commit_lsn, _), _| *commit_lsn >= lsn);
         }
-        self.report(applied);
+        self.is_uncounted = !ready.purposes.is_empty();
+        self.unreported.add(applied);
         self.pace.succeeded();
         self.complaints = 0;
-    }
-
-    fn report(&mut self, applied: Applied) {
-        self.unreported.changes += applied.changes;
-        self.unreported.transactions += applied.transactions;
-        self.unreported.dead_letters += applied.dead_letters;
     }
 
     /// Learns from a failure. `Ok` where composing anew is all there is to do.
@@ -320,6 +407,7 @@ impl Session {
             | Verdict::Busy
             | Verdict::Full
             | Verdict::DailyLimit
+            | Verdict::Gone
             | Verdict::Refused => Err(self.failed(&failure)),
         }
     }
@@ -363,7 +451,7 @@ impl Session {
             if found.checkpoint.open == pending.end.open
                 && pending.end.lsn.is_none_or(|lsn| lsn == found.checkpoint.lsn)
             {
-                self.report(pending.applied);
+                self.unreported.add(pending.applied);
             }
         }
         self.state = Some(State { usage, ..found });

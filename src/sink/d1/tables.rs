@@ -9,18 +9,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Options;
 use crate::encode::column_type::ColumnType;
 use crate::encode::fold::Mask;
 use crate::encode::plan::{Plan, PlannedColumn, PlannedTable};
 use crate::postgres::quote_identifier as quote;
 use crate::sink::definition::Definition;
-use crate::sink::replica::NOT_IN_REPLICA;
+use crate::sink::replica::{NOT_IN_REPLICA, OnRejected};
 
 /// The texts of all tables.
 #[derive(Debug)]
 pub(super) struct TableSql {
     tables: Vec<Texts>,
-    skip_unchanged: bool,
+    options: Options,
 }
 
 /// The texts of one table.
@@ -38,19 +39,16 @@ pub(super) struct Texts {
     pub(super) bury: Option<Arc<str>>,
     /// Removes all rows: the table and its indexes, away and made again. `DELETE` would write each row.
     pub(super) truncate: Vec<Arc<str>>,
-    /// Sets the updates aside that find no row. `?1`: `[key, commit LSN, xid]`.
+    /// Sets the updates aside that find no row, or fails at them if the sink is to halt. `?1`: `[key, commit LSN, xid]`.
     pub(super) set_aside: Arc<str>,
     updates: HashMap<Mask, Option<Arc<str>>>,
     moves: HashMap<Mask, Arc<str>>,
 }
 
 impl TableSql {
-    /// The texts of the plan's tables. `skip_unchanged`: a row that is there already is not written.
-    pub(super) fn new(plan: &Plan, skip_unchanged: bool) -> Self {
-        TableSql {
-            tables: plan.tables.iter().map(|table| Texts::new(table, skip_unchanged)).collect(),
-            skip_unchanged,
-        }
+    /// The texts of the plan's tables, for a sink that writes like this.
+    pub(super) fn new(plan: &Plan, options: Options) -> Self {
+        TableSql { tables: plan.tables.iter().map(|table| Texts::new(table, options)).collect(), options }
     }
 
     /// The texts of a table, by its index in the plan.
@@ -61,9 +59,26 @@ impl TableSql {
     /// Writes the columns of the mask into rows that are there. `?1`: rows. `None` where the mask has none but the key's,
     /// and nothing is to be written.
     pub(super) fn update(&mut self, table: usize, planned: &PlannedTable, mask: Mask) -> Option<Arc<str>> {
-        let skip_unchanged = self.skip_unchanged;
+        let skip_unchanged = self.options.skip_unchanged;
         let text = self.tables[table].updates.entry(mask);
         text.or_insert_with(|| update(planned, mask, skip_unchanged).map(Arc::from)).clone()
+    }
+
+    /// Writes one whole row, for whose columns `value` gives SQL.
+    pub(super) fn upsert_one(&self, planned: &PlannedTable, value: impl Fn(usize) -> String) -> String {
+        let values: Vec<String> = (0..planned.columns.len()).map(value).collect();
+        upsert_from(planned, &format!("VALUES ({})", values.join(", ")), self.options.skip_unchanged)
+    }
+
+    /// Writes the columns of the mask into one row if it is there; `value` gives SQL for the row's columns. `None` as for
+    /// [`update`](Self::update).
+    pub(super) fn update_one(
+        &self,
+        planned: &PlannedTable,
+        mask: Mask,
+        value: impl Fn(usize) -> String,
+    ) -> Option<String> {
+        update_from(planned, mask, "", value, self.options.skip_unchanged)
     }
 
     /// Gives rows another key and writes the columns of the mask. `?1`: `[old key, row]`.
@@ -86,15 +101,21 @@ pub(super) fn cell(value: &str, path: &str, column: &PlannedColumn) -> String {
 
 /// The condition that finds the row of a key, whose parts lie at the paths that `path` gives for their numbers.
 fn key_matches(table: &PlannedTable, path: impl Fn(usize) -> String) -> String {
+    key_is(table, |part, column| cell("_walcast.value", &path(part), column))
+}
+
+/// The condition that finds the row of a key, for whose parts `value` gives SQL.
+fn key_is(table: &PlannedTable, value: impl Fn(usize, &PlannedColumn) -> String) -> String {
     let target = quote(&table.target);
-    let parts = table.key_columns().enumerate().map(|(part, column)| {
-        format!("{target}.{} = {}", quote(&column.target), cell("_walcast.value", &path(part), column))
-    });
+    let parts = table
+        .key_columns()
+        .enumerate()
+        .map(|(part, column)| format!("{target}.{} = {}", quote(&column.target), value(part, column)));
     parts.collect::<Vec<_>>().join(" AND ")
 }
 
 impl Texts {
-    fn new(table: &PlannedTable, skip_unchanged: bool) -> Self {
+    fn new(table: &PlannedTable, options: Options) -> Self {
         let target = quote(&table.target);
         let definition = Definition::of(table);
         let drop = format!("DROP TABLE {target}");
@@ -112,7 +133,7 @@ impl Texts {
         };
         let delete = is_one_of(&keys, &format!("SELECT {} FROM json_each(?1)", key_cells.join(", ")));
         Texts {
-            upsert: upsert(table, skip_unchanged).into(),
+            upsert: upsert(table, options.skip_unchanged).into(),
             delete: format!("DELETE FROM {target} WHERE {delete}").into(),
             soft_delete: marked.as_ref().map(|column| {
                 let matches = key_matches(table, |part| part.to_string());
@@ -139,7 +160,11 @@ impl Texts {
                  SELECT {}, 'update', _walcast.value -> 0, {}, _walcast.value ->> 1, _walcast.value ->> 2 FROM json_each(?1) AS _walcast \
                  WHERE NOT EXISTS (SELECT 1 FROM {target} WHERE {})",
                 literal(&table.target),
-                literal(NOT_IN_REPLICA),
+                match options.on_rejected {
+                    OnRejected::DeadLetter => literal(NOT_IN_REPLICA),
+                    // A letter without a reason is not taken.
+                    OnRejected::Halt => "NULL".to_owned(),
+                },
                 key_matches(table, |part| format!("'$[0][{part}]'"))
             )
             .into(),
@@ -150,11 +175,17 @@ impl Texts {
 }
 
 fn upsert(table: &PlannedTable, skip_unchanged: bool) -> String {
-    let target = quote(&table.target);
-    let names: Vec<String> = table.columns.iter().map(|column| quote(&column.target)).collect();
     let cells =
         table.columns.iter().enumerate().map(|(index, column)| cell("value", &index.to_string(), column));
     let cells: Vec<String> = cells.collect();
+    // Without WHERE, SQLite takes ON for the condition of a join.
+    upsert_from(table, &format!("SELECT {} FROM json_each(?1) WHERE true", cells.join(", ")), skip_unchanged)
+}
+
+/// Writes the rows of `source`.
+fn upsert_from(table: &PlannedTable, source: &str, skip_unchanged: bool) -> String {
+    let target = quote(&table.target);
+    let names: Vec<String> = table.columns.iter().map(|column| quote(&column.target)).collect();
     let keys: Vec<&str> = table.key.iter().map(|&index| names[index].as_str()).collect();
     let others = || (0..names.len()).filter(|index| !table.key.contains(index)).map(|index| &names[index]);
     let mut assignments: Vec<String> = others().map(|name| format!("{name} = excluded.{name}")).collect();
@@ -172,11 +203,9 @@ fn upsert(table: &PlannedTable, skip_unchanged: bool) -> String {
         }
         all => format!("UPDATE SET {}", all.join(", ")),
     };
-    // Without WHERE, SQLite takes ON for the condition of a join.
     format!(
-        "INSERT INTO {target} ({}) SELECT {} FROM json_each(?1) WHERE true ON CONFLICT ({}) DO {resolution}",
+        "INSERT INTO {target} ({}) {source} ON CONFLICT ({}) DO {resolution}",
         names.join(", "),
-        cells.join(", "),
         keys.join(", ")
     )
 }
@@ -186,25 +215,37 @@ fn is_in(mask: Mask, index: usize) -> bool {
 }
 
 fn update(table: &PlannedTable, mask: Mask, skip_unchanged: bool) -> Option<String> {
+    let value = |index: usize| cell("_walcast.value", &index.to_string(), &table.columns[index]);
+    update_from(table, mask, " FROM json_each(?1) AS _walcast", value, skip_unchanged)
+}
+
+/// Writes the columns of the mask into the rows that `from` brings, for whose columns `value` gives SQL.
+fn update_from(
+    table: &PlannedTable,
+    mask: Mask,
+    from: &str,
+    value: impl Fn(usize) -> String,
+    skip_unchanged: bool,
+) -> Option<String> {
     let target = quote(&table.target);
     let (mut assignments, mut differences) = (Vec::new(), Vec::new());
     for (index, column) in table.columns.iter().enumerate() {
         if is_in(mask, index) && !table.key.contains(&index) {
-            let (name, cell) = (quote(&column.target), cell("_walcast.value", &index.to_string(), column));
-            assignments.push(format!("{name} = {cell}"));
-            differences.push(format!("{target}.{name} IS NOT {cell}"));
+            let (name, value) = (quote(&column.target), value(index));
+            assignments.push(format!("{name} = {value}"));
+            differences.push(format!("{target}.{name} IS NOT {value}"));
         }
     }
     if let Some(column) = table.soft_delete.as_deref().map(quote) {
         assignments.push(format!("{column} = NULL"));
         differences.push(format!("{target}.{column} IS NOT NULL"));
     }
-    let mut condition = key_matches(table, |part| table.key[part].to_string());
+    let mut condition = key_is(table, |part, _| value(table.key[part]));
     if skip_unchanged && !differences.is_empty() {
         condition = format!("{condition} AND ({})", differences.join(" OR "));
     }
     let assignments = (!assignments.is_empty()).then(|| assignments.join(", "))?;
-    Some(format!("UPDATE {target} SET {assignments} FROM json_each(?1) AS _walcast WHERE {condition}"))
+    Some(format!("UPDATE {target} SET {assignments}{from} WHERE {condition}"))
 }
 
 fn rename(table: &PlannedTable, mask: Mask) -> String {
@@ -227,6 +268,11 @@ fn rename(table: &PlannedTable, mask: Mask) -> String {
         assignments.join(", "),
         key_matches(table, |part| format!("'$[0][{part}]'"))
     )
+}
+
+/// Whether a request failed at an update that finds no row.
+pub(super) fn is_without_row(message: &str) -> bool {
+    message.contains("_walcast_dead_letters.reason")
 }
 
 /// A text as a SQL literal.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::body::Bulk;
 use super::verdict::Verdict;
 
 /// One SQL statement.
@@ -38,9 +39,23 @@ pub struct Failure {
 
 /// A way to one database.
 pub trait Transport: Send {
-    /// Executes the statements as one transaction and returns one answer for each.
+    /// Executes the statements as one transaction and returns one answer for each: `first`, then what is written
+    /// already.
     ///
     /// # Errors
     /// A [`Failure`]; its verdict says whether something may have been applied.
-    fn execute(&mut self, statements: &[Statement]) -> Result<Vec<Answer>, Failure>;
+    fn call(&mut self, first: &[Statement], bulk: &Bulk) -> Result<Vec<Answer>, Failure>;
+
+    /// Whether what is written already is to be compressed.
+    fn is_compressed(&self) -> bool {
+        false
+    }
+
+    /// Executes these statements alone.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    fn execute(&mut self, statements: &[Statement]) -> Result<Vec<Answer>, Failure> {
+        self.call(statements, &Bulk::default())
+    }
 }

@@ -38,7 +38,9 @@ pub enum Verdict {
     Full,
     /// Not applied, the day's free row writes are used up: wait until the next day begins, UTC.
     DailyLimit,
-    /// Not applied: token, account or database is wrong, and an operator has to look.
+    /// Not applied, the database is not there: deleted, or never made.
+    Gone,
+    /// Not applied: token, account or request is wrong, and an operator has to look.
     Refused,
 }
 
@@ -66,9 +68,11 @@ pub struct ApiError {
 const THROTTLED_WAIT: Duration = Duration::from_secs(1);
 /// Codes of the API's rate limits.
 const THROTTLED_CODES: [u32; 2] = [971, 1015];
-/// Codes of what only an operator can put right: authentication, the account, the database, the number of databases,
-/// a route or method that does not exist, a request of another form.
-const REFUSED_CODES: [u32; 9] = [6003, 7000, 7003, 7400, 7403, 7404, 7406, 10000, 10405];
+/// The code for a database that is not there.
+const GONE_CODE: u32 = 7404;
+/// Codes of what only an operator can put right: authentication, the account, the number of databases, a route or method
+/// that does not exist, a request of another form.
+const REFUSED_CODES: [u32; 8] = [6003, 7000, 7003, 7400, 7403, 7406, 10000, 10405];
 
 /// Messages and what they mean; the first that is in the text decides. What names tables or columns comes first, since
 /// a name can be anything.
@@ -135,6 +139,9 @@ pub fn verdict(response: &Response) -> Verdict {
 
     if status == 429 || is_one_of(&THROTTLED_CODES) {
         return Verdict::Throttled { retry_after: response.retry_after.unwrap_or(THROTTLED_WAIT) };
+    }
+    if code == Some(GONE_CODE) {
+        return Verdict::Gone;
     }
     if matches!(status, 300..=399 | 401 | 403 | 404 | 405) || is_one_of(&REFUSED_CODES) {
         return Verdict::Refused;

@@ -195,13 +195,21 @@ fn what_only_an_operator_can_put_right_is_refused() {
         assert_eq!(bare(status), Verdict::Refused, "{status}");
         assert_eq!(said(status, "Network connection lost."), Verdict::Refused, "{status}");
     }
-    for code in [10000, 7403, 7404, 7400] {
+    for code in [10000, 7403, 7400] {
         assert_eq!(coded(400, code), Verdict::Refused, "{code}");
     }
     all(
         &["not authorized: SQLITE_AUTH", "database disk image is malformed: SQLITE_CORRUPT"],
         Verdict::Refused,
     );
+}
+
+#[test]
+fn a_database_that_is_not_there_is_gone_and_another_path_that_is_not_there_is_refused() {
+    for status in [400, 404] {
+        assert_eq!(coded(status, 7404), Verdict::Gone, "{status}");
+    }
+    assert_eq!(coded(404, 7003), Verdict::Refused);
 }
 
 #[test]

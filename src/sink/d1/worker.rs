@@ -4,16 +4,14 @@
 //! Statements enter, a signed and compressed POST leaves. The signature is over time, method, path and body as sent, so
 //! that the Worker looks into nothing that walcast did not write.
 
-use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use ring::hmac;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use ureq::http::Method;
 
+use super::body::{Body, Bulk};
 use super::http::{self, Http, StatementResult};
 use super::transport::{Answer, Failure, Statement, Transport};
 use crate::error::{Error, Result};
@@ -22,8 +20,6 @@ use crate::error::{Error, Result};
 const PROTOCOL: &str = "v1";
 /// The Worker refuses a shorter key, in bytes.
 const KEY_BYTES_MIN: usize = 32;
-/// Smaller bodies are not compressed, in bytes: it would save nothing that a packet does not hold anyway.
-const COMPRESSED_FROM_BYTES: usize = 1024;
 /// Where a binding's name goes wrong before it is sent.
 const BINDING_CHARS_MAX: usize = 64;
 
@@ -83,16 +79,17 @@ impl WorkerTransport {
     /// # Errors
     /// By the retry table, as for statements.
     pub fn offer(&self) -> Result<Offer, Failure> {
-        let offers: Vec<Offer> = self.call(Method::GET, &format!("/{PROTOCOL}/databases"), &[], &[])?;
+        let offers: Vec<Offer> =
+            self.ask(Method::GET, &format!("/{PROTOCOL}/databases"), &[], &Body::empty())?;
         http::one(offers)
     }
 
-    fn call<T: for<'de> Deserialize<'de>>(
+    fn ask<T: for<'de> Deserialize<'de>>(
         &self,
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
-        body: &[u8],
+        body: &Body<'_>,
     ) -> Result<T, Failure> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let time = now.to_string();
@@ -103,26 +100,27 @@ impl WorkerTransport {
         self.http.send(method, path, &signed, body)?.result()
     }
 
-    fn signature(&self, time: &str, method: &Method, path: &str, body: &[u8]) -> String {
+    fn signature(&self, time: &str, method: &Method, path: &str, body: &Body<'_>) -> String {
         let mut context = hmac::Context::with_key(&self.key);
         let path = self.http.path(path);
         context.update(format!("{PROTOCOL}\n{time}\n{method}\n{path}\n").as_bytes());
-        context.update(body);
+        body.pieces().iter().for_each(|piece| context.update(piece));
         format!("{PROTOCOL}={}", hex::encode(context.sign()))
     }
 }
 
 impl Transport for WorkerTransport {
-    fn execute(&mut self, statements: &[Statement]) -> Result<Vec<Answer>, Failure> {
+    fn call(&mut self, first: &[Statement], bulk: &Bulk) -> Result<Vec<Answer>, Failure> {
         let path = format!("/{PROTOCOL}/databases/{}/query", self.binding);
-        let json = http::batch(statements);
-        let (kind, body) = match json.len() < COMPRESSED_FROM_BYTES {
-            true => ("application/json", json),
-            false => ("application/gzip", gzip(&json)),
-        };
+        let body = Body::new(first, bulk).compressed();
+        let kind = if body.is_gzip { "application/gzip" } else { "application/json" };
         let results: Vec<StatementResult> =
-            self.call(Method::POST, &path, &[("content-type", kind)], &body)?;
-        http::answers(results, statements.len())
+            self.ask(Method::POST, &path, &[("content-type", kind)], &body)?;
+        http::answers(results, first.len() + bulk.statements())
+    }
+
+    fn is_compressed(&self) -> bool {
+        true
     }
 }
 
@@ -130,12 +128,4 @@ impl std::fmt::Debug for WorkerTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WorkerTransport").field("http", &self.http).field("binding", &self.binding).finish()
     }
-}
-
-/// Compressed as fast as it goes: rows of JSON shrink to a fifth even so.
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
-    // Writing to memory does not fail.
-    let _ = encoder.write_all(bytes);
-    encoder.finish().unwrap_or_default()
 }

@@ -184,7 +184,10 @@ impl<'a> Writer<'a> {
             let read = Span { commit_lsn: write.fill.seen_lsn, ..Span::default() };
             for &change in run.all_changes() {
                 if change.kind == ChangeKind::Reject {
-                    self.dead_letter(change.table, run.rejection(change), &read)?;
+                    // The stream may have said so already.
+                    if !self.has_dead_letter(&table.target, run.rejection(change))? {
+                        self.dead_letter(change.table, run.rejection(change), &read)?;
+                    }
                     continue;
                 }
                 self.upsert(run, write.table, run.row(change, self.plan))?;
@@ -382,6 +385,13 @@ impl<'a> Writer<'a> {
         self.connection
             .prepare_cached(sql)
             .map_err(|error| failure(error, format!("preparing a statement for table {}", table.target)))
+    }
+
+    fn has_dead_letter(&self, target: &str, row: &RejectedRow) -> Result<bool> {
+        self.connection
+            .prepare_cached("SELECT count(*) > 0 FROM _walcast_dead_letters WHERE target = ?1 AND key = ?2")
+            .and_then(|mut statement| statement.query_row(params![target, row.key], |row| row.get(0)))
+            .map_err(|error| failure(error, "looking for a dead letter".to_owned()))
     }
 
     fn dead_letter(&mut self, table: u32, row: &RejectedRow, span: &Span) -> Result<()> {
