@@ -28,6 +28,7 @@ use walcast::encode::schema_file::SchemaFile;
 use walcast::error::{Error, Kind, Result};
 use walcast::fanout::chain::{Inlet, chain};
 use walcast::fanout::detour::{Detour, Progressed, may_drop};
+use walcast::fanout::fill::{FillWrite, Fills};
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::{Phase, Progress, SinkProgress, State};
 use walcast::fanout::retry::Backoff;
@@ -362,6 +363,14 @@ impl Sink for ModelSink {
 
     fn start_at(&mut self, _: Lsn) -> Result<()> {
         Ok(())
+    }
+
+    fn fill(&mut self, _: &FillWrite<'_>) -> Result<Applied> {
+        Err(Error::bug("nothing is filled here"))
+    }
+
+    fn fills(&mut self) -> Result<Fills> {
+        Ok(Fills::default())
     }
 
     fn begin_anew(&mut self, _: Lsn) -> Result<()> {

@@ -34,7 +34,7 @@ use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
 use crate::encode::run::{Run, Span};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A target. See the module's head for the contract.
 pub trait Sink: Send {
@@ -81,21 +81,16 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// As [`Sink::apply`]. The step is sent again, which writes the same once more.
-    fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
-        let _ = write;
-        Err(Error::bug("this kind of sink has nothing to fill"))
-    }
+    fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied>;
 
-    /// The rows that the last [`Sink::apply`] failed for, because updates did not find them: each with its table's index
-    /// in the plan.
+    /// The rows that the last [`Sink::apply`] failed for, or went on without, because updates did not find them: each with
+    /// its table's index in the plan.
     fn take_missing(&mut self) -> Vec<(usize, OwedKey)> {
         Vec::new()
     }
 
     /// How far the fills are, from the target.
-    fn fills(&mut self) -> Result<Fills> {
-        Ok(Fills::default())
-    }
+    fn fills(&mut self) -> Result<Fills>;
 
     /// Writes what the sink keeps for the next batch, such as what the last one came to: nothing more comes. Tried once;
     /// nothing that the contract asks for may depend on it.

@@ -242,6 +242,13 @@ impl<S: Sink> Worker<S> {
                     self.progress.recover();
                 }
                 self.attempt = 0;
+                // A sink that goes on without the rows that updates do not find says so afterwards.
+                let missing = self.sink.take_missing();
+                if !missing.is_empty()
+                    && let Err(error) = self.keep_missing(missing)
+                {
+                    return self.failed(error);
+                }
                 if reached != Reached::All {
                     let bytes = self.taken.let_go(reached);
                     self.queue.release(bytes);
@@ -478,11 +485,15 @@ impl<S: Sink> Worker<S> {
 
     /// Keeps that rows have to be read by themselves; then the batch goes through without them.
     fn missed(&mut self, missing: Vec<(usize, OwedKey)>) -> Step {
-        let mut by_table: BTreeMap<usize, Vec<OwedKey>> = BTreeMap::new();
-        missing.into_iter().for_each(|(table, owed)| by_table.entry(table).or_default().push(owed));
-        if let Err(error) = self.relearn() {
+        if let Err(error) = self.relearn().and_then(|()| self.keep_missing(missing)) {
             return self.failed(error);
         }
+        if self.has_lost_the_start() { self.ask_for_replay() } else { Step::Done }
+    }
+
+    fn keep_missing(&mut self, missing: Vec<(usize, OwedKey)>) -> Result<()> {
+        let mut by_table: BTreeMap<usize, Vec<OwedKey>> = BTreeMap::new();
+        missing.into_iter().for_each(|(table, owed)| by_table.entry(table).or_default().push(owed));
         for (table, owed) in by_table {
             tracing::warn!(
                 sink = self.progress.name,
@@ -491,11 +502,9 @@ impl<S: Sink> Worker<S> {
                 "updates found no row in this sink; it is read from the source"
             );
             let step = FillStep { table, action: Action::Miss(owed), receipt: None };
-            if let Err(error) = self.fill(&step) {
-                return self.failed(error);
-            }
+            self.fill(&step)?;
         }
-        if self.has_lost_the_start() { self.ask_for_replay() } else { Step::Done }
+        Ok(())
     }
 
     fn relearn(&mut self) -> Result<()> {

@@ -11,6 +11,7 @@ use crate::encode::fold::{Entry, Fold, Mask, Move, Net, Row, Stage};
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::run::Span;
 use crate::encode::time::push_rfc3339_micros;
+use crate::fanout::sink::Batch;
 
 /// Bytes that one byte of a text may take in JSON: `\\u0001`.
 const ESCAPE_BYTES_MAX: usize = 6;
@@ -20,10 +21,34 @@ const ESCAPE_BYTES_MAX: usize = 6;
 pub(super) enum Purpose {
     /// Writes rows of this table of the plan.
     Table(usize),
-    /// Writes dead letters for updates that found no row.
-    SetAside,
+    /// Writes dead letters for updates of this table of the plan that found no row.
+    SetAside(usize),
     /// Writes dead letters.
     Letters,
+}
+
+/// By table of the plan: what its being filled allows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Lax(Vec<LaxTable>);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct LaxTable {
+    /// An update may find no row.
+    may_lack: bool,
+    /// A row may be newer than the stream, and in the way of one that moves.
+    may_be_newer: bool,
+}
+
+impl Lax {
+    pub(super) fn of(batch: &Batch<'_>, plan: &Plan) -> Self {
+        let table =
+            |table| LaxTable { may_lack: batch.may_lack(table), may_be_newer: batch.may_be_newer(table) };
+        Lax((0..plan.tables.len()).map(table).collect())
+    }
+
+    fn get(&self, table: usize) -> LaxTable {
+        self.0.get(table).copied().unwrap_or_default()
+    }
 }
 
 /// Statements, each with its purpose.
@@ -47,6 +72,7 @@ pub(super) fn compose(
     plan: &Plan,
     sql: &mut TableSql,
     pace: &Pace,
+    lax: &Lax,
 ) -> Composed {
     let mut composed = Composed::default();
     for (table, folded) in fold.tables() {
@@ -57,7 +83,8 @@ pub(super) fn compose(
             }
         }
         for stage in &folded.stages {
-            let writer = StageWriter { fold, plan, planned: &plan.tables[table], table, param: pace.param };
+            let (planned, lax) = (&plan.tables[table], lax.get(table));
+            let writer = StageWriter { fold, plan, planned, table, param: pace.param, lax };
             writer.write(stage, sql, &mut composed);
         }
     }
@@ -74,6 +101,7 @@ struct StageWriter<'a> {
     planned: &'a PlannedTable,
     table: usize,
     param: RequestLimits,
+    lax: LaxTable,
 }
 
 impl StageWriter<'_> {
@@ -109,7 +137,9 @@ impl StageWriter<'_> {
         }
         deletes.finish(&texts.delete, purpose, composed);
         upserts.finish(&texts.upsert, purpose, composed);
-        found.finish(&texts.set_aside, Purpose::SetAside, composed);
+        if !self.lax.may_lack {
+            found.finish(&texts.set_aside, Purpose::SetAside(self.table), composed);
+        }
         for (mask, rows) in updates {
             if let Some(text) = sql.update(self.table, self.planned, mask) {
                 rows.finish(&text, purpose, composed);
@@ -173,12 +203,17 @@ impl StageWriter<'_> {
                 all.push(push);
             }
         }
-        found.finish(&sql.of(self.table).set_aside, Purpose::SetAside, composed);
+        if !self.lax.may_lack {
+            found.finish(&sql.of(self.table).set_aside, Purpose::SetAside(self.table), composed);
+        }
         if let Some(bury) = &sql.of(self.table).bury {
             all.finish(bury, purpose, composed);
         }
         for (mask, rows) in moved {
-            let text = sql.rename(self.table, self.planned, mask);
+            let mut text = sql.rename(self.table, self.planned, mask);
+            if self.lax.may_be_newer {
+                text = text.replacen("UPDATE ", "UPDATE OR REPLACE ", 1).into();
+            }
             rows.finish(&text, purpose, composed);
         }
     }

@@ -22,6 +22,7 @@ mod compose;
 pub mod cost;
 mod dead_letters;
 mod failures;
+mod fills;
 pub mod http;
 mod inspect;
 mod isolate;
@@ -50,6 +51,7 @@ use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
+use crate::fanout::fill::{FillWrite, Fills, OwedKey};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Reached, Sink, Whole};
 use crate::sink::replica::OnRejected;
 
@@ -106,8 +108,23 @@ impl Sink for D1Sink {
         session.start_at(transport, lsn).map_err(|error| error.context(&self.place))
     }
 
-    fn begin_anew(&mut self, _: Lsn) -> Result<()> {
-        Err(Error::new(crate::error::Kind::NeedsBackfill, "a D1 database cannot be filled anew yet"))
+    fn begin_anew(&mut self, lsn: Lsn) -> Result<()> {
+        let (session, transport) = self.opened()?;
+        session.begin_anew(transport, lsn).map_err(|error| error.context(&self.place))
+    }
+
+    fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
+        let (session, transport) = self.opened()?;
+        session.fill(transport, write).map_err(|error| error.context(&self.place))
+    }
+
+    fn take_missing(&mut self) -> Vec<(usize, OwedKey)> {
+        self.session.as_mut().map(Session::take_missing).unwrap_or_default()
+    }
+
+    fn fills(&mut self) -> Result<Fills> {
+        let (session, transport) = self.opened()?;
+        fills::of_plan(transport, &session.plan).map_err(|error| error.context(&self.place))
     }
 
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {

@@ -8,6 +8,7 @@ use ring::rand::SecureRandom;
 
 use super::Options;
 use super::failures::error_of;
+use super::fills;
 use super::limits::{COLUMNS_MAX, STATEMENTS_MAX};
 use super::send::Session;
 use super::state::{self, Row, State};
@@ -16,6 +17,7 @@ use super::verdict::Verdict;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::error::{Error, Kind, Result};
+use crate::fanout::fill::TableFill;
 use crate::sink::definition::Definition;
 use crate::sink::replica::{StoredTable, check_source, other_definition, taken_over};
 
@@ -46,7 +48,7 @@ pub(super) fn open(
         check_source(&state.checkpoint, source, &place)?;
     }
     let missing = contents.missing(plan, place)?;
-    if !contents.is_prepared() {
+    if !contents.is_prepared() || !contents.has_fills() {
         let create = state::CREATE.iter().map(|&sql| statement(sql, Vec::new()));
         ask(transport, &create.collect::<Vec<_>>())?;
     }
@@ -76,12 +78,21 @@ impl Contents {
         let mut contents = Contents { tables, state: None, stored: Vec::new() };
         if contents.is_prepared() {
             let sql = "SELECT target, source, definition FROM _walcast_tables ORDER BY target";
-            let answers = ask(transport, &[state::read(), statement(sql, Vec::new())])?;
-            let [state, stored] = &answers[..] else {
+            let mut statements = vec![state::read(), statement(sql, Vec::new())];
+            if contents.has_fills() {
+                statements.push(fills::read());
+            }
+            let answers = ask(transport, &statements)?;
+            let [state, stored, fills @ ..] = &answers[..] else {
                 return Err(Error::transient("D1 answered fewer statements than it was sent"));
             };
             contents.state = state::parse(state)?;
             contents.stored = stored.rows.iter().map(stored_table).collect::<Result<_>>()?;
+            for (target, fill) in fills.first().map(fills::parse).transpose()?.unwrap_or_default() {
+                if let Some(stored) = contents.stored.iter_mut().find(|stored| stored.target == target) {
+                    stored.fill = Some(fill);
+                }
+            }
         }
         Ok(contents)
     }
@@ -98,6 +109,11 @@ impl Contents {
             .hint("give the sink a database of its own in walcast.toml"))
     }
 
+    /// A database that an older walcast made has none.
+    fn has_fills(&self) -> bool {
+        self.tables.contains("_walcast_fills")
+    }
+
     /// Whether walcast's own tables are there; they are made together.
     pub(super) fn is_prepared(&self) -> bool {
         self.tables.contains("_walcast_checkpoint")
@@ -111,7 +127,8 @@ impl Contents {
                 Some(stored) if stored.definition != Definition::of(table).text() => {
                     return Err(other_definition(&table.target, &place));
                 }
-                Some(_) if !self.tables.contains(&table.target) => return Err(gone(&table.target)),
+                // Somebody took it away, with its rows: it is made anew, and filled.
+                Some(_) if !self.tables.contains(&table.target) => missing.push(table),
                 Some(_) => {}
                 None if self.tables.contains(&table.target) => {
                     return Err(Error::halt(format!(
@@ -211,6 +228,10 @@ fn create(transport: &mut dyn Transport, missing: &[&PlannedTable]) -> Result<()
             "INSERT INTO _walcast_tables (target, source, definition) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
             vec![table.target.clone(), table.source.plain(), definition.text()],
         ));
+        statements.push(fills::put(
+            &table.target,
+            &TableFill::waiting(table.estimated_rows.max(0).unsigned_abs()),
+        )?);
         if request.len() + statements.len() > STATEMENTS_MAX && !request.is_empty() {
             ask(transport, &std::mem::take(&mut request))?;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::body::Bulk;
 use super::bound;
-use super::compose::{Composed, Purpose, compose};
+use super::compose::{Composed, Lax, Purpose, compose};
 use super::dead_letters::Letters;
 use super::limits::{self, Pace, ROW_TEXT_BYTES_MAX, RequestLimits};
 use super::tables::TableSql;
@@ -122,6 +122,8 @@ pub(super) struct Composer<'a, 's> {
     pub(super) poison: &'s Poison,
     /// Whether the way to the database takes its statements compressed.
     pub(super) is_compressed: bool,
+    /// Which tables are being filled.
+    pub(super) lax: &'s Lax,
 }
 
 /// Where a request begins.
@@ -290,7 +292,7 @@ pub(super) fn compose_some<'a>(
     for &change in changes {
         draft.add(change, composer)?;
     }
-    Ok(compose(&draft.fold, &draft.letters, composer.plan, composer.sql, &composer.pace))
+    Ok(compose(&draft.fold, &draft.letters, composer.plan, composer.sql, &composer.pace, composer.lax))
 }
 
 /// A request in the making.
@@ -398,7 +400,8 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// A bug: the statements are beyond a limit.
     fn finish(self, composer: &mut Composer<'a, '_>) -> Result<Ready> {
-        let composed = compose(&self.fold, &self.letters, composer.plan, composer.sql, &composer.pace);
+        let composed =
+            compose(&self.fold, &self.letters, composer.plan, composer.sql, &composer.pace, composer.lax);
         let Composed { statements, purposes } = composed;
         limits::check(&statements)?;
         let bulk = Bulk::new(&statements);

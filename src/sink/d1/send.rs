@@ -7,20 +7,29 @@ use std::sync::Arc;
 use super::cost::Usage;
 use super::dead_letters::Letters;
 use super::failures::{error_of, lost, unix_seconds};
+use super::fills;
 use super::isolate;
 use super::limits::{self, Pace};
 use super::request::{Composer, Cutter, End, Poison, Ready, Request, outstanding};
 use super::state::{self, State, StateSql};
 use super::tables::TableSql;
-use super::transport::{Answer, Failure, Transport};
+use super::transport::{Answer, Failure, Statement, Transport};
 use super::verdict::Verdict;
-use super::{Options, compose::Purpose, open};
+use super::{
+    Options,
+    compose::{Lax, Purpose},
+    open,
+};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
+use crate::encode::fold::ChangeRef;
+use crate::encode::json_rows;
 use crate::encode::plan::Plan;
+use crate::encode::run::ChangeKind;
 use crate::error::{Error, Result};
+use crate::fanout::fill::{OwedKey, TableFill};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, OpenTransaction, Reached};
-use crate::sink::replica::taken_over;
+use crate::sink::replica::{missing_row, taken_over};
 
 /// A database of this size is warned of: a tenth less than what fits.
 const SIZE_WARNING_BYTES: u64 = limits::DATABASE_BYTES_MAX / 10 * 8;
@@ -39,8 +48,12 @@ pub(super) struct Session {
     letters: Arc<str>,
     pace: Pace,
     poison: Poison,
+    /// Which tables are being filled.
+    lax: Lax,
+    /// What updates did not find.
+    missing: Vec<(usize, OwedKey)>,
     /// Whether the way to the database takes its statements compressed.
-    is_compressed: bool,
+    pub(super) is_compressed: bool,
     /// The next request, composed while the one before it was in flight.
     ahead: Option<Ahead>,
     /// A request whose fate is not known.
@@ -71,6 +84,36 @@ struct Pending {
     rows: u64,
 }
 
+/// The rows of a table for whose updates dead letters were written: what has to be read.
+fn missing<'a>(
+    plan: &'a Plan,
+    request: &'a Request<'_>,
+    table: usize,
+    answer: &'a Answer,
+) -> impl Iterator<Item = (usize, OwedKey)> + 'a {
+    let keys: Vec<&str> = answer.rows.iter().filter_map(|row| row.get("key")?.as_str()).collect();
+    let of_table = move |from: &ChangeRef<'_>| from.change().table as usize == table;
+    let found = move |from: ChangeRef<'_>| {
+        let change = from.change();
+        let key = match change.kind {
+            ChangeKind::Update => {
+                let row = from.run.row(change, plan);
+                plan.tables[table].key.iter().map(|&index| row[index]).collect()
+            }
+            ChangeKind::Move => from.run.key(change, plan).to_vec(),
+            ChangeKind::Upsert | ChangeKind::Delete | ChangeKind::Truncate | ChangeKind::Reject => {
+                return None;
+            }
+        };
+        let mut text = Vec::new();
+        json_rows::array(key, from.run.arena(), &mut text);
+        let is_missing = keys.iter().any(|key| key.as_bytes() == text);
+        is_missing.then(|| missing_row(from.run, from.span, change, plan)).flatten()
+    };
+    let changes = (!answer.rows.is_empty()).then(|| request.changes());
+    changes.into_iter().flatten().filter(of_table).filter_map(found)
+}
+
 /// Waits for a call in a thread of its own, and does something else in this one.
 fn in_flight<T: Send, U>(call: impl FnOnce() -> T + Send, meanwhile: impl FnOnce() -> U) -> Result<(T, U)> {
     std::thread::scope(|scope| {
@@ -80,6 +123,23 @@ fn in_flight<T: Send, U>(call: impl FnOnce() -> T + Send, meanwhile: impl FnOnce
         let outcome = flight.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok((outcome, done))
     })
+}
+
+/// Statements that go with the rows of a fill.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Extra {
+    /// In front of the first rows.
+    pub(super) first: Vec<Statement>,
+    /// With the last ones.
+    pub(super) last: Vec<Statement>,
+}
+
+impl Extra {
+    /// What goes with the next request.
+    pub(super) fn with(&self, is_last: bool) -> Vec<Statement> {
+        let last = if is_last { &self.last[..] } else { &[] };
+        [&self.first[..], last].concat()
+    }
 }
 
 /// What became of a request.
@@ -108,6 +168,8 @@ impl Session {
             letters: Letters::text(),
             pace: Pace::new(options.request),
             poison: Poison::new(),
+            lax: Lax::default(),
+            missing: Vec::new(),
             is_compressed: false,
             ahead: None,
             pending: None,
@@ -158,6 +220,11 @@ impl Session {
         batch: &Batch<'_>,
     ) -> Result<(Applied, Reached)> {
         let plan = self.plan.clone();
+        let lax = Lax::of(batch, &plan);
+        if lax != self.lax {
+            self.ahead = None;
+            self.lax = lax;
+        }
         self.is_compressed = transport.is_compressed();
         loop {
             if self.pending.is_some() {
@@ -195,7 +262,7 @@ impl Session {
             },
         };
         let is_last = cutter.is_done();
-        if let Sent::Again = self.send(transport, &request, &mut cutter, plan)? {
+        if let Sent::Again = self.send(transport, &request, Vec::new(), &mut cutter, plan)? {
             return Ok(None);
         }
         let Checkpoint { lsn, open, .. } = self.state()?.checkpoint;
@@ -224,6 +291,7 @@ impl Session {
             on_rejected: self.options.on_rejected,
             poison: &self.poison,
             is_compressed: self.is_compressed,
+            lax: &self.lax,
         }
     }
 
@@ -232,6 +300,7 @@ impl Session {
         &mut self,
         transport: &mut dyn Transport,
         request: &Request<'a>,
+        extra: Vec<Statement>,
         rest: &mut Cutter<'a>,
         plan: &'a Plan,
     ) -> Result<Sent> {
@@ -242,7 +311,8 @@ impl Session {
         usage.requests += 1;
         usage.changes += changes;
         usage.rows += rows;
-        let fence = [self.state_sql.advance(state, &self.source, end, &usage)];
+        let mut fence = vec![self.state_sql.advance(state, &self.source, end, &usage)];
+        fence.extend(extra);
         limits::check(&fence)?;
         let applied =
             Applied { changes: *changes, transactions: end.transactions, dead_letters: letters.len() as u64 };
@@ -262,7 +332,7 @@ impl Session {
         };
         match outcome {
             Ok(answers) if answers.len() == fence.len() + bulk.statements() => {
-                self.landed(&answers, pending, &request.ready);
+                self.landed(&answers, fence.len(), pending, request);
                 Ok(Sent::Applied)
             }
             // What was composed ahead does not know what is learned now.
@@ -299,10 +369,11 @@ impl Session {
     }
 
     /// The request was applied, and here is what it came to.
-    fn landed(&mut self, answers: &[Answer], pending: Pending, ready: &Ready) {
+    fn landed(&mut self, answers: &[Answer], fence: usize, pending: Pending, request: &Request<'_>) {
+        let ready = &request.ready;
         let Pending { end, mut usage, mut applied, .. } = pending;
         usage.rows_written += answers.iter().map(|answer| answer.rows_written).sum::<u64>();
-        for (answer, purpose) in answers.iter().skip(1).zip(&ready.purposes) {
+        for (answer, purpose) in answers.iter().skip(fence).zip(&ready.purposes) {
             match purpose {
                 Purpose::Table(table) => {
                     let target = &self.plan.tables[*table].target;
@@ -311,7 +382,8 @@ impl Session {
                         None => drop(usage.tables.insert(target.clone(), answer.rows_written)),
                     }
                 }
-                Purpose::SetAside => {
+                Purpose::SetAside(table) => {
+                    self.missing.extend(missing(&self.plan, request, *table, answer));
                     applied.dead_letters += answer.rows_written;
                     if answer.rows_written > 0 {
                         tracing::warn!(
@@ -349,6 +421,59 @@ impl Session {
         self.unreported.add(applied);
         self.pace.succeeded();
         self.complaints = 0;
+    }
+
+    /// A request that moves nothing but the sequence.
+    pub(super) fn nothing<'a>(&self) -> Request<'a> {
+        let open = self.state.as_ref().and_then(|state| state.checkpoint.open);
+        Request { parts: Vec::new(), ready: Ready::nothing(End { open, ..End::default() }, &self.letters) }
+    }
+
+    /// Sends rows that belong to no transaction; false where they have to be composed anew.
+    pub(super) fn send_beside<'a>(
+        &mut self,
+        transport: &mut dyn Transport,
+        mut request: Request<'a>,
+        extra: Vec<Statement>,
+        plan: &'a Plan,
+    ) -> Result<bool> {
+        request.ready.end = self.nothing().ready.end;
+        let sent = self.send(transport, &request, extra, &mut Cutter::new(Vec::new()), plan)?;
+        Ok(matches!(sent, Sent::Applied))
+    }
+
+    pub(super) fn forget_ahead(&mut self) {
+        self.ahead = None;
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    pub(super) fn take_unreported(&mut self) -> Applied {
+        std::mem::take(&mut self.unreported)
+    }
+
+    /// The rows that updates did not find since this was last asked.
+    pub(super) fn take_missing(&mut self) -> Vec<(usize, OwedKey)> {
+        std::mem::take(&mut self.missing)
+    }
+
+    /// Moves the checkpoint anywhere, and lets every table be filled anew.
+    pub(super) fn begin_anew(&mut self, transport: &mut dyn Transport, lsn: Lsn) -> Result<()> {
+        let state = self.state()?;
+        let end = End { lsn: Some(lsn), ..End::default() };
+        let mut statements = vec![self.state_sql.advance(state, &self.source, &end, &state.usage)];
+        for table in &self.plan.tables {
+            let rows_estimated = table.estimated_rows.max(0).unsigned_abs();
+            let fill = TableFill { clears: true, ..TableFill::waiting(rows_estimated) };
+            statements.push(fills::put(&table.target, &fill)?);
+        }
+        statements.push(state::read());
+        let answers = transport.execute(&statements).map_err(|failure| self.failed(&failure))?;
+        let found = answers.last().map(state::parse).transpose()?.flatten();
+        self.state = Some(found.ok_or_else(|| lost("its checkpoint is gone"))?);
+        Ok(())
     }
 
     /// Learns from a failure. `Ok` where composing anew is all there is to do.
@@ -419,7 +544,7 @@ impl Session {
     }
 
     /// Reads where the database is, after a request whose fate is not known.
-    fn settle(&mut self, transport: &mut dyn Transport) -> Result<()> {
+    pub(super) fn settle(&mut self, transport: &mut dyn Transport) -> Result<()> {
         let answers = transport.execute(&[state::read()]).map_err(|failure| match failure.verdict {
             Verdict::SchemaMissing => lost("its checkpoint is gone"),
             _ => self.failed(&failure),

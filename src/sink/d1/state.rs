@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::fanout::sink::{Checkpoint, OpenTransaction};
 
 /// The tables of walcast's own.
-pub(super) const CREATE: [&str; 3] = [
+pub(super) const CREATE: [&str; 4] = [
     "CREATE TABLE IF NOT EXISTS _walcast_checkpoint (
     id                 INTEGER PRIMARY KEY CHECK (id = 1),
     lsn                TEXT    NOT NULL, -- everything that ended at or before this is here
@@ -39,6 +39,10 @@ pub(super) const CREATE: [&str; 3] = [
     target     TEXT PRIMARY KEY,
     source     TEXT NOT NULL,
     definition TEXT NOT NULL
+) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS _walcast_fills (
+    target TEXT PRIMARY KEY,
+    fill   TEXT NOT NULL -- JSON: which rows from before the stream are here
 ) STRICT, WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS _walcast_dead_letters (
     id         INTEGER PRIMARY KEY,

@@ -158,7 +158,7 @@ impl Texts {
             set_aside: format!(
                 "INSERT INTO _walcast_dead_letters (target, operation, key, reason, commit_lsn, xid) \
                  SELECT {}, 'update', _walcast.value -> 0, {}, _walcast.value ->> 1, _walcast.value ->> 2 FROM json_each(?1) AS _walcast \
-                 WHERE NOT EXISTS (SELECT 1 FROM {target} WHERE {})",
+                 WHERE NOT EXISTS (SELECT 1 FROM {target} WHERE {}) RETURNING key",
                 literal(&table.target),
                 match options.on_rejected {
                     OnRejected::DeadLetter => literal(NOT_IN_REPLICA),

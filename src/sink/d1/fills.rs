@@ -1,0 +1,124 @@
+//! How far the tables of a D1 database are filled: `_walcast_fills`, and the requests that bring rows from before the
+//! stream.
+
+use super::open::ask;
+use super::request::{Cutter, Part};
+use super::send::{Extra, Session};
+use super::state::Row;
+use super::transport::{Answer, Statement, Transport};
+use crate::encode::plan::Plan;
+use crate::encode::run::{Run, Span};
+use crate::error::{Error, Result};
+use crate::fanout::fill::{FillWrite, Fills, TableFill};
+use crate::fanout::sink::Applied;
+use crate::sink::replica::StoredTable;
+
+const READ: &str = "SELECT target, fill FROM _walcast_fills";
+const PUT: &str = "INSERT INTO _walcast_fills (target, fill) VALUES (?1, ?2) \
+    ON CONFLICT (target) DO UPDATE SET fill = excluded.fill";
+
+pub(super) fn read() -> Statement {
+    Statement { sql: READ.into(), params: Vec::new() }
+}
+
+/// Keeps how far a table is.
+pub(super) fn put(target: &str, fill: &TableFill) -> Result<Statement> {
+    let text = serde_json::to_string(fill).map_err(|error| Error::bug("writing a fill").because(error))?;
+    Ok(Statement { sql: PUT.into(), params: vec![target.to_owned(), text] })
+}
+
+/// The tables of an answer to [`read`].
+pub(super) fn parse(answer: &Answer) -> Result<Vec<(String, TableFill)>> {
+    let rows = answer.rows.iter().map(|row| {
+        let row = Row(row);
+        let (target, text): (String, String) = (row.required("target")?, row.required("fill")?);
+        let fill = StoredTable::parse_fill(&target, &text)?;
+        Ok((target, fill))
+    });
+    rows.collect()
+}
+
+/// How far every table of the plan is.
+pub(super) fn of_plan(transport: &mut dyn Transport, plan: &Plan) -> Result<Fills> {
+    let mut fills = Fills::default();
+    let answers = ask(transport, &[read()])?;
+    for (target, fill) in answers.first().map(parse).transpose()?.unwrap_or_default() {
+        if let Some(table) = plan.tables.iter().position(|table| table.target == target) {
+            fills.set(table, fill);
+        }
+    }
+    Ok(fills)
+}
+
+impl Session {
+    /// Writes a step of a fill. One that is too large for a request comes in several, of which the last keeps how far the
+    /// table is: rows that are written once more are the same.
+    pub(super) fn fill(&mut self, transport: &mut dyn Transport, write: &FillWrite<'_>) -> Result<Applied> {
+        let plan = self.plan.clone();
+        let target = &plan.tables[write.table].target;
+        let mut first = Vec::new();
+        if write.clears {
+            first.extend(
+                self.sql
+                    .of(write.table)
+                    .truncate
+                    .iter()
+                    .map(|sql| Statement { sql: sql.clone(), params: Vec::new() }),
+            );
+            let sql = "DELETE FROM _walcast_dead_letters WHERE target = ?1".into();
+            first.push(Statement { sql, params: vec![target.clone()] });
+        }
+        let last = vec![put(target, write.fill)?];
+        let nothing = Run::default();
+        let run = write.run.unwrap_or(&nothing);
+        let span = Span {
+            commit_lsn: write.fill.seen_lsn,
+            is_start: true,
+            end_lsn: Some(write.fill.seen_lsn),
+            changes: 0..run.all_changes().len(),
+            ..Span::default()
+        };
+        self.send_extra(
+            transport,
+            Part { run, span: &span, changes: span.changes.clone() },
+            Extra { first, last },
+            &plan,
+        )
+    }
+
+    /// Sends rows that no transaction brings.
+    fn send_extra<'a>(
+        &mut self,
+        transport: &mut dyn Transport,
+        part: Part<'a>,
+        mut extra: Extra,
+        plan: &'a Plan,
+    ) -> Result<Applied> {
+        self.is_compressed = transport.is_compressed();
+        // Its writes are not in what was composed ahead.
+        self.forget_ahead();
+        let mut part = part;
+        loop {
+            if self.is_pending() {
+                self.settle(transport)?;
+            }
+            let parts = if part.changes.is_empty() { Vec::new() } else { vec![part.clone()] };
+            let mut cutter = Cutter::new(parts);
+            let is_done = loop {
+                let request = cutter.next(&mut self.composer(plan))?;
+                let request = request.unwrap_or_else(|| self.nothing());
+                let statements = extra.with(cutter.is_done());
+                let after = request.parts.last().map_or(part.changes.end, |part| part.changes.end);
+                match self.send_beside(transport, request, statements, plan)? {
+                    // What stood in the way is known now.
+                    false => break false,
+                    true if cutter.is_done() => break true,
+                    true => (part.changes.start, extra.first) = (after, Vec::new()),
+                }
+            };
+            if is_done {
+                return Ok(self.take_unreported());
+            }
+        }
+    }
+}
