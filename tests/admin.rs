@@ -41,6 +41,8 @@ fn started_with(admin: &str, queue: &str) -> (Pipeline, Api) {
     pipeline.catch_up();
     pipeline.await_log("streaming");
     let api = Api::of(&pipeline);
+    // Its tables are filled, though there is nothing to fill them with.
+    await_status(&pipeline, &api, "/readyz", 200);
     (pipeline, api)
 }
 

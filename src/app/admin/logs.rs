@@ -82,6 +82,7 @@ pub(super) async fn logs(
         since_micros: since.map(|since| micros("since", &since)).transpose()?,
         until_micros: until.map(|until| micros("until", &until)).transpose()?,
         before,
+        after: None,
     };
     // One more than fits says whether there is a next page.
     let read = tokio::task::spawn_blocking(move || sync_log::read(&path, &filter, limit + 1));

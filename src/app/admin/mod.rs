@@ -9,6 +9,7 @@
 //! answers of the routes that need the secret.
 
 mod description;
+mod events;
 mod extract;
 mod failed;
 mod guard;
@@ -17,6 +18,7 @@ mod jobs;
 mod lag;
 mod logs;
 mod observer;
+mod page;
 mod problem;
 mod rate;
 mod retry;
@@ -37,6 +39,7 @@ use std::thread::JoinHandle;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
+use self::events::Events;
 use self::guard::Guard;
 use self::observer::Observer;
 use self::secret::Gate;
@@ -70,6 +73,7 @@ struct Shared {
     guard: Guard,
     observer: Observer,
     status: StatusCache,
+    events: Events,
     exposition: Exposition,
     /// Permits to wait for a position.
     waiting: Semaphore,
@@ -114,6 +118,7 @@ impl AdminServer {
             guard: Guard::new(&config.admin),
             observer: Observer::new(Source::new(&config.source)?, config.admin.stall_timeout),
             status: StatusCache::new(Gatherer::new(config)?),
+            events: Events::new(),
             exposition,
             waiting: Semaphore::new(wait::WAITING_MAX),
             started: Timestamp::now(),

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::description::{self, Frame};
 use super::problem::Problem;
-use super::{Shared, failed, guard, health, jobs, logs, retry, row, status, steer, sync, wait};
+use super::{Shared, events, failed, guard, health, jobs, logs, page, retry, row, status, steer, sync, wait};
 use crate::error::{Error, Kind};
 
 /// The longest body of a request.
@@ -21,17 +21,20 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 type Routes = OpenApiRouter<Arc<Shared>>;
 
-/// Answered without a secret, because probes have none.
+/// Answered without a secret, because probes have none, and a browser that is given an address.
 fn open() -> Routes {
-    OpenApiRouter::new().routes(routes!(health::livez)).routes(routes!(health::readyz))
+    OpenApiRouter::new()
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(page::root))
 }
 
 /// Closed by `protect_reads`.
 fn readable() -> Routes {
     OpenApiRouter::new()
-        .routes(routes!(health::root))
         .routes(routes!(status::status))
         .routes(routes!(status::metrics))
+        .routes(routes!(events::events))
         .routes(routes!(logs::logs))
         .routes(routes!(jobs::jobs))
         .routes(routes!(jobs::job))

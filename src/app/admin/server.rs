@@ -50,6 +50,7 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Arc<Shared>) {
         () = shared.observer.run(&shared.view) => {}
         () = fold_metrics(&shared) => {}
         () = look_into_targets(&shared) => {}
+        () = shared.events.run(&shared) => {}
         _ = stopping.wait_for(|stop| *stop) => {}
     }
     drop(listener);

@@ -71,6 +71,11 @@ fn record(status: &Status) {
 /// source and the targets show is up to a second old, or 20 where there are D1 databases, because looking takes requests.
 #[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, description = "The status", body = Status)))]
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
+    Json(current(&shared).await)
+}
+
+/// The status with what the engine knows.
+pub(super) async fn current(shared: &Shared) -> Status {
     let mut status = shared.status.get(AGE_MAX).await;
     let phase = shared.view.phase();
     let mut problems: Vec<String> = shared
@@ -112,8 +117,19 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
             }
         }
     }
+    freshen(shared, &mut status.sinks);
     status.is_ok &= !status.sinks.iter().any(|sink| sink.state.needs_operator());
-    Json(status)
+    status
+}
+
+/// Where targets are not looked at each time, their sinks have moved on since the last look.
+fn freshen(shared: &Shared, sinks: &mut [SinkStatus]) {
+    let Some(prepared) = shared.view.prepared() else { return };
+    for sink in sinks {
+        let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
+        let behind = live.and_then(|live| shared.observer.behind_bytes(live.durable_lsn()));
+        sink.lag_bytes = sink.lag_bytes.and(behind.or(sink.lag_bytes));
+    }
 }
 
 /// What is seen of a sink from beside it.

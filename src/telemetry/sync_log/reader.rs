@@ -58,6 +58,8 @@ pub struct Filter {
     pub until_micros: Option<i64>,
     /// Those before this number.
     pub before: Option<i64>,
+    /// Those behind this number.
+    pub after: Option<i64>,
 }
 
 /// The newest entries first, up to `limit`.
@@ -80,6 +82,7 @@ pub fn read(path: &Path, filter: &Filter, limit: usize) -> Result<Vec<Entry>> {
     add("ended_micros >= ?", filter.since_micros.map(|since| Box::new(since) as Box<dyn ToSql>));
     add("ended_micros < ?", filter.until_micros.map(|until| Box::new(until) as Box<dyn ToSql>));
     add("id < ?", filter.before.map(|before| Box::new(before) as Box<dyn ToSql>));
+    add("id > ?", filter.after.map(|after| Box::new(after) as Box<dyn ToSql>));
     let sql = format!(
         "SELECT id, ended_micros, sink, outcome, batches, transactions, changes, dead_letters, bytes, took_micros,
                 attempts, lsn, problem, tables
