@@ -219,11 +219,11 @@ pub enum Action {
         /// The sinks.
         sinks: Vec<String>,
     },
-    /// The row was read: as an upsert, or nothing where it is not there any more.
+    /// Rows were read by themselves: each as an upsert, or nothing where it is not there any more.
     Paid {
         /// What was owed.
-        owed: OwedKey,
-        /// The row.
+        owed: Vec<OwedKey>,
+        /// The rows.
         run: Arc<Run>,
         /// Every commit that the read saw ends at or before this.
         seen_lsn: Lsn,
@@ -310,8 +310,10 @@ impl Fills {
             }
             Action::Paid { owed, seen_lsn, .. } => {
                 let mut fill = before?.clone();
-                let at = fill.owed.iter().position(|one| one == owed)?;
-                fill.owed.swap_remove(at);
+                fill.owed.retain(|one| !owed.contains(one));
+                if fill.owed.len() == before?.owed.len() {
+                    return None;
+                }
                 fill.seen_lsn = fill.seen_lsn.max(*seen_lsn);
                 Some(fill)
             }
@@ -405,7 +407,7 @@ mod tests {
         assert!(taken(&mut fills, &step(Action::Miss(vec![owed.clone()]))), "but it proved wrong");
         assert!(!taken(&mut fills, &step(Action::Miss(vec![owed.clone()]))));
         assert_eq!(fills.state(0, Lsn(60)), TableState::Filling);
-        let paid = step(Action::Paid { owed, run: Arc::default(), seen_lsn: Lsn(70) });
+        let paid = step(Action::Paid { owed: vec![owed], run: Arc::default(), seen_lsn: Lsn(70) });
         assert!(taken(&mut fills, &paid));
         assert!(!taken(&mut fills, &paid));
         assert_eq!(

@@ -277,6 +277,12 @@ impl Outlets {
         flow.outlets.iter().map(|outlet| outlet.queue.used_bytes()).max()
     }
 
+    /// The same in the emptiest queue.
+    pub fn used_bytes_min(&self) -> Option<usize> {
+        let flow = self.flow.try_lock().ok()?;
+        flow.outlets.iter().map(|outlet| outlet.queue.used_bytes()).min()
+    }
+
     /// Closes all queues; nothing can be sent or taken in afterwards. A river that waits for room gives up.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
