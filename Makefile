@@ -16,8 +16,8 @@ demo: prepare ## Build walcast and show it at work on a throwaway Postgres and r
 	$(CARGO) build --release --locked --bin walcast
 	$(TARGET_DIRECTORY)/release/walcast demo $(ARGS)
 
-test: prepare-tests ## Run every test: unit, integration against a real Postgres, workerd and wrangler, documentation
-	@echo 'make test: running every test; those that need a Postgres, a workerd or wrangler start their own'
+test: prepare-tests ## Run every test: unit, integration against a real Postgres, workerd, wrangler and Chromium, documentation
+	@echo 'make test: running every test; those that need a Postgres, a workerd, wrangler or a Chromium start their own'
 	$(CARGO) test --locked $(ARGS)
 
 bench: prepare ## Measure throughput and latency beside pg_recvlogical, on a throwaway Postgres
@@ -33,6 +33,6 @@ lint: prepare ## Check format, lints and documentation; a warning is an error
 prepare: ## Install what is missing on this machine: a C compiler, pkg-config, make, a Postgres server, workerd
 	@.ci/prepare
 
-# wrangler is 413 MB that only a test needs.
+# wrangler is 413 MB, and Chromium 300 MB, that only tests need.
 prepare-tests:
 	@.ci/prepare tests

@@ -41,6 +41,8 @@ fn started_with(admin: &str, queue: &str) -> (Pipeline, Api) {
     pipeline.catch_up();
     pipeline.await_log("streaming");
     let api = Api::of(&pipeline);
+    // Its tables are filled, though there is nothing to fill them with.
+    await_status(&pipeline, &api, "/readyz", 200);
     (pipeline, api)
 }
 
@@ -540,6 +542,10 @@ fn the_sync_log_says_what_each_region_took_and_what_failed() {
         let path = format!("/logs?sink={sink}&outcome=applied&limit=1000");
         pipeline.eventually("the entries", || (sum(&path, "changes") == 50).then_some(()));
         assert_eq!(sum(&path, "transactions"), 5);
+        let of_table = api.get(&format!("{path}&table=t")).json();
+        let changes = |entry: &Value| entry["tables"]["t"].as_i64().unwrap();
+        assert_eq!(of_table["entries"].as_array().unwrap().iter().map(changes).sum::<i64>(), 50);
+        assert_eq!(sum(&format!("{path}&table=other"), "changes"), 0);
         assert!(sum(&path, "batches") >= 1 && sum(&path, "took_micros") > 0 && sum(&path, "bytes") > 0);
     }
     let held = lock(&pipeline, "na");
@@ -562,7 +568,7 @@ fn the_sync_log_says_what_each_region_took_and_what_failed() {
     let page = api.get(&format!("/logs?limit=1&{until}&before={}", first["id"])).json();
     assert_eq!((&page["entries"][0], &page["next"]), (second, &second["id"]));
     assert_eq!(api.get("/logs?since=2999-01-01T00:00:00Z").json()["entries"], json!([]));
-    for query in ["outcome=good", "since=yesterday", "limit=0", "before=x", "table=t"] {
+    for query in ["outcome=good", "since=yesterday", "limit=0", "before=x", "tables=t"] {
         api.get(&format!("/logs?{query}")).assert_problem(400, "bad-request");
     }
     assert_eq!(pipeline.stop(), Some(0));

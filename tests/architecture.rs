@@ -28,7 +28,7 @@ const IMPURE: [&str; 9] = [
 ];
 const LINES_MAX: usize = 700;
 /// Statements that people run, not the crate.
-const SQL_FOR_PEOPLE: [&str; 1] = ["role_create.sql"];
+const SQL_FOR_PEOPLE: [&str; 2] = ["role_create.sql", "webhook_trigger.sql"];
 
 struct SourceFile {
     /// Below `src`, with slashes.

@@ -202,7 +202,7 @@ async fn keys_of_every_type_lead_through_the_whole_table() {
         assert_eq!(read, expected, "{key_type}");
         // Also row by row, by each row's own key.
         let chunk = reader.read(&Selection::Range(KeyRange::default()), &LIMITS).await.unwrap();
-        let one = reader.read(&Selection::Row(chunk.last_key.unwrap()), &LIMITS).await.unwrap();
+        let one = reader.read(&Selection::Rows(vec![chunk.last_key.unwrap()]), &LIMITS).await.unwrap();
         assert_eq!(
             (lines(&one).as_slice(), one.is_last),
             (&read[chunk.rows.len() - 1..chunk.rows.len()], true),
@@ -296,7 +296,9 @@ async fn a_big_table_is_neither_sorted_nor_scanned_for_a_chunk() {
             let first = Selection::Range(KeyRange::default());
             // What stands behind an extension's operators is only found with them on the search_path.
             source.exec("SET search_path = public, extensions").await;
-            for selection in [first, Selection::Range(range), Selection::Range(up_to), Selection::Row(key)] {
+            for selection in
+                [first, Selection::Range(range), Selection::Range(up_to), Selection::Rows(vec![key])]
+            {
                 let plan = plan(&source, &table, &selection).await;
                 assert!(plan.contains("Index Scan") || plan.contains("Index Only Scan"), "{plan}");
                 assert!(

@@ -14,7 +14,8 @@ const SINKS: [&str; 2] = ["rest", "worker"];
 
 fn build() -> Pipeline {
     let builder = Pipeline::builder().d1("rest", "").d1_worker("worker", "");
-    builder.sections(SMALL).build(&format!("{TABLES}{ROWS}"), &schema())
+    let budget = "[d1]\nrequests_per_5_minutes = 100000\n";
+    builder.sections(&format!("{SMALL}{budget}")).build(&format!("{TABLES}{ROWS}"), &schema())
 }
 
 #[test]

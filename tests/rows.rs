@@ -39,6 +39,7 @@ fn started() -> (Pipeline, Api) {
     pipeline.start();
     pipeline.catch_up();
     pipeline.await_log("streaming");
+    ["eu", "na"].iter().for_each(|sink| pipeline.filled(sink));
     let api = Api::of(&pipeline);
     (pipeline, api)
 }
@@ -334,4 +335,165 @@ fn regions_on_d1_show_their_rows_and_dead_letters_too_whichever_way_they_are_rea
     let (_, found) = trace(&pipeline, &["versions", "2", ""]);
     assert_eq!(verdicts(&found), ["unknown", "equal"], "{found}");
     assert!(found["regions"][0]["problem"].is_string());
+}
+
+/// Waits for the end of the job that an answer names, and returns it.
+fn job(pipeline: &Pipeline, api: &Api, answer: &http::Answer) -> Value {
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let location = answer.headers["location"].to_str().unwrap();
+    pipeline.eventually("the job to end", || {
+        let job = api.get(location).json();
+        (job["state"] != "running").then_some(job)
+    })
+}
+
+fn retry(pipeline: &Pipeline, arguments: &[&str]) -> (i32, Value) {
+    let (code, stdout, stderr) = run(pipeline, &[&["failed", "retry", "--json"], arguments].concat());
+    (code, serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stderr}")))
+}
+
+/// The key of a row that has no form in a region.
+fn rejected(pipeline: &Pipeline, digit: u32) -> String {
+    let key = format!("00000000-0000-0000-0000-00000000000{digit}");
+    pipeline.exec(&format!("INSERT INTO apps (id, size) VALUES ('{key}', 1.5)"));
+    pipeline.catch_up();
+    key
+}
+
+#[test]
+fn a_retry_closes_the_letters_of_rows_that_are_right_and_says_what_keeps_the_others() {
+    let (mut pipeline, api) = started();
+    let (one, two, three) = (rejected(&pipeline, 1), rejected(&pipeline, 2), rejected(&pipeline, 3));
+    let post = |body: &str| api.send("POST", "/retry-failed", &[("x-webhook-signature", SECRET)], body);
+    let ended = job(&pipeline, &api, &post(""));
+    assert_eq!((&ended["state"], &ended["kind"]), (&json!("failed"), &json!("retry-failed")));
+    assert_eq!(ended["outcome"], "0 closed, 6 still without a form");
+    assert!(ended["hint"].as_str().unwrap().contains("schema.json"), "{ended}");
+
+    // The stream brings one of them whole, and says of another that it is gone.
+    pipeline
+        .exec(&format!("UPDATE apps SET size = 2 WHERE id = '{one}'; DELETE FROM apps WHERE id = '{two}'"));
+    pipeline.catch_up();
+    let ended = job(
+        &pipeline,
+        &api,
+        &post(&json!({"sink": "eu", "table": "apps", "key": one.to_uppercase()}).to_string()),
+    );
+    assert_eq!((&ended["state"], &ended["outcome"]), (&json!("done"), &json!("1 closed")), "{ended}");
+    assert_eq!(ended["progress"], json!({"done": 1, "total": 1, "unit": "dead-letters"}));
+    let (code, retried) = retry(&pipeline, &[]);
+    assert_eq!((code, &retried["closed"], &retried["without_form"]), (1, &json!(3), &json!(2)), "{retried}");
+    assert!(retried["reasons"][0].as_str().unwrap().starts_with("size: "), "{retried}");
+    let (_, text, _) = run(&pipeline, &["failed", "retry", "--table", "apps", "--key", &three]);
+    assert!(text.starts_with("0 closed, 2 still without a form\n  size: "), "{text}");
+    let left = api.get_with(SECRET, "/failed").json();
+    let keys: Vec<&Value> = left["letters"].as_array().unwrap().iter().map(|letter| &letter["key"]).collect();
+    assert_eq!(keys, [&json!(format!("[\"{three}\"]")); 2]);
+
+    // A region that has the correction not yet keeps its letter; retried again, it goes.
+    let held = Connection::open(pipeline.replica("na").path).unwrap();
+    held.busy_timeout(pipeline::LIMIT).unwrap();
+    held.execute_batch("BEGIN IMMEDIATE").unwrap();
+    pipeline.exec(&format!("UPDATE apps SET size = 3 WHERE id = '{three}'"));
+    pipeline.catch_up_one("eu");
+    let (code, retried) = retry(&pipeline, &[]);
+    assert_eq!((code, &retried["closed"], &retried["on_their_way"]), (1, &json!(1), &json!(1)), "{retried}");
+    drop(held);
+    pipeline.catch_up();
+    assert_eq!(retry(&pipeline, &["--sink", "na"]).0, 0);
+    assert_eq!(api.get_with(SECRET, "/failed").json()["letters"], json!([]));
+    assert_eq!(pipeline.stop(), Some(0));
+    assert!(!pipeline.log().contains(&one), "a key was logged");
+}
+
+#[test]
+fn a_row_that_must_be_written_is_read_anew_by_the_engine_alone_and_in_the_order_of_the_stream() {
+    let (mut pipeline, api) = started();
+    let key = rejected(&pipeline, 1);
+    pipeline.exec("UPDATE apps SET size = 2");
+    pipeline.catch_up();
+    let lose = || {
+        Connection::open(pipeline.replica("eu").path).unwrap().execute("DELETE FROM apps", []).unwrap();
+    };
+    lose();
+    // The command writes nothing, and keeps the letter.
+    let (code, retried) = retry(&pipeline, &[]);
+    assert_eq!((code, &retried["closed"], &retried["differing"]), (1, &json!(1), &json!(1)), "{retried}");
+    assert_eq!(retried["to_write"], json!([{"sink": "eu", "table": "apps", "key": [key]}]));
+    let (_, found) = trace(&pipeline, &["apps", &key]);
+    assert_eq!(verdicts(&found), ["dead-letter", "equal"]);
+
+    // The engine does, while the stream flows.
+    let writing = std::sync::atomic::AtomicBool::new(true);
+    let ended = std::thread::scope(|scope| {
+        let session = pipeline.session();
+        let writing = &writing;
+        scope.spawn(move || {
+            let mut size = 3;
+            while writing.load(std::sync::atomic::Ordering::Relaxed) && size < 400 {
+                session.exec(&format!("INSERT INTO sales.notes VALUES ({size}, 'x')")).unwrap();
+                size += 1;
+            }
+        });
+        let headers = [("x-webhook-signature", SECRET)];
+        let ended = job(&pipeline, &api, &api.send("POST", "/retry-failed", &headers, ""));
+        writing.store(false, std::sync::atomic::Ordering::Relaxed);
+        ended
+    });
+    assert_eq!((&ended["state"], &ended["outcome"]), (&json!("done"), &json!("1 closed")), "{ended}");
+    pipeline.catch_up();
+    pipeline.assert_equal("SELECT id, size FROM apps", "SELECT id, size FROM apps");
+    assert_eq!(api.get_with(SECRET, "/failed").json()["letters"], json!([]));
+    assert_eq!(pipeline.stop(), Some(0));
+    assert!(!pipeline.log().contains(&key), "a key was logged");
+}
+
+#[test]
+fn a_retry_that_is_asked_for_wrongly_is_refused() {
+    let (mut pipeline, api) = started();
+    let post = |body: &str| api.send("POST", "/retry-failed", &[("x-webhook-signature", SECRET)], body);
+    api.send("POST", "/retry-failed", &[], "").assert_problem(401, "unauthorized");
+    api.get_with(SECRET, "/retry-failed").assert_problem(405, "method-not-allowed");
+    for body in [
+        "{",
+        "[]",
+        "{\"sinks\": \"eu\"}",
+        "{\"key\": 1}",
+        "{\"table\": \"apps\", \"key\": null, \"sink\": 1}",
+    ] {
+        post(body).assert_problem(400, "bad-request");
+    }
+    post("{\"table\": \"apps\", \"key\": {\"id\": 1}}").assert_problem(400, "bad-request");
+    post("{\"sink\": \"asia\"}").assert_problem(404, "not-found");
+    post("{\"table\": \"nothing\"}").assert_problem(404, "not-found");
+    post(&format!("\"{}\"", "x".repeat(70_000))).assert_problem(413, "too-large");
+    let ended = job(&pipeline, &api, &post("{\"table\": \"apps\", \"key\": 17}"));
+    assert_eq!(ended["state"], "failed");
+    assert!(ended["outcome"].as_str().unwrap().contains("does not have the form"), "{ended}");
+    assert_eq!(run(&pipeline, &["failed", "retry", "--key", "17"]).0, 2);
+    assert_eq!(run(&pipeline, &["failed", "retry", "--sink", "asia"]).0, 2);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn a_retry_closes_letters_on_d1_too() {
+    let mut pipeline = Pipeline::builder().d1("weur", "").d1_worker("apac", "").build(CREATE, &schema());
+    pipeline.start();
+    pipeline.await_log("streaming");
+    // A row that comes while the tables are still filled may be set aside twice.
+    pipeline.eventually("the tables to be live", || {
+        let status: Value = serde_json::from_str(&run(&pipeline, &["status", "--json"]).1).ok()?;
+        let sinks = status["sinks"].as_array()?.clone();
+        let is_live = |sink: &Value| {
+            let tables = sink["tables"].as_array().unwrap();
+            tables.len() == 3 && tables.iter().all(|table| table["state"] == "live")
+        };
+        sinks.iter().all(is_live).then_some(())
+    });
+    let (one, _) = (rejected(&pipeline, 1), rejected(&pipeline, 2));
+    pipeline.exec(&format!("UPDATE apps SET size = 2 WHERE id = '{one}'"));
+    pipeline.catch_up();
+    let (code, retried) = retry(&pipeline, &[]);
+    assert_eq!((code, &retried["closed"], &retried["without_form"]), (1, &json!(2), &json!(2)), "{retried}");
+    assert_eq!(pipeline.stop(), Some(0));
 }

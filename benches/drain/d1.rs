@@ -27,6 +27,8 @@ const PARAM_BYTES: usize = 1_000_000;
 const BODY_PARAMS: usize = 4;
 /// Statements in a request of the client that sends one for each row.
 pub const ROW_STATEMENTS: usize = 998;
+/// How often a client with ready bodies sends one again whose connection ended.
+const RETRIES_MAX: u32 = 3;
 /// Rows that one `cursor` of the source brings.
 const PAGE_ROWS: usize = 50_000;
 
@@ -171,7 +173,7 @@ impl Databases {
     fn post_all(&self, id: &str, binding: &str, bodies: &[Vec<u8>]) -> Result<()> {
         let (agent, url) = (agent(), self.url(id));
         let path = format!("/v1/databases/{binding}/query");
-        bodies.iter().try_for_each(|body| {
+        let post = |body: &[u8]| {
             let request = match self.way {
                 Way::Rest => agent.post(&url).header("authorization", format!("Bearer {}", Workerd::TOKEN)),
                 Way::Worker => {
@@ -183,7 +185,18 @@ impl Databases {
                         .header("walcast-signature", signature)
                 }
             };
-            read(request.send(&body[..])).map(drop)
+            request.send(body)
+        };
+        bodies.iter().try_for_each(|body| {
+            // A workerd that was busy for seconds with other databases takes a connection for an idle one and ends it.
+            // Rows that are written twice end the same.
+            let mut answer = post(body);
+            for _ in 0..RETRIES_MAX {
+                if matches!(answer, Err(ureq::Error::Io(_))) {
+                    answer = post(body);
+                }
+            }
+            read(answer).map(drop)
         })
     }
 }

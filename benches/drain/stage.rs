@@ -15,6 +15,7 @@ use walcast::app::source::start_replication;
 use walcast::capture::catalog;
 use walcast::capture::frame::{FrameRun, complete_prefix};
 use walcast::capture::slot::SourceIdentity;
+use walcast::encode::mapper::OlderForms;
 use walcast::encode::plan::Plan;
 use walcast::encode::schema_file::SchemaFile;
 use walcast::error::{Error, Result};
@@ -59,7 +60,7 @@ impl Stream {
             let names: Vec<_> = schema.tables.keys().cloned().collect();
             let plan = Arc::new(Plan::new(&schema, &catalog::read_tables(&client, &names).await?)?);
             let replication = ReplicationSession::connect(&info, "bench").await?;
-            let start = start_replication(slot, &backlog.publication);
+            let start = start_replication(slot, &backlog.publication, false);
             let (mut socket, mut buffer) = replication.start_copy_both(&start).await?;
             let failed = |error: std::io::Error| Error::halt("reading the backlog").because(error);
             while complete_prefix(&buffer).wal_end < Some(end) {
@@ -95,6 +96,7 @@ impl Stream {
             part_bytes_max: PART_BYTES,
             idle_interval: Duration::ZERO,
             needed_from: Lsn::ZERO,
+            older: OlderForms::default(),
         };
         outlets.send(&Delivery::Restart);
         let mut river = River::new(self.plan.clone(), Arc::new(outlets), options);

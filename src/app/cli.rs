@@ -66,7 +66,7 @@ enum Command {
     Status(commands::status::Arguments),
     /// Show where one row is: at the source and in every replica
     Trace(commands::trace::Arguments),
-    /// Show, or forget, the rows that a replica did not take
+    /// Show, retry or forget the rows that a replica did not take
     #[command(subcommand)]
     Failed(commands::failed::Command),
     /// Fill tables once more, while the stream flows

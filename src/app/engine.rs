@@ -2,7 +2,8 @@
 //!
 //! One loop owns the main stream. Everything that can end a session is one `Ending`; everything that can end the engine
 //! comes out of [`Engine::run`]. `prepare` makes an engine, `session` is one life of a replication session, `main_stream`
-//! and `branch` are the two streams that have such lives: everybody's, and that of a sink that catches up.
+//! and `branch` are the two streams that have such lives: everybody's, and that of a sink that catches up. `schedule` says
+//! when the first one rests.
 //!
 //! **Shutdown order.** The streams stop reading; the rivers finish what they have; the queues close; the workers apply
 //! what is queued; the last positions are confirmed; the sessions end. All of it within `shutdown.timeout`, during which
@@ -12,6 +13,7 @@ mod branch;
 mod branches;
 mod main_stream;
 mod prepare;
+mod schedule;
 mod session;
 
 use std::collections::BTreeSet;
@@ -22,7 +24,9 @@ use tokio::sync::watch;
 
 use self::branches::Branches;
 use self::main_stream::MainStream;
+use self::schedule::Schedule;
 use self::session::Ending;
+use super::demand::Demand;
 use super::fill::Filler;
 use super::fill::gate::Gate;
 use super::fill::request::Refill;
@@ -59,6 +63,8 @@ pub struct RunOptions {
     pub refill: Option<Refill>,
     /// Where the engine shows what it is about.
     pub view: Arc<EngineView>,
+    /// What is asked of it while it runs.
+    pub demand: Arc<Demand>,
 }
 
 /// A prepared engine: sinks open and running, slot and publication there, no session yet.
@@ -125,13 +131,22 @@ impl Engine {
         let main = MainStream::new(setup, outlets, gate, progress, target, published);
 
         let mut pauses = Pauses::new(&main.setup.config);
+        let mut schedule = Schedule::of(&main.setup);
         let outcome = loop {
             let started = Instant::now();
-            let error = match main.session(&mut stop).await {
+            let error = match main.session(&mut stop, schedule.as_mut()).await {
                 Ok((Ending::Shutdown | Ending::CaughtUp, stream)) => break Ok(stream),
                 Ok((Ending::Replay, _)) => {
                     tracing::info!("a sink asked for the stream again from its checkpoint");
                     continue;
+                }
+                Ok((Ending::Rest, stream)) => {
+                    main.let_go(stream).await;
+                    let Some(schedule) = &mut schedule else { continue };
+                    match schedule.rest(&main.setup, &main.route.progress, &mut stop).await {
+                        true => continue,
+                        false => break Ok(None),
+                    }
                 }
                 Ok((Ending::Deserted, _)) => break Err(no_sink_left()),
                 Ok((Ending::Unpublished(index), _)) => main.unpublished(index),
@@ -153,6 +168,7 @@ impl Engine {
             );
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = main.setup.options.demand.asked() => {}
                 () = stop.asked() => break Ok(None),
             }
         };

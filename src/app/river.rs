@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::fill::gate::{self, Gate};
 use crate::Lsn;
 use crate::capture::frame::FrameRun;
+use crate::capture::haste::Haste;
 use crate::decode::{Decoder, Event};
 use crate::encode::mapper::{Mapper, OlderForms};
 use crate::encode::plan::Plan;
@@ -38,7 +39,7 @@ pub struct RiverOptions {
 }
 
 /// Decodes and maps one session's frames until the channel closes. Only the main stream has a gate, and is counted by
-/// the metrics: others would count twice.
+/// the metrics: others would count twice. `haste`: an idle position that somebody waits for goes to the sinks at once.
 ///
 /// # Errors
 /// What the decoder and the mapper say; nothing that was not delivered whole is confirmed.
@@ -48,11 +49,13 @@ pub fn run(
     outlets: Arc<Outlets>,
     gate: Option<Arc<Gate>>,
     options: RiverOptions,
+    haste: Haste,
 ) -> Result<()> {
     outlets.send(&Delivery::Restart);
     let tables = plan.tables.iter().map(|table| table.source.plain());
     let counters = gate.is_some().then(|| ChangeCounters::new(tables, OPERATIONS));
-    let mut river = River { counters, gate, ..River::new(plan.clone(), outlets, options) };
+    let mut river =
+        River { counters, gate, haste: Some(haste), ..River::new(plan.clone(), outlets, options) };
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
     }
@@ -69,6 +72,7 @@ pub struct River {
     options: RiverOptions,
     idle_sent: Option<(Lsn, Instant)>,
     counters: Option<ChangeCounters<{ OPERATIONS.len() }>>,
+    haste: Option<Haste>,
 }
 
 impl River {
@@ -83,6 +87,7 @@ impl River {
             options,
             idle_sent: None,
             counters: None,
+            haste: None,
         }
     }
 
@@ -133,7 +138,10 @@ impl River {
         let now = Instant::now();
         let is_due = match self.idle_sent {
             None => true,
-            Some((lsn, at)) => wal_end > lsn && now - at >= self.options.idle_interval,
+            Some((lsn, at)) => {
+                let is_hasty = || self.haste.as_ref().is_some_and(Haste::is_on);
+                wal_end > lsn && (now - at >= self.options.idle_interval || is_hasty())
+            }
         };
         if is_due {
             self.idle_sent = Some((wal_end, now));

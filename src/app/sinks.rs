@@ -130,6 +130,8 @@ impl Sink for AnySink {
 pub struct OpenSinks {
     sinks: Vec<(AnySink, Arc<SinkProgress>, Option<Checkpoint>)>,
     transports: Transports,
+    /// What the plan's tables are called.
+    tables: Arc<[String]>,
 }
 
 impl OpenSinks {
@@ -169,7 +171,8 @@ impl OpenSinks {
             });
             sinks.collect()
         });
-        OpenSinks { sinks, transports }
+        let tables = plan.tables.iter().map(|table| table.source.plain()).collect();
+        OpenSinks { sinks, transports, tables }
     }
 
     /// The checkpoint of each sink that is open.
@@ -277,7 +280,8 @@ impl OpenSinks {
             let position = progress.durable_lsn();
             let name = progress.name.clone();
             let worker =
-                Worker::new(sink, chain, progress.clone(), position, limits, backoff, fastrand::Rng::new());
+                Worker::new(sink, chain, progress.clone(), position, limits, backoff, fastrand::Rng::new())
+                    .with_tables(self.tables.clone());
             let deadline = deadline.clone();
             std::thread::Builder::new()
                 .name(format!("sink-{name}"))

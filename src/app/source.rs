@@ -223,10 +223,12 @@ pub fn read_schema(path: &std::path::Path) -> Result<SchemaFile> {
 
 /// The statement that starts the stream. The position is 0/0: the slot knows where it is, and anything else could
 /// only skip.
-pub fn start_replication(slot: &str, publication: &str) -> String {
+/// `with_messages`: logical messages come too, also those of others, in whose stead their transactions would be empty.
+pub fn start_replication(slot: &str, publication: &str, with_messages: bool) -> String {
     let publication = crate::postgres::quote_literal(&crate::postgres::quote_identifier(publication));
+    let messages = if with_messages { ", messages 'true'" } else { "" };
     format!(
-        "START_REPLICATION SLOT {slot} LOGICAL {} (proto_version '1', publication_names {publication})",
+        "START_REPLICATION SLOT {slot} LOGICAL {} (proto_version '1', publication_names {publication}{messages})",
         Lsn::ZERO
     )
 }

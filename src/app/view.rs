@@ -2,8 +2,10 @@
 //! engine writes; the HTTP API reads. Nothing here can steer anything.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use super::fill::view::FillView;
+use super::heartbeat::Delays;
 use crate::encode::plan::Plan;
 use crate::error::Error;
 use crate::fanout::progress::Progress;
@@ -14,6 +16,8 @@ use crate::sink::d1::budget::{Budget, Standing};
 pub struct EngineView {
     phase: Mutex<Phase>,
     prepared: OnceLock<Prepared>,
+    /// How long a commit takes to each sink, where that is measured.
+    pub delays: Delays,
 }
 
 /// What the engine is about.
@@ -22,7 +26,7 @@ pub enum Phase {
     /// It connects, checks and opens. Set at the start; `Streaming` or `Waiting` follows.
     #[default]
     Preparing,
-    /// A session streams. `Waiting` or `Stopping` follows.
+    /// A session streams. `Waiting`, `Resting` or `Stopping` follows.
     Streaming,
     /// An attempt failed; the next one follows after a pause. Set where an error is logged and retried.
     Waiting {
@@ -30,6 +34,12 @@ pub enum Phase {
         problem: String,
         /// What to do about it.
         hint: Option<String>,
+    },
+    /// Between two scheduled runs: nothing streams, and nobody uses the slot. `Streaming`, `Waiting` or `Stopping`
+    /// follows.
+    Resting {
+        /// When the next run is due, unless somebody asks for one before.
+        until: SystemTime,
     },
     /// It finishes what it has, and ends.
     Stopping,
@@ -42,6 +52,7 @@ impl Phase {
             Phase::Preparing => "preparing",
             Phase::Streaming => "streaming",
             Phase::Waiting { .. } => "waiting",
+            Phase::Resting { .. } => "resting",
             Phase::Stopping => "stopping",
         }
     }

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::frame::{FrameRun, complete_prefix};
+use super::haste::{HASTE_INTERVAL, Haste};
 use super::pace::{Pace, PaceOptions};
 use crate::Lsn;
 use crate::error::{Error, Result};
@@ -56,6 +57,7 @@ pub struct Stream<S> {
     next_keepalive: Instant,
     pace: Pace,
     last_read: Instant,
+    haste: Option<Haste>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
@@ -77,7 +79,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             next_keepalive: now,
             pace: Pace::new(options.pace),
             last_read: now,
+            haste: None,
         }
+    }
+
+    /// Makes the stream ask for its position at once, and again, while somebody waits for it.
+    pub fn with_haste(self, haste: Haste) -> Self {
+        Stream { haste: Some(haste), ..self }
     }
 
     /// Reads and hands on until `stop` resolves or the receiver is gone.
@@ -86,6 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Transient when the connection fails; halt when a message is longer than the limit.
     pub async fn run(&mut self, runs: &mpsc::Sender<FrameRun>, stop: impl Future<Output = ()>) -> Result<()> {
         let mut stop = pin!(stop);
+        let mut haste = self.haste.clone();
         loop {
             self.status_if_due().await?;
             let next_status = self.next_status;
@@ -108,6 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
                         permit.send(run);
                     }
                 }
+                () = asked(&mut haste) => self.next_status = Instant::now(),
                 () = sleep_until(next_status) => {}
             }
         }
@@ -202,12 +212,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     async fn status_if_due(&mut self) -> Result<()> {
         let now = Instant::now();
         if now >= self.next_status {
-            let asks = now >= self.next_keepalive;
+            let is_hasty = self.haste.as_ref().is_some_and(Haste::is_on);
+            let asks = is_hasty || now >= self.next_keepalive;
             if asks {
                 self.next_keepalive = now + self.options.keepalive_interval;
             }
             self.status(asks).await?;
-            self.next_status = now + self.options.status_interval;
+            let interval = self.options.status_interval;
+            self.next_status = now + if is_hasty { interval.min(HASTE_INTERVAL) } else { interval };
         }
         Ok(())
     }
@@ -226,6 +238,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             Ok(Err(error)) => Err(lost("sending a status update", error)),
             Err(_) => Err(Error::transient("sending a status update timed out")),
         }
+    }
+}
+
+/// Resolves when somebody wants the position.
+async fn asked(haste: &mut Option<Haste>) {
+    match haste {
+        Some(haste) => haste.asked().await,
+        None => std::future::pending().await,
     }
 }
 

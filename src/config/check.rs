@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Admin, Config, Environment, Log, Requires, SECRET_MIN_CHARS, Source, Written};
+use super::{Admin, Config, Environment, Log, Requires, SECRET_MIN_CHARS, Schedule, Source, Written};
 use crate::document::Document;
 use crate::document::problems::{self, Problems, steps};
 
@@ -46,6 +46,8 @@ impl Checker<'_> {
             transaction,
             retry,
             shutdown,
+            schedule,
+            heartbeat,
             d1,
             mut log,
             mut admin,
@@ -74,6 +76,10 @@ impl Checker<'_> {
             self.note(steps!["retry", "initial"], format!("must not be more than retry.max, which is {max}"));
         }
         self.duration(steps!["shutdown", "timeout"], shutdown.timeout, "100ms", "1h");
+        self.schedule(schedule.as_ref());
+        if let Some(interval) = heartbeat.interval {
+            self.duration(steps!["heartbeat", "interval"], interval, "1s", "1h");
+        }
         let requests = steps!["d1", "requests_per_5_minutes"];
         self.between(requests, d1.requests_per_5_minutes, 10..=1_000_000);
         self.log(&mut log, base);
@@ -92,9 +98,22 @@ impl Checker<'_> {
             transaction,
             retry,
             shutdown,
+            schedule,
+            heartbeat,
             d1,
             log,
             admin,
+        }
+    }
+
+    fn schedule(&mut self, schedule: Option<&Schedule>) {
+        let Some(schedule) = schedule else { return };
+        self.duration(steps!["schedule", "every"], schedule.every, "1s", "1day");
+        let at = || steps!["schedule", "max_duration"];
+        self.duration(at(), schedule.max_duration, "100ms", "1day");
+        if schedule.max_duration > schedule.every {
+            let every = humantime::format_duration(schedule.every);
+            self.note(at(), format!("must not be more than schedule.every, which is {every}"));
         }
     }
 

@@ -10,6 +10,7 @@ mod check;
 mod check_sinks;
 mod environment;
 mod scalar;
+mod schedule;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 pub use admin::{Admin, SECRET_MIN_CHARS};
 use check::Checker;
 pub use environment::Environment;
+pub use schedule::{Heartbeat, Schedule};
 use sink::WrittenSink;
 pub use sink::{D1Database, D1Worker, D1Writing, OnRejected, Secret, Sink, SinkName, SinkTarget};
 
@@ -64,6 +66,10 @@ pub struct Config {
     pub retry: Retry,
     /// `[shutdown]`: how the engine ends.
     pub shutdown: Shutdown,
+    /// `[schedule]`: when it streams. Default none: all the time.
+    pub schedule: Option<Schedule>,
+    /// `[heartbeat]`: whether delays are measured.
+    pub heartbeat: Heartbeat,
     /// `[d1]`: what all D1 sinks share.
     pub d1: D1,
     /// `[log]`: what is logged, and how.
@@ -354,6 +360,8 @@ struct Written {
     transaction: Transaction,
     retry: Retry,
     shutdown: Shutdown,
+    schedule: Option<Schedule>,
+    heartbeat: Heartbeat,
     d1: D1,
     log: Log,
     admin: Admin,

@@ -42,6 +42,11 @@ initial = "10ms"
 max = "5s"
 [shutdown]
 timeout = "3s"
+[schedule]
+every = "2min"
+max_duration = "90s"
+[heartbeat]
+interval = "15s"
 [d1]
 requests_per_5_minutes = "600"
 [log]
@@ -110,6 +115,9 @@ fn every_key_is_read_and_paths_start_at_the_file() {
     assert_eq!(config.catch_up.max_wal, Some(10 << 30));
     assert_eq!((config.retry.initial, config.retry.max), (Duration::from_millis(10), Duration::from_secs(5)));
     assert_eq!(config.shutdown.timeout, Duration::from_secs(3));
+    assert_eq!(config.heartbeat.interval, Some(Duration::from_secs(15)));
+    let schedule = config.schedule.unwrap();
+    assert_eq!((schedule.every, schedule.max_duration), (Duration::from_secs(120), Duration::from_secs(90)));
     assert_eq!((config.log.level.as_str(), config.log.format), ("info,walcast=debug", LogFormat::Json));
     assert_eq!(config.log.sync_file.as_deref(), Some(Path::new("etc/sync.db")));
     assert_eq!((config.log.retention, config.log.max_entries), (Duration::from_secs(30 * 86_400), 5000));
@@ -360,6 +368,24 @@ format = "jsn"
             "walcast.toml:45:2: sinks: unknown key, did you mean \"sink\"?",
         ],
     );
+}
+
+#[test]
+fn a_schedule_says_how_often_and_its_runs_fit_in_between() {
+    let with = |lines: &str| format!("[schedule]\n{lines}\n{SINK}");
+    for (lines, problem) in [
+        ("", "walcast.toml:1:1: schedule: every is missing"),
+        (
+            "every = \"10s\"",
+            "walcast.toml:1:1: schedule.max_duration: must not be more than schedule.every, which is 10s",
+        ),
+        (
+            "every = \"500ms\"\nmax_duration = \"200ms\"",
+            "walcast.toml:2:9: schedule.every: must be from 1s to 1day",
+        ),
+    ] {
+        assert_wrong(&with(lines), &[], &[problem]);
+    }
 }
 
 #[test]

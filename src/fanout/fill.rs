@@ -232,11 +232,18 @@ pub enum Action {
     /// Updates found no row in this sink, although the table should have them. Never sent: the worker takes it for
     /// itself.
     Miss(Vec<OwedKey>),
-    /// The row was read: as an upsert, or nothing where it is not there any more.
+    /// Rows that these sinks lack or hold wrongly although they are past them: they are to be read by themselves.
+    Retry {
+        /// The rows.
+        owed: Vec<OwedKey>,
+        /// The sinks.
+        sinks: Vec<String>,
+    },
+    /// Rows were read by themselves: each as an upsert, or nothing where it is not there any more.
     Paid {
         /// What was owed.
-        owed: OwedKey,
-        /// The row.
+        owed: Vec<OwedKey>,
+        /// The rows.
         run: Arc<Run>,
         /// Every commit that the read saw ends at or before this.
         seen_lsn: Lsn,
@@ -253,7 +260,7 @@ impl FillStep {
     pub fn run(&self) -> Option<&Arc<Run>> {
         match &self.action {
             Action::Chunk { run, .. } | Action::Paid { run, .. } => Some(run),
-            Action::Begin { .. } | Action::Owe(_) | Action::Miss(_) => None,
+            Action::Begin { .. } | Action::Owe(_) | Action::Miss(_) | Action::Retry { .. } => None,
         }
     }
 
@@ -321,26 +328,34 @@ impl Fills {
                 let lacking = before.filter(|fill| fill.may_lack(position) && !fill.is_left_empty)?;
                 lacking.owing(std::slice::from_ref(owed))
             }
-            Action::Miss(owed) => {
-                let complete = TableFill::complete();
-                let fill = before.unwrap_or(&complete).owing(owed)?;
-                // So many that all of it is read once more.
-                let is_little = fill.owed.len() <= MISSES_MAX;
-                let anew = TableFill {
-                    is_beside: fill.is_beside,
-                    ..TableFill::waiting(fill.rows.max(fill.rows_estimated))
-                };
-                Some(if is_little { fill } else { anew })
+            Action::Miss(owed) => missing(before, owed),
+            Action::Retry { owed, sinks } => {
+                let is_meant = sinks.iter().any(|name| name == sink);
+                let is_wanted = is_meant && before.is_none_or(|fill| !fill.is_left_empty);
+                is_wanted.then(|| missing(before, owed)).flatten()
             }
             Action::Paid { owed, seen_lsn, .. } => {
                 let mut fill = before?.clone();
-                let at = fill.owed.iter().position(|one| one == owed)?;
-                fill.owed.swap_remove(at);
+                fill.owed.retain(|one| !owed.contains(one));
+                if fill.owed.len() == before?.owed.len() {
+                    return None;
+                }
                 fill.seen_lsn = fill.seen_lsn.max(*seen_lsn);
                 Some(fill)
             }
         }
     }
+}
+
+/// The table once these rows are known to be missing; `None` if they all were before.
+fn missing(before: Option<&TableFill>, owed: &[OwedKey]) -> Option<TableFill> {
+    let complete = TableFill::complete();
+    let fill = before.unwrap_or(&complete).owing(owed)?;
+    // So many that all of it is read once more.
+    let is_little = fill.owed.len() <= MISSES_MAX;
+    let anew =
+        TableFill { is_beside: fill.is_beside, ..TableFill::waiting(fill.rows.max(fill.rows_estimated)) };
+    Some(if is_little { fill } else { anew })
 }
 
 /// What a sink writes in one step of a fill, all or nothing.
@@ -422,13 +437,33 @@ mod tests {
         assert!(taken(&mut fills, &step(Action::Miss(vec![owed.clone()]))), "but it proved wrong");
         assert!(!taken(&mut fills, &step(Action::Miss(vec![owed.clone()]))));
         assert_eq!(fills.state(0, Lsn(60)), TableState::Filling);
-        let paid = step(Action::Paid { owed, run: Arc::default(), seen_lsn: Lsn(70) });
+        let paid = step(Action::Paid { owed: vec![owed], run: Arc::default(), seen_lsn: Lsn(70) });
         assert!(taken(&mut fills, &paid));
         assert!(!taken(&mut fills, &paid));
         assert_eq!(
             (fills.state(0, Lsn(60)), fills.state(0, Lsn(70))),
             (TableState::CatchingUp, TableState::Live)
         );
+    }
+
+    #[test]
+    fn a_row_that_is_retried_is_owed_by_the_named_sinks_and_leaves_what_is_being_filled_as_it_is() {
+        let owed = OwedKey { key: vec!["7".to_owned()], commit_lsn: Lsn(50), xid: 4 };
+        let retry = |sinks: &[&str]| {
+            let sinks = sinks.iter().map(|name| (*name).to_owned()).collect();
+            step(Action::Retry { owed: vec![owed.clone()], sinks })
+        };
+        let mut fills = Fills::default();
+        assert!(!taken(&mut fills, &retry(&["na"])));
+        assert!(taken(&mut fills, &retry(&["na", "eu"])));
+        assert_eq!(fills.state(0, Lsn(60)), TableState::Filling);
+        assert!(!taken(&mut fills, &retry(&["eu"])), "it is owed already");
+        assert!(taken(&mut fills, &begin(Some(&["eu"]))));
+        assert!(taken(&mut fills, &chunk(None, key(5), false, 100)));
+        assert!(taken(&mut fills, &retry(&["eu"])));
+        assert_eq!(fills.get(0).unwrap().open_ranges().count(), 1, "the fill goes on");
+        fills.set(0, TableFill { is_left_empty: true, ..TableFill::complete() });
+        assert!(!taken(&mut fills, &retry(&["eu"])), "it is wanted empty");
     }
 
     #[test]

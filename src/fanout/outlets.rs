@@ -36,6 +36,8 @@ pub struct Outlets {
     returning: Mutex<Vec<Outlet>>,
     /// The highest position up to which everything was sent, or was in a sink before.
     position: AtomicU64,
+    /// Deliveries that ended a transaction.
+    ended: AtomicU64,
     replays: Arc<AtomicU64>,
     /// Nothing more is sent, and who waits for room need not.
     is_closed: AtomicBool,
@@ -73,6 +75,7 @@ impl Outlets {
             joining: Mutex::default(),
             returning: Mutex::default(),
             position: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             replays: Arc::default(),
             is_closed: AtomicBool::new(false),
             blocked_since: Mutex::default(),
@@ -85,6 +88,7 @@ impl Outlets {
     /// Makes a queue for a sink that holds up to `bytes_max`.
     pub fn queue(&self, sink: &Arc<SinkProgress>, bytes_max: usize) -> (Outlet, Inlet) {
         let (queue, receiver) = queue::bounded(bytes_max);
+        sink.add_queue(queue.gauge());
         let line = Line::new(self.replays.clone());
         let inlet = Inlet::new(receiver, line.clone());
         (Outlet { sink: sink.clone(), queue, line, blame: Blame::default(), waits: false }, inlet)
@@ -162,6 +166,9 @@ impl Outlets {
         let end_lsn = delivery.end_lsn();
         flow.is_between = end_lsn.is_some();
         if let Some(end_lsn) = end_lsn {
+            if matches!(delivery, Delivery::Run(_)) {
+                self.ended.fetch_add(1, Ordering::Relaxed);
+            }
             self.position.fetch_max(end_lsn.0, Ordering::AcqRel);
             self.take_in(flow);
         }
@@ -243,6 +250,16 @@ impl Outlets {
         Lsn(self.position.load(Ordering::Acquire))
     }
 
+    /// How often something was sent that ended a transaction. Grows.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether what was sent last ended a transaction, or nothing was sent yet; false while the river sends.
+    pub fn is_between(&self) -> bool {
+        self.flow.try_lock().is_ok_and(|flow| flow.is_between)
+    }
+
     /// How often a sink has lost its open transaction and asked for this stream again. Grows by one each time; each
     /// sink asks once until the stream has started again.
     pub fn replays_requested(&self) -> u64 {
@@ -258,6 +275,12 @@ impl Outlets {
     pub fn used_bytes_max(&self) -> Option<usize> {
         let flow = self.flow.try_lock().ok()?;
         flow.outlets.iter().map(|outlet| outlet.queue.used_bytes()).max()
+    }
+
+    /// The same in the emptiest queue.
+    pub fn used_bytes_min(&self) -> Option<usize> {
+        let flow = self.flow.try_lock().ok()?;
+        flow.outlets.iter().map(|outlet| outlet.queue.used_bytes()).min()
     }
 
     /// Closes all queues; nothing can be sent or taken in afterwards. A river that waits for room gives up.

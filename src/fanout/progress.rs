@@ -23,6 +23,7 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use super::fill::{Fills, TableFill};
+use super::queue::Gauge;
 use crate::Lsn;
 use crate::error::{Error, Kind};
 use crate::telemetry;
@@ -190,6 +191,8 @@ pub struct SinkProgress {
     relation: Mutex<Relation>,
     failure: Mutex<Option<Failure>>,
     is_paused: AtomicBool,
+    /// Its queue; a second one while it changes between streams.
+    queues: Mutex<Vec<Gauge>>,
     moved: Notify,
     fills: Mutex<Fills>,
 }
@@ -214,6 +217,7 @@ impl SinkProgress {
             }),
             failure: Mutex::new(None),
             is_paused: AtomicBool::new(false),
+            queues: Mutex::default(),
             moved: Notify::new(),
             fills: Mutex::default(),
         })
@@ -247,6 +251,19 @@ impl SinkProgress {
     /// Failed attempts since the start.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that wait in its queues or are being applied.
+    pub fn queued_bytes(&self) -> usize {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.iter().filter_map(Gauge::used_bytes).sum()
+    }
+
+    /// It is fed through this queue too. Those that are gone are forgotten.
+    pub(super) fn add_queue(&self, queue: Gauge) {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|queue| queue.used_bytes().is_some());
+        queues.push(queue);
     }
 
     /// The sink's relation to the stream.

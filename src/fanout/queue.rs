@@ -1,7 +1,7 @@
 //! A channel bounded by bytes, not by count: there is no room while what the receiver has not released yet is too much.
 //! Waiting for room is the engine's back-pressure; who waits, and for how long, is the sender's matter.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use crossbeam_channel as channel;
@@ -35,6 +35,23 @@ pub struct Sender<T> {
 pub struct Receiver<T> {
     rx: channel::Receiver<T>,
     budget: Arc<Budget>,
+}
+
+/// How full a queue is, for whoever only looks; it keeps nothing alive.
+#[derive(Clone)]
+pub struct Gauge(Weak<Budget>);
+
+impl Gauge {
+    /// Bytes that were sent and not released yet; `None` once both ends are gone.
+    pub fn used_bytes(&self) -> Option<usize> {
+        Some(self.0.upgrade()?.used.lock().unwrap_or_else(PoisonError::into_inner).bytes)
+    }
+}
+
+impl std::fmt::Debug for Gauge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Gauge").field(&self.used_bytes()).finish()
+    }
 }
 
 /// Why an item was not sent.
@@ -86,6 +103,11 @@ impl<T> Sender<T> {
         let used = self.budget.used.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = |used: &mut Used| used.refuses(bytes, self.budget.bytes_max) == Some(Refused::Full);
         drop(self.budget.changed.wait_timeout_while(used, limit, is_full));
+    }
+
+    /// Shows how full it is.
+    pub fn gauge(&self) -> Gauge {
+        Gauge(Arc::downgrade(&self.budget))
     }
 
     /// Bytes that were sent and not released yet.
@@ -147,7 +169,10 @@ mod tests {
             assert_eq!(receiver.receive(), Some("second"));
             assert_eq!(second.join().unwrap(), Ok(()));
         });
-        assert_eq!(sender.used_bytes(), 5);
+        let gauge = sender.gauge();
+        assert_eq!((sender.used_bytes(), gauge.used_bytes()), (5, Some(5)));
+        drop((sender, receiver));
+        assert_eq!(gauge.used_bytes(), None);
     }
 
     #[test]

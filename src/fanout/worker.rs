@@ -85,6 +85,8 @@ pub struct Worker<S> {
     attempt: u32,
     /// The sink lost its open transaction: everything is dropped until the stream starts again.
     awaits_restart: bool,
+    /// What the tables are called.
+    tables: Arc<[String]>,
 }
 
 #[derive(Default)]
@@ -187,7 +189,13 @@ impl<S: Sink> Worker<S> {
             taken: Taken::default(),
             attempt: 0,
             awaits_restart: false,
+            tables: Arc::default(),
         }
+    }
+
+    /// The tables' names by their index in the plan, for the sync log.
+    pub fn with_tables(self, tables: Arc<[String]>) -> Self {
+        Worker { tables, ..self }
     }
 
     /// Runs until the last queue is closed and empty, the sink stops or is stopped, or `deadline` says that the engine no longer waits.
@@ -407,7 +415,11 @@ impl<S: Sink> Worker<S> {
                 let waiting = self.fills.get(step.table).filter(|_| sinks.is_none());
                 fill.clears || waiting.is_some_and(|waiting| waiting.clears)
             }
-            Action::Chunk { .. } | Action::Owe(_) | Action::Miss(_) | Action::Paid { .. } => false,
+            Action::Chunk { .. }
+            | Action::Owe(_)
+            | Action::Miss(_)
+            | Action::Retry { .. }
+            | Action::Paid { .. } => false,
         };
         let run = step.run().map(|run| &**run);
         let started = Instant::now();
@@ -437,9 +449,21 @@ impl<S: Sink> Worker<S> {
         let Applied { changes, transactions, dead_letters } = applied;
         let ((_, bytes), took) = (self.taken.there(reached), started.elapsed());
         let failed_attempts = self.attempt;
-        let batch_applied =
-            BatchApplied { changes, transactions, dead_letters, bytes, took, failed_attempts, end_lsn };
-        telemetry::batch_applied(&self.progress.name, &batch_applied);
+        let has_ended = |span: &Span| span.end_lsn.is_some() && span.end_lsn <= end_lsn;
+        let is_there = |span: &Span| reached == Reached::All || has_ended(span);
+        let there = batch.spans().filter(|(_, span)| is_there(span));
+        let changed = there.flat_map(|(run, span)| run.changes(span)).map(|change| change.table);
+        let batch_applied = BatchApplied {
+            changes,
+            transactions,
+            dead_letters,
+            tables: telemetry::by_table(&self.tables, changed),
+            bytes,
+            took,
+            failed_attempts,
+            end_lsn,
+        };
+        telemetry::batch_applied(&self.progress.name, batch_applied);
         self.progress.count(applied, commit_time);
         if let Some(end_lsn) = end_lsn {
             self.position = end_lsn;

@@ -6,6 +6,7 @@
 mod prometheus;
 pub mod sync_log;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::{Counter, counter, gauge, histogram};
@@ -14,7 +15,7 @@ pub use prometheus::{Exposition, install};
 
 use self::sync_log::{Applied, Event, Outcome};
 use crate::Lsn;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// Row changes applied, by sink.
 pub const SINK_CHANGES_TOTAL: &str = "walcast_sink_changes_total";
@@ -22,6 +23,12 @@ pub const SINK_CHANGES_TOTAL: &str = "walcast_sink_changes_total";
 pub const SINK_TRANSACTIONS_TOTAL: &str = "walcast_sink_transactions_total";
 /// Rows set aside with a reason, by sink.
 pub const SINK_DEAD_LETTERS_TOTAL: &str = "walcast_sink_dead_letters_total";
+/// Rows that a sink has set aside and still keeps, at the last look into it, by sink.
+pub const SINK_DEAD_LETTERS: &str = "walcast_sink_dead_letters";
+/// The WAL that a sink's own copy of the slot holds back, while it has one, by sink.
+pub const SINK_SLOT_RETAINED_WAL_BYTES: &str = "walcast_sink_slot_retained_wal_bytes";
+/// What waits in a sink's queue or is being applied, by sink.
+pub const SINK_QUEUE_BYTES: &str = "walcast_sink_queue_bytes";
 /// How long an apply took, by sink.
 pub const SINK_FLUSH_DURATION_SECONDS: &str = "walcast_sink_flush_duration_seconds";
 /// Bytes in an applied batch, by sink.
@@ -53,12 +60,18 @@ pub const SLOT_HEALTH: &str = "walcast_slot_health";
 pub const SINK_LAG_BYTES: &str = "walcast_sink_lag_bytes";
 /// How long ago the server was where the sink is, by sink.
 pub const SINK_LAG_SECONDS: &str = "walcast_sink_lag_seconds";
+/// How long a commit takes to a sink: the last heartbeat's time, or that of the one on its way, by sink.
+pub const SINK_DELAY_SECONDS: &str = "walcast_sink_delay_seconds";
+/// How long each heartbeat took to a sink, by sink.
+pub const HEARTBEAT_DURATION_SECONDS: &str = "walcast_heartbeat_duration_seconds";
 /// 1 for a sink's state, 0 for every other: see [`SINK_STATES`].
 pub const SINK_STATE: &str = "walcast_sink_state";
 /// Rows written to a D1 database as Cloudflare bills them, since it was first fed, by sink.
 pub const D1_ROWS_WRITTEN_TOTAL: &str = "walcast_d1_rows_written_total";
 /// Dollars for these rows, by sink.
 pub const D1_COST_DOLLARS: &str = "walcast_d1_cost_dollars";
+/// The size of a D1 database, by sink.
+pub const D1_DATABASE_BYTES: &str = "walcast_d1_database_bytes";
 /// Requests that a sink's API token may send at once, by sink.
 pub const D1_REQUESTS_AVAILABLE: &str = "walcast_d1_requests_available";
 /// How often the D1 API turned a sink's token away, by sink.
@@ -80,6 +93,8 @@ pub(crate) struct BatchApplied {
     pub(crate) changes: u64,
     pub(crate) transactions: u64,
     pub(crate) dead_letters: u64,
+    /// Of the changes that came, how many were in which table, where that is logged: see [`by_table`].
+    pub(crate) tables: BTreeMap<String, u64>,
     pub(crate) bytes: usize,
     pub(crate) took: Duration,
     /// The attempts before that failed.
@@ -88,9 +103,9 @@ pub(crate) struct BatchApplied {
     pub(crate) end_lsn: Option<Lsn>,
 }
 
-pub(crate) fn batch_applied(sink: &str, batch: &BatchApplied) {
-    // A position alone, as an idle stream brings it, is not worth an entry.
-    if batch.transactions + batch.changes + batch.dead_letters > 0 {
+pub(crate) fn batch_applied(sink: &str, batch: BatchApplied) {
+    // A position alone, as an idle stream or a heartbeat brings it, is not worth an entry.
+    if batch.changes + batch.dead_letters > 0 {
         sync_log::record(|| Event::Applied {
             sink: sink.to_owned(),
             entry: Applied {
@@ -98,6 +113,7 @@ pub(crate) fn batch_applied(sink: &str, batch: &BatchApplied) {
                 transactions: batch.transactions,
                 changes: batch.changes,
                 dead_letters: batch.dead_letters,
+                tables: batch.tables,
                 bytes: batch.bytes as u64,
                 took: batch.took,
                 attempts: batch.failed_attempts + 1,
@@ -121,6 +137,21 @@ pub(crate) fn filled(sink: &str, rows: u64, took: Duration) {
     let sink = [("sink", sink.to_owned())];
     counter!(SINK_FILLED_TOTAL, &sink).increment(rows);
     histogram!(SINK_FLUSH_DURATION_SECONDS, &sink).record(took);
+}
+
+/// How many changes are in which table, by the tables' names; nothing unless somebody keeps a log of it.
+pub(crate) fn by_table(names: &[String], tables: impl Iterator<Item = u32>) -> BTreeMap<String, u64> {
+    if !sync_log::is_kept() {
+        return BTreeMap::new();
+    }
+    let mut counts = vec![0; names.len()];
+    for table in tables {
+        if let Some(count) = counts.get_mut(table as usize) {
+            *count += 1;
+        }
+    }
+    let counted = names.iter().cloned().zip(counts);
+    counted.filter(|(_, count)| *count > 0).collect()
 }
 
 /// Counts the changes that the stream brings: added up in plain numbers, and recorded a run at a time.
@@ -179,8 +210,41 @@ pub(crate) fn slot_seen(slot: &SlotSeen) {
     }
 }
 
+/// Makes what is counted of a sink begin at zero, so that the first of anything is seen to be one more.
+pub(crate) fn sink_expected(sink: &str) {
+    let label = [("sink", sink.to_owned())];
+    for total in [SINK_CHANGES_TOTAL, SINK_TRANSACTIONS_TOTAL, SINK_DEAD_LETTERS_TOTAL] {
+        counter!(total, &label).increment(0);
+    }
+    for state in ["attached", "catching-up", "stopped", "detached"] {
+        counter!(SINK_STATE_CHANGES_TOTAL, "sink" => sink.to_owned(), "state" => state).increment(0);
+    }
+    for reason in [Kind::Transient, Kind::Throttled { retry_after: Duration::ZERO }, Kind::Replay] {
+        counter!(RETRIES_TOTAL, "sink" => sink.to_owned(), "reason" => reason.as_str()).increment(0);
+    }
+}
+
+/// What a look into a sink's target, and at its own slot, has found.
+pub(crate) struct TargetSeen {
+    pub(crate) dead_letters: Option<u64>,
+    pub(crate) slot_retained_bytes: u64,
+    pub(crate) database_bytes: Option<u64>,
+}
+
+pub(crate) fn target_seen(sink: &str, seen: &TargetSeen) {
+    let label = [("sink", sink.to_owned())];
+    gauge!(SINK_SLOT_RETAINED_WAL_BYTES, &label).set(seen.slot_retained_bytes as f64);
+    if let Some(letters) = seen.dead_letters {
+        gauge!(SINK_DEAD_LETTERS, &label).set(letters as f64);
+    }
+    if let Some(bytes) = seen.database_bytes {
+        gauge!(D1_DATABASE_BYTES, &label).set(bytes as f64);
+    }
+}
+
 /// A sink at one look. `state` is one of [`SINK_STATES`].
-pub(crate) fn sink_seen(sink: &str, state: &str, lag_bytes: u64, lag: Option<Duration>) {
+pub(crate) fn sink_seen(sink: &str, state: &str, lag_bytes: u64, lag: Option<Duration>, queue_bytes: usize) {
+    gauge!(SINK_QUEUE_BYTES, "sink" => sink.to_owned()).set(queue_bytes as f64);
     for other in SINK_STATES {
         gauge!(SINK_STATE, "sink" => sink.to_owned(), "state" => other)
             .set(f64::from(u8::from(other == state)));
@@ -189,6 +253,16 @@ pub(crate) fn sink_seen(sink: &str, state: &str, lag_bytes: u64, lag: Option<Dur
     if let Some(lag) = lag {
         gauge!(SINK_LAG_SECONDS, "sink" => sink.to_owned()).set(lag);
     }
+}
+
+/// A heartbeat has arrived.
+pub(crate) fn heartbeat_arrived(sink: &str, took: Duration) {
+    histogram!(HEARTBEAT_DURATION_SECONDS, "sink" => sink.to_owned()).record(took);
+}
+
+/// How long a commit takes to a sink at one look.
+pub(crate) fn sink_delay_seen(sink: &str, delay: Duration) {
+    gauge!(SINK_DELAY_SECONDS, "sink" => sink.to_owned()).set(delay);
 }
 
 /// What a D1 database has cost since it was first fed.

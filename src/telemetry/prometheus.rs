@@ -1,15 +1,16 @@
 //! The recorder behind `GET /metrics`: keeps what is recorded, and writes it in Prometheus' text format.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
     BATCH_BYTES, BATCH_ROWS, BUILD_INFO, CHANGES_TOTAL, CONFIRMED_LSN_BYTES, D1_COST_DOLLARS,
-    D1_REQUESTS_AVAILABLE, D1_ROWS_WRITTEN_TOTAL, D1_THROTTLED_TOTAL, REPLICATION_LAG_BYTES,
-    REPLICATION_LAG_SECONDS, RETRIES_TOTAL, SESSIONS_TOTAL, SINK_CHANGES_TOTAL, SINK_DEAD_LETTERS_TOTAL,
-    SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES, SINK_LAG_SECONDS, SINK_STATE, SINK_STATE_CHANGES_TOTAL,
-    SINK_TRANSACTIONS_TOTAL, SLOT_HEALTH, SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED,
-    SYNC_LOG_DROPPED_TOTAL,
+    D1_DATABASE_BYTES, D1_REQUESTS_AVAILABLE, D1_ROWS_WRITTEN_TOTAL, D1_THROTTLED_TOTAL,
+    HEARTBEAT_DURATION_SECONDS, REPLICATION_LAG_BYTES, REPLICATION_LAG_SECONDS, RETRIES_TOTAL,
+    SESSIONS_TOTAL, SINK_CHANGES_TOTAL, SINK_DEAD_LETTERS, SINK_DEAD_LETTERS_TOTAL, SINK_DELAY_SECONDS,
+    SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES, SINK_LAG_SECONDS, SINK_QUEUE_BYTES,
+    SINK_SLOT_RETAINED_WAL_BYTES, SINK_STATE, SINK_STATE_CHANGES_TOTAL, SINK_TRANSACTIONS_TOTAL, SLOT_HEALTH,
+    SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED, SYNC_LOG_DROPPED_TOTAL,
 };
 use crate::error::{Error, Result};
 
@@ -46,12 +47,14 @@ pub fn install() -> Result<Exposition> {
     };
     let mut builder = PrometheusBuilder::new();
     builder = buckets(builder, SINK_FLUSH_DURATION_SECONDS, &DURATION_BUCKETS)?;
+    builder = buckets(builder, HEARTBEAT_DURATION_SECONDS, &DURATION_BUCKETS)?;
     builder = buckets(builder, BATCH_ROWS, &ROW_BUCKETS)?;
     builder = buckets(builder, BATCH_BYTES, &BYTE_BUCKETS)?;
     let handle = builder
         .install_recorder()
         .map_err(|error| Error::bug("this process records its metrics elsewhere").because(error))?;
     describe();
+    counter!(SYNC_LOG_DROPPED_TOTAL).increment(0);
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(Exposition(handle))
 }
@@ -76,6 +79,18 @@ fn describe() {
     describe_counter!(SINK_CHANGES_TOTAL, "Row changes applied, by sink");
     describe_counter!(SINK_TRANSACTIONS_TOTAL, "Source transactions applied, by sink");
     describe_counter!(SINK_DEAD_LETTERS_TOTAL, "Rows set aside with a reason, by sink");
+    describe_gauge!(SINK_DEAD_LETTERS, "Rows that a sink has set aside and still keeps, by sink");
+    describe_gauge!(
+        SINK_SLOT_RETAINED_WAL_BYTES,
+        Unit::Bytes,
+        "The WAL that the own slot of a sink that catches up holds back, by sink"
+    );
+    describe_gauge!(
+        SINK_QUEUE_BYTES,
+        Unit::Bytes,
+        "What waits in a sink's queue or is being applied, by sink"
+    );
+    describe_gauge!(D1_DATABASE_BYTES, Unit::Bytes, "The size of a D1 database, by sink");
     describe_counter!(RETRIES_TOTAL, "Failed attempts, by sink and reason");
     describe_counter!(SYNC_LOG_DROPPED_TOTAL, "Events that the sync log did not keep up with");
     describe_counter!(SESSIONS_TOTAL, "Times that the replication stream was started");
@@ -86,6 +101,12 @@ fn describe() {
     );
     describe_histogram!(BATCH_ROWS, "Row changes in an applied batch, by sink");
     describe_histogram!(BATCH_BYTES, Unit::Bytes, "Bytes in an applied batch, by sink");
+    describe_gauge!(
+        SINK_DELAY_SECONDS,
+        Unit::Seconds,
+        "How long a commit takes to a sink, as the last heartbeat or the one on its way shows, by sink"
+    );
+    describe_histogram!(HEARTBEAT_DURATION_SECONDS, Unit::Seconds, "How long each heartbeat took, by sink");
     describe_gauge!(CONFIRMED_LSN_BYTES, Unit::Bytes, "The confirmed position as a number");
     describe_gauge!(REPLICATION_LAG_BYTES, Unit::Bytes, "From the confirmed position to the server's");
     describe_gauge!(

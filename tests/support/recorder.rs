@@ -46,7 +46,7 @@ pub fn record(sql: &str, options: &str, tables: &[TableName]) -> (Vec<u8>, Vec<T
         run(stream, &info, &mut sessions).await;
         let end = catalog::read_server(&admin).await.unwrap().current_wal_lsn;
 
-        let mut start = start_replication("golden", "golden");
+        let mut start = start_replication("golden", "golden", false);
         if !options.is_empty() {
             start = format!("{}, {options})", start.strip_suffix(')').unwrap());
         }

@@ -89,7 +89,15 @@ mod tests {
         }
         assert_eq!(
             closed,
-            ["/failed", "/sinks/{name}/pause", "/sinks/{name}/resume", "/status/{table}/{key}"]
+            [
+                "/failed",
+                "/retry-failed",
+                "/sinks/{name}/pause",
+                "/sinks/{name}/resume",
+                "/status/{table}/{key}",
+                "/sync",
+                "/webhook"
+            ]
         );
     }
 }

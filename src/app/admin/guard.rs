@@ -101,7 +101,8 @@ pub(super) async fn outermost(State(shared): State<Arc<Shared>>, request: Reques
         Err(problem) => problem.into_response(),
     };
     for (name, value) in HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        // The page says itself what it may do.
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     tracing::debug!(%method, route, status = response.status().as_u16(), "answered");
     response
@@ -114,8 +115,13 @@ pub(super) async fn closed(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    match shared.gate.look(peer.ip(), request.headers())? {
-        Shown::Secret => Ok(next.run(request).await),
+    need_secret(&shared, peer, request.headers())?;
+    Ok(next.run(request).await)
+}
+
+fn need_secret(shared: &Shared, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Problem> {
+    match shared.gate.look(peer.ip(), headers)? {
+        Shown::Secret => Ok(()),
         Shown::Nothing if shared.gate.has_secret() => {
             Err(Problem::unauthorized("this route needs the secret")
                 .hint("send it in the header x-webhook-signature, or as Authorization: Bearer"))
@@ -128,14 +134,20 @@ pub(super) async fn closed(
 /// A route that reads: needs the secret where `protect_reads` says so.
 pub(super) async fn readable(
     State(shared): State<Arc<Shared>>,
-    peer: ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    if shared.config.admin.protect_reads {
-        return closed(State(shared), peer, request, next).await;
-    }
+    may_read(&shared, peer, request.headers())?;
     Ok(next.run(request).await)
+}
+
+/// Refuses who shows no secret where `protect_reads` asks for it.
+pub(super) fn may_read(shared: &Shared, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Problem> {
+    match shared.config.admin.protect_reads {
+        true => need_secret(shared, peer, headers),
+        false => Ok(()),
+    }
 }
 
 /// Ends what takes too long.

@@ -34,9 +34,9 @@ pub(super) struct Liveness {
 /// Whether every region is right.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Readiness {
-    /// True when the engine streams and every sink is attached, or catching up within its limit.
+    /// True when the engine streams, or rests between two scheduled runs, and every sink is attached, or catching up within its limit.
     is_ready: bool,
-    /// `preparing`, `streaming`, `waiting` or `stopping`.
+    /// `preparing`, `streaming`, `waiting`, `resting` or `stopping`.
     phase: &'static str,
     /// Why not.
     problems: Vec<Finding>,
@@ -62,7 +62,7 @@ impl Finding {
 }
 
 impl Liveness {
-    fn of(shared: &Shared) -> Self {
+    pub(super) fn of(shared: &Shared) -> Self {
         let stalled = shared.observer.stalled().into_iter();
         let hint = "restarting walcast is safe: it goes on from the slot and the sinks' checkpoints";
         let problems: Vec<Finding> =
@@ -72,11 +72,11 @@ impl Liveness {
 }
 
 impl Readiness {
-    async fn of(shared: &Shared) -> Self {
+    pub(super) async fn of(shared: &Shared) -> Self {
         let phase = shared.view.phase();
         let mut problems = Vec::new();
         match &phase {
-            Phase::Streaming => {}
+            Phase::Streaming | Phase::Resting { .. } => {}
             Phase::Preparing => problems.push(Finding::new("engine", "has not started to stream yet", None)),
             Phase::Waiting { problem, hint } => {
                 problems.push(Finding::new("engine", problem, hint.clone()));
@@ -240,10 +240,9 @@ pub(super) async fn readyz(
     Ok((status(readiness.is_ready), Json(readiness)))
 }
 
-/// The health in a few lines of text
-#[utoipa::path(get, path = "/", tag = "health", responses((status = 200, description = "The text", body = String, content_type = "text/plain")))]
-pub(super) async fn root(State(shared): State<Arc<Shared>>) -> String {
-    let (liveness, readiness) = (Liveness::of(&shared), Readiness::of(&shared).await);
+/// The health in a few lines of text.
+pub(super) async fn text(shared: &Shared) -> String {
+    let (liveness, readiness) = (Liveness::of(shared), Readiness::of(shared).await);
     let word = match (liveness.is_live, readiness.is_ready) {
         (true, true) => "ready",
         (true, false) => "not ready",

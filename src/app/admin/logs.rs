@@ -26,6 +26,8 @@ const LIMIT_MAX: usize = 1_000;
 pub(super) struct Logs {
     /// Of this sink.
     sink: Option<String>,
+    /// With changes of this table, by its name at the source.
+    table: Option<String>,
     /// `applied`, `failed` or `stopped`.
     outcome: Option<String>,
     /// Ended at or after this, in RFC 3339.
@@ -63,7 +65,7 @@ pub(super) struct LogPage {
 )]
 pub(super) async fn logs(
     State(shared): State<Arc<Shared>>,
-    Parameters(Logs { sink, outcome, since, until, before, limit }): Parameters<Logs>,
+    Parameters(Logs { sink, table, outcome, since, until, before, limit }): Parameters<Logs>,
 ) -> Result<Json<LogPage>, Problem> {
     let path = shared.config.log.sync_file.clone();
     let path = path.ok_or_else(|| {
@@ -75,10 +77,12 @@ pub(super) async fn logs(
     }
     let filter = Filter {
         sink,
+        table,
         outcome: outcome.map(|outcome| named(&outcome)).transpose()?,
         since_micros: since.map(|since| micros("since", &since)).transpose()?,
         until_micros: until.map(|until| micros("until", &until)).transpose()?,
         before,
+        after: None,
     };
     // One more than fits says whether there is a next page.
     let read = tokio::task::spawn_blocking(move || sync_log::read(&path, &filter, limit + 1));

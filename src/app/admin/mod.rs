@@ -1,7 +1,7 @@
 //! The HTTP API: how an operator, a probe or a scraper sees the engine, and steers it.
 //!
 //! It runs on a thread and a runtime of its own, beside the engine's, and reads what the engine shows
-//! ([`EngineView`]): a slow or hostile client costs the stream nothing. `server` takes connections, `guard` refuses
+//! ([`EngineView`]); what it asks of it goes through [`Demand`]. A slow or hostile client costs the stream nothing. `server` takes connections, `guard` refuses
 //! what no route should see, `secret` says who may write, `routes` lists what there is; each further file is a route
 //! or what a route answers from.
 //!
@@ -9,14 +9,19 @@
 //! answers of the routes that need the secret.
 
 mod description;
+mod events;
 mod extract;
 mod failed;
 mod guard;
 mod health;
+mod jobs;
 mod lag;
 mod logs;
 mod observer;
+mod page;
 mod problem;
+mod rate;
+mod retry;
 mod routes;
 mod row;
 mod secret;
@@ -24,6 +29,7 @@ mod server;
 mod stall;
 mod status;
 mod steer;
+mod sync;
 mod wait;
 
 use std::net::SocketAddr;
@@ -33,11 +39,14 @@ use std::thread::JoinHandle;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
+use self::events::Events;
 use self::guard::Guard;
 use self::observer::Observer;
 use self::secret::Gate;
 use self::status::StatusCache;
 use super::commands::status::Gatherer;
+use super::demand::Demand;
+use super::jobs::Jobs;
 use super::source::Source;
 use super::view::EngineView;
 use crate::config::Config;
@@ -57,11 +66,14 @@ pub struct AdminServer {
 /// What the routes answer from.
 struct Shared {
     view: Arc<EngineView>,
+    demand: Arc<Demand>,
+    jobs: Arc<Jobs>,
     config: Arc<Config>,
     gate: Gate,
     guard: Guard,
     observer: Observer,
     status: StatusCache,
+    events: Events,
     exposition: Exposition,
     /// Permits to wait for a position.
     waiting: Semaphore,
@@ -75,7 +87,11 @@ impl AdminServer {
     ///
     /// # Errors
     /// The address cannot be listened on.
-    pub fn start(config: &Config, view: &Arc<EngineView>) -> Result<Option<AdminServer>> {
+    pub fn start(
+        config: &Config,
+        view: &Arc<EngineView>,
+        demand: &Arc<Demand>,
+    ) -> Result<Option<AdminServer>> {
         let Some(listen) = config.admin.listen else { return Ok(None) };
         let cannot = |error: std::io::Error| {
             Error::halt(format!("the HTTP API cannot listen on {listen}"))
@@ -91,14 +107,19 @@ impl AdminServer {
             .build()
             .map_err(cannot)?;
         let (stop, stopping) = watch::channel(false);
+        let exposition = telemetry::install()?;
+        config.sinks.iter().for_each(|sink| telemetry::sink_expected(sink.name.as_str()));
         let shared = Arc::new(Shared {
             view: view.clone(),
+            demand: demand.clone(),
+            jobs: Arc::default(),
             config: Arc::new(config.clone()),
             gate: Gate::new(&config.admin),
             guard: Guard::new(&config.admin),
             observer: Observer::new(Source::new(&config.source)?, config.admin.stall_timeout),
             status: StatusCache::new(Gatherer::new(config)?),
-            exposition: telemetry::install()?,
+            events: Events::new(),
+            exposition,
             waiting: Semaphore::new(wait::WAITING_MAX),
             started: Timestamp::now(),
             stopping,

@@ -2,6 +2,7 @@
 //! has. Enters: what the engine shows and what the server says. Leaves: whether the engine stands still, how far each
 //! sink is behind, and the gauges among the metrics.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,11 @@ use tokio_postgres::Client;
 
 use super::health::sink_word;
 use super::lag::LagClock;
+use super::rate::RateClock;
 use super::stall::{Sight, SinkSight, StallClock};
 use crate::Lsn;
 use crate::app::source::Source;
-use crate::app::view::EngineView;
+use crate::app::view::{EngineView, Phase};
 use crate::capture::slot::{self, Slot};
 use crate::error::Result;
 use crate::telemetry::{self, SlotSeen};
@@ -35,6 +37,8 @@ struct Seen {
     lag: LagClock,
     /// The server's position at the last look.
     wal: Option<Lsn>,
+    /// Row changes written, by sink.
+    changes: BTreeMap<String, RateClock>,
 }
 
 impl Observer {
@@ -59,6 +63,11 @@ impl Observer {
     /// How many bytes of WAL a sink at `durable` was behind the source at the last look.
     pub(super) fn behind_bytes(&self, durable: Lsn) -> Option<u64> {
         self.seen().wal.map(|wal| wal.0.saturating_sub(durable.0))
+    }
+
+    /// How many row changes are written to the sink a second.
+    pub(super) fn changes_per_second(&self, sink: &str) -> Option<f64> {
+        self.seen().changes.get(sink)?.per_second()
     }
 
     /// Looks until it is dropped.
@@ -105,6 +114,10 @@ impl Observer {
         });
         seen.wal = Some(slot.current_wal_lsn);
         seen.lag.look(now, slot.current_wal_lsn);
+        if matches!(view.phase(), Phase::Resting { .. }) {
+            // It stands still because it is told to.
+            return seen.stall.reset();
+        }
         let Some(prepared) = view.prepared() else { return };
         seen.stall.look(
             now,
@@ -128,10 +141,15 @@ impl Observer {
             if let Some(standing) = prepared.standing(&sink.name) {
                 telemetry::d1_budget_seen(&sink.name, standing.available, standing.throttled);
             }
+            if let Some(delay) = view.delays.of(&sink.name) {
+                telemetry::sink_delay_seen(&sink.name, delay);
+            }
             let durable = sink.durable_lsn();
             let behind = self.behind(durable);
             most = most.max(behind);
-            telemetry::sink_seen(&sink.name, sink_word(sink), wal.0.saturating_sub(durable.0), behind);
+            let lag_bytes = wal.0.saturating_sub(durable.0);
+            telemetry::sink_seen(&sink.name, sink_word(sink), lag_bytes, behind, sink.queued_bytes());
+            self.seen().changes.entry(sink.name.clone()).or_default().look(Instant::now(), sink.changes());
         }
         telemetry::engine_seen(most, !self.stalled().is_empty());
     }

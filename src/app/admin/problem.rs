@@ -17,6 +17,9 @@ pub(super) struct Problem {
     status: StatusCode,
     #[serde(skip)]
     retry_after: Option<Duration>,
+    /// Where what is in the way is shown.
+    #[serde(skip)]
+    location: Option<String>,
     /// One lower-case word: what to do about it.
     pub(super) kind: &'static str,
     /// One sentence.
@@ -27,7 +30,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Problem { status, retry_after: None, kind, message: message.into(), hint: None }
+        Problem { status, retry_after: None, location: None, kind, message: message.into(), hint: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -48,6 +51,10 @@ impl Problem {
 
     pub(super) fn unavailable(message: impl Into<String>) -> Self {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+
+    pub(super) fn conflict(message: impl Into<String>, location: String) -> Self {
+        Problem { location: Some(location), ..Problem::new(StatusCode::CONFLICT, "conflict", message) }
     }
 
     pub(super) fn timeout(message: impl Into<String>) -> Self {
@@ -80,9 +87,13 @@ impl From<Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, retry_after) = (self.status, self.retry_after);
+        let location = self.location.as_deref().and_then(|location| HeaderValue::from_str(location).ok());
         let mut response = (status, Json(self)).into_response();
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(location) = location {
+            response.headers_mut().insert(header::LOCATION, location);
         }
         if let Some(wait) = retry_after {
             let seconds = HeaderValue::from(wait.as_secs_f64().ceil() as u64);

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::description::{self, Frame};
 use super::problem::Problem;
-use super::{Shared, failed, guard, health, logs, row, status, steer, wait};
+use super::{Shared, events, failed, guard, health, jobs, logs, page, retry, row, status, steer, sync, wait};
 use crate::error::{Error, Kind};
 
 /// The longest body of a request.
@@ -21,18 +21,23 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 type Routes = OpenApiRouter<Arc<Shared>>;
 
-/// Answered without a secret, because probes have none.
+/// Answered without a secret, because probes have none, and a browser that is given an address.
 fn open() -> Routes {
-    OpenApiRouter::new().routes(routes!(health::livez)).routes(routes!(health::readyz))
+    OpenApiRouter::new()
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(page::root))
 }
 
 /// Closed by `protect_reads`.
 fn readable() -> Routes {
     OpenApiRouter::new()
-        .routes(routes!(health::root))
         .routes(routes!(status::status))
         .routes(routes!(status::metrics))
+        .routes(routes!(events::events))
         .routes(routes!(logs::logs))
+        .routes(routes!(jobs::jobs))
+        .routes(routes!(jobs::job))
         .routes(routes!(description::openapi))
 }
 
@@ -45,15 +50,26 @@ fn patient() -> Routes {
 fn closed() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(failed::failed))
+        .routes(routes!(retry::retry_failed))
         .routes(routes!(row::row))
         .routes(routes!(steer::pause))
         .routes(routes!(steer::resume))
 }
 
+/// As [`closed`], and may wait for as long as the request says.
+fn closed_and_patient() -> Routes {
+    OpenApiRouter::new().routes(routes!(sync::sync)).routes(routes!(sync::webhook))
+}
+
 /// What all routes say of themselves.
 pub(super) fn description() -> utoipa::openapi::OpenApi {
     let all = OpenApiRouter::with_openapi(Frame::openapi());
-    all.merge(open()).merge(readable()).merge(patient()).merge(closed()).into_openapi()
+    all.merge(open())
+        .merge(readable())
+        .merge(patient())
+        .merge(closed())
+        .merge(closed_and_patient())
+        .into_openapi()
 }
 
 /// The API.
@@ -67,6 +83,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
         .merge(
             with(closed())
                 .route_layer(in_time())
+                .merge(with(closed_and_patient()))
                 .route_layer(middleware::from_fn_with_state(shared.clone(), guard::closed)),
         )
         .fallback(|| async { Problem::not_found("there is no such route") })

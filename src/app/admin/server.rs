@@ -30,6 +30,8 @@ const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the metrics are folded, so that they stay small where nobody reads them.
 const FOLD_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the targets are looked into, which takes requests of D1 databases.
+const TARGETS_INTERVAL: Duration = Duration::from_secs(60);
 /// The pause after a connection could not be taken, for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -47,6 +49,8 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Arc<Shared>) {
         () = take_connections(&listener, &router, &permits, &connections) => {}
         () = shared.observer.run(&shared.view) => {}
         () = fold_metrics(&shared) => {}
+        () = look_into_targets(&shared) => {}
+        () = shared.events.run(&shared) => {}
         _ = stopping.wait_for(|stop| *stop) => {}
     }
     drop(listener);
@@ -59,6 +63,14 @@ async fn fold_metrics(shared: &Shared) {
     loop {
         tokio::time::sleep(FOLD_INTERVAL).await;
         shared.exposition.fold();
+    }
+}
+
+/// Keeps the gauges of what lies in the targets no older than that, also where nobody asks for the status.
+async fn look_into_targets(shared: &Shared) {
+    loop {
+        tokio::time::sleep(TARGETS_INTERVAL).await;
+        shared.status.get(TARGETS_INTERVAL).await;
     }
 }
 

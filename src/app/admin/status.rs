@@ -19,6 +19,7 @@ use crate::encode::plan::PlannedTable;
 use crate::fanout::fill::TableState;
 use crate::fanout::progress::{SinkProgress, State as Relation};
 use crate::sink::d1::budget::Standing;
+use crate::telemetry::{self, TargetSeen};
 
 /// How old the look may be that `/status` answers from.
 const AGE_MAX: Duration = Duration::from_secs(1);
@@ -44,10 +45,23 @@ impl StatusCache {
             Some((at, status)) if at.elapsed() < age_max => status.clone(),
             _ => {
                 let status = looks.gatherer.gather().await;
+                record(&status);
                 looks.last = Some((Instant::now(), status.clone()));
                 status
             }
         }
+    }
+}
+
+/// Records what only a look into the targets shows.
+fn record(status: &Status) {
+    for sink in &status.sinks {
+        let seen = TargetSeen {
+            dead_letters: sink.dead_letters,
+            slot_retained_bytes: sink.copy.as_ref().and_then(|copy| copy.retained_bytes).unwrap_or(0),
+            database_bytes: sink.cost.as_ref().and_then(|cost| cost.database_bytes),
+        };
+        telemetry::target_seen(&sink.name, &seen);
     }
 }
 
@@ -57,6 +71,11 @@ impl StatusCache {
 /// source and the targets show is up to a second old, or 20 where there are D1 databases, because looking takes requests.
 #[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, description = "The status", body = Status)))]
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
+    Json(current(&shared).await)
+}
+
+/// The status with what the engine knows.
+pub(super) async fn current(shared: &Shared) -> Status {
     let mut status = shared.status.get(AGE_MAX).await;
     let phase = shared.view.phase();
     let mut problems: Vec<String> = shared
@@ -68,18 +87,23 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
     if let Phase::Waiting { problem, .. } = &phase {
         problems.push(problem.clone());
     }
-    status.engine =
-        Some(EngineStatus { phase: phase.as_str(), started: shared.started.to_string(), problems });
+    let next_run = match phase {
+        Phase::Resting { until } => Timestamp::try_from(until).ok().map(|due| due.to_string()),
+        _ => None,
+    };
+    let started = shared.started.to_string();
+    status.engine = Some(EngineStatus { phase: phase.as_str(), next_run, started, problems });
     if let Some(prepared) = shared.view.prepared() {
         for sink in &mut status.sinks {
             let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
             if let Some(live) = live {
-                overlay(
-                    sink,
-                    live,
-                    shared.observer.behind(live.durable_lsn()),
-                    prepared.standing(&live.name),
-                );
+                let seen = Seen {
+                    behind: shared.observer.behind(live.durable_lsn()),
+                    changes_per_second: shared.observer.changes_per_second(&live.name),
+                    standing: prepared.standing(&live.name),
+                    delay: shared.view.delays.of(&live.name),
+                };
+                overlay(sink, live, seen);
                 for table in &mut sink.tables {
                     let of = |planned: &PlannedTable| planned.target == table.target;
                     let index = prepared.plan.tables.iter().position(of);
@@ -93,12 +117,32 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
             }
         }
     }
+    freshen(shared, &mut status.sinks);
     status.is_ok &= !status.sinks.iter().any(|sink| sink.state.needs_operator());
-    Json(status)
+    status
+}
+
+/// Where targets are not looked at each time, their sinks have moved on since the last look.
+fn freshen(shared: &Shared, sinks: &mut [SinkStatus]) {
+    let Some(prepared) = shared.view.prepared() else { return };
+    for sink in sinks {
+        let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
+        let behind = live.and_then(|live| shared.observer.behind_bytes(live.durable_lsn()));
+        sink.lag_bytes = sink.lag_bytes.and(behind.or(sink.lag_bytes));
+    }
+}
+
+/// What is seen of a sink from beside it.
+struct Seen {
+    behind: Option<Duration>,
+    changes_per_second: Option<f64>,
+    standing: Option<Standing>,
+    delay: Option<Duration>,
 }
 
 /// Puts what the engine knows of a sink over what its target and the slot showed.
-fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>, standing: Option<Standing>) {
+fn overlay(sink: &mut SinkStatus, live: &SinkProgress, seen: Seen) {
+    let Seen { behind, changes_per_second, standing, delay } = seen;
     if let Some(behind) = behind {
         sink.lag_seconds = Some(behind.as_secs());
     }
@@ -134,6 +178,9 @@ fn overlay(sink: &mut SinkStatus, live: &SinkProgress, behind: Option<Duration>,
         failing_since: failure
             .and_then(|failure| Timestamp::try_from(failure.since).ok())
             .map(|since| since.to_string()),
+        changes_per_second,
+        queue_bytes: live.queued_bytes(),
+        delay_seconds: delay.map(|delay| delay.as_secs_f64()),
         requests: standing.map(|standing| RequestStatus {
             available: standing.available,
             paused_seconds: standing.paused.map(|pause| pause.as_secs_f64()),

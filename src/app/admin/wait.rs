@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use tokio::sync::SemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
@@ -74,18 +75,8 @@ pub(super) async fn wait(
 ) -> Result<Json<Reached>, Problem> {
     let target: Lsn =
         lsn.parse().map_err(|_| Problem::bad_request("lsn is no position such as 0/16B3748"))?;
-    let limit = match timeout.as_deref().map(humantime::parse_duration) {
-        None => TIMEOUT,
-        Some(Ok(limit)) if limit <= TIMEOUT_MAX => limit,
-        Some(_) => {
-            let message = format!("timeout is no time of up to {} s, such as 500ms", TIMEOUT_MAX.as_secs());
-            return Err(Problem::bad_request(message));
-        }
-    };
-    let Ok(_permit) = shared.waiting.try_acquire() else {
-        let message = format!("{WAITING_MAX} requests wait already");
-        return Err(Problem::too_many(message, Duration::from_secs(1)));
-    };
+    let limit = limit(timeout.as_deref())?;
+    let _permit = permit(&shared)?;
     let sinks = shared.sinks(sink.as_deref())?;
     let mut stopping = shared.stopping.clone();
     let all_there = async {
@@ -114,6 +105,25 @@ pub(super) async fn wait(
     let position =
         |sink: &&Arc<SinkProgress>| Position { sink: sink.name.clone(), lsn: sink.durable_lsn().to_string() };
     Ok(Json(Reached { lsn: target.to_string(), sinks: sinks.iter().map(position).collect() }))
+}
+
+/// How long a request may wait.
+pub(super) fn limit(timeout: Option<&str>) -> Result<Duration, Problem> {
+    match timeout.map(humantime::parse_duration) {
+        None => Ok(TIMEOUT),
+        Some(Ok(limit)) if limit <= TIMEOUT_MAX => Ok(limit),
+        Some(_) => {
+            let message = format!("timeout is no time of up to {} s, such as 500ms", TIMEOUT_MAX.as_secs());
+            Err(Problem::bad_request(message))
+        }
+    }
+}
+
+/// The permission to wait, for as long as it is kept.
+pub(super) fn permit(shared: &Shared) -> Result<SemaphorePermit<'_>, Problem> {
+    shared.waiting.try_acquire().map_err(|_| {
+        Problem::too_many(format!("{WAITING_MAX} requests wait already"), Duration::from_secs(1))
+    })
 }
 
 fn never(sink: &SinkProgress) -> Problem {

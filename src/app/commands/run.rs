@@ -11,9 +11,10 @@ use tokio::sync::watch;
 
 use crate::app::admin::AdminServer;
 use crate::app::cli::{self, Global};
+use crate::app::demand::Demand;
 use crate::app::engine::{Engine, RunOptions};
-use crate::app::notify;
 use crate::app::view::EngineView;
+use crate::app::{heartbeat, notify};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::retry::{Backoff, full_jitter};
@@ -63,13 +64,17 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     let _log = config.log.sync_file.as_ref().map(|path| SyncLog::start(path, bounds)).transpose()?;
     let view = Arc::new(EngineView::default());
     // Before the source is asked for anything: what keeps an engine from starting can be seen there too.
-    let _admin = AdminServer::start(&config, &view)?;
+    let demand = Arc::new(Demand::default());
+    let _admin = AdminServer::start(&config, &view, &demand)?;
+    let (beating, watched) = (config.clone(), view.clone());
+    let _heartbeat = tokio::spawn(async move { heartbeat::run(&beating, &watched).await });
     let options = RunOptions {
         until_caught_up: arguments.until_caught_up,
         ends: arguments.max_duration.map(|limit| Instant::now() + limit),
         start_at_slot: BTreeSet::from_iter(arguments.start_at_slot),
         refill: None,
         view,
+        demand,
     };
     let mut shutdown = shutdown_on_signal()?;
     let _watchdog = tokio::spawn(notify::watchdog());
@@ -102,7 +107,10 @@ pub(super) async fn prepare(config: &Config, options: RunOptions) -> Result<Engi
                     "the source is not ready, retrying: {}",
                     error.chain()
                 );
-                tokio::time::sleep(wait).await;
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = options.demand.asked() => {}
+                }
             }
             prepared => return prepared,
         }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 use tokio_postgres::Client;
 
+use super::schedule::{Schedule, ScheduledRun};
 use super::session::{CATCH_UP_INTERVAL, Ending, POLL, Route, Session};
-use super::{Setup, Stop};
+use super::{FINISH_TIMEOUT, Setup, Stop};
 use crate::Lsn;
 use crate::app::fill::gate::Gate;
 use crate::app::view::Phase as EnginePhase;
@@ -55,21 +56,29 @@ impl MainStream {
         MainStream { setup, route, target, published }
     }
 
-    /// One session. See [`Session::run`].
-    pub(super) async fn session(&self, stop: &mut Stop) -> Result<(Ending, Option<Stream<Socket>>)> {
+    /// One session, of the run that is due if there is a schedule. See [`Session::run`].
+    pub(super) async fn session(
+        &self,
+        stop: &mut Stop,
+        schedule: Option<&mut Schedule>,
+    ) -> Result<(Ending, Option<Stream<Socket>>)> {
         if self.route.progress.running().next().is_none() {
             return Ok((Ending::Deserted, None));
         }
+        let run = match schedule {
+            Some(schedule) => Some(schedule.begin(&self.setup, &self.route.outlets).await?),
+            None => None,
+        };
         let session = Session { setup: &self.setup, route: &self.route };
         let started = || {
             notify::ready();
             self.setup.options.view.set_phase(EnginePhase::Streaming);
         };
-        session.run(stop, started, self.ending()).await
+        session.run(stop, started, self.ending(run)).await
     }
 
     /// Resolves when something other than an error or a shutdown ends the session.
-    async fn ending(&self) -> Ending {
+    async fn ending(&self, run: Option<ScheduledRun>) -> Ending {
         let progress = &self.route.progress;
         let noticed = async {
             loop {
@@ -79,6 +88,10 @@ impl MainStream {
                 }
                 if progress.running().next().is_none() {
                     return Ending::Deserted;
+                }
+                let wanted = self.setup.options.demand.wanted();
+                if run.is_some_and(|run| run.is_over(wanted, progress, &self.route.outlets)) {
+                    return Ending::Rest;
                 }
                 tokio::time::sleep(POLL).await;
             }
@@ -152,6 +165,16 @@ impl MainStream {
                 let message = format!("slot {} was invalidated by the server: {reason}", copy.name);
                 sinks::stop(sink, &needs_backfill(message));
             }
+        }
+    }
+
+    /// Confirms what every sink has, and ends the session, so that the slot is in use no more.
+    pub(super) async fn let_go(&self, stream: Option<Stream<Socket>>) {
+        if let Some(stream) = stream
+            && let Err(error) = stream.finish(FINISH_TIMEOUT).await
+        {
+            // The next run begins a little earlier, and skips what is there.
+            tracing::warn!("the position of the run may not be confirmed: {}", error.chain());
         }
     }
 

@@ -14,6 +14,7 @@ use crate::app::fill::gate::Gate;
 use crate::app::river::{self, RiverOptions};
 use crate::app::source::start_replication;
 use crate::capture::frame::FrameRun;
+use crate::capture::haste::Haste;
 use crate::capture::pace::PaceOptions;
 use crate::capture::slot;
 use crate::capture::stream::{Stream, StreamOptions};
@@ -39,6 +40,8 @@ pub(super) enum Ending {
     Shutdown,
     /// Every sink has reached the target.
     CaughtUp,
+    /// A scheduled run is over.
+    Rest,
     /// A sink lost its open transaction: start again from the slot.
     Replay,
     /// A table left the publication; it is this one of `Engine::published`.
@@ -178,7 +181,12 @@ impl Session<'_> {
         let client = source.connect().await?;
         self.check_slot(&client, "before the start").await?;
         let replication = source.connect_replication().await?;
-        let sql = start_replication(&self.route.slot, &source.config.publication);
+        let sql = start_replication(
+            &self.route.slot,
+            &source.config.publication,
+            // A transaction with nothing but a message is not sent otherwise.
+            self.setup.config.heartbeat.interval.is_some(),
+        );
         let (socket, buffer) = replication.start_copy_both(&sql).await?;
         self.check_slot(&client, "after the start").await?;
         let options = StreamOptions {
@@ -195,11 +203,18 @@ impl Session<'_> {
             },
         };
         let (progress, slot) = (self.route.progress.clone(), self.route.slot.clone());
-        Ok(Stream::new(socket, buffer, options, move || {
+        let stream = Stream::new(socket, buffer, options, move || {
             let confirmable = progress.confirmable();
             telemetry::confirmed(&slot, confirmable);
             confirmable
-        }))
+        });
+        Ok(stream.with_haste(self.haste()))
+    }
+
+    /// Whether somebody waits for more than this stream has brought.
+    fn haste(&self) -> Haste {
+        let outlets = self.route.outlets.clone();
+        Haste::new(self.setup.options.demand.subscribe(), move || outlets.position())
     }
 
     async fn check_slot(&self, client: &tokio_postgres::Client, when: &str) -> Result<()> {
@@ -247,7 +262,7 @@ impl Session<'_> {
         let (runs, frames) = mpsc::channel(RUNS_QUEUED);
         let (finished, done) = oneshot::channel();
         let (plan, outlets) = (self.setup.plan.clone(), self.route.outlets.clone());
-        let gate = self.route.gate.clone();
+        let (gate, haste) = (self.route.gate.clone(), self.haste());
         let options = RiverOptions {
             part_bytes_max: self.setup.config.transaction.part_max_bytes,
             idle_interval: match self.setup.options.until_caught_up {
@@ -260,7 +275,7 @@ impl Session<'_> {
         std::thread::Builder::new()
             .name(self.route.thread.clone())
             .spawn(move || {
-                let _ = finished.send(river::run(frames, plan, outlets, gate, options));
+                let _ = finished.send(river::run(frames, plan, outlets, gate, options, haste));
             })
             .map_err(|error| Error::halt("starting the river's thread").because(error))?;
         Ok(RiverThread { runs, done })

@@ -24,7 +24,7 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use self::gate::Gate;
-use self::reader::Reader;
+use self::reader::{OWED_MAX, Reader};
 use self::tables::Tables;
 use self::view::FillView;
 use super::source::Source;
@@ -68,8 +68,8 @@ enum Job {
     Begin(usize),
     /// What is left of a range.
     Range(usize, KeyRange),
-    /// A row by itself.
-    Owed(usize, OwedKey),
+    /// Rows by themselves.
+    Owed(usize, Vec<OwedKey>),
 }
 
 impl Job {
@@ -86,6 +86,7 @@ impl Job {
             (Job::Range(one, rest), Job::Range(other, other_rest)) => {
                 one == other && rest.up_to == other_rest.up_to
             }
+            (Job::Owed(one, _), Job::Owed(other, _)) => one == other,
             (one, other) => one == other,
         }
     }
@@ -123,7 +124,10 @@ impl Filler {
                 match fill.state(position) {
                     TableState::Waiting => jobs.push(Job::Begin(table)),
                     TableState::Filling => {
-                        jobs.extend(fill.owed.iter().map(|owed| Job::Owed(table, owed.clone())));
+                        if !fill.owed.is_empty() {
+                            let some = fill.owed.iter().take(OWED_MAX).cloned().collect();
+                            jobs.push(Job::Owed(table, some));
+                        }
                         jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
                     }
                     TableState::CatchingUp | TableState::Live | TableState::Incomplete | TableState::Left => {
@@ -149,6 +153,11 @@ impl Shared {
         loop {
             if let Some(request) = self.filler.view.take_request() {
                 reader.begin_anew(request).await;
+                self.filler.view.request_begun();
+                continue;
+            }
+            if let Some(request) = self.filler.view.take_row_request() {
+                reader.owe(request).await;
                 self.filler.view.request_begun();
                 continue;
             }

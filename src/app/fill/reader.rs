@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::gate::Offered;
 use super::pace::{Pace, yield_to_stream};
-use super::request::FillRequest;
+use super::request::{FillRequest, RowRequest};
 use super::tables::Tables;
 use super::{Filler, Job};
 use crate::Lsn;
@@ -23,6 +23,12 @@ use crate::fanout::progress::State;
 
 /// Chunks of one range that the sinks have not done yet while the next one is read.
 const AHEAD: usize = 2;
+/// Rows that are read by themselves at once; fewer where they are large.
+pub(super) const OWED_MAX: usize = 200;
+/// How long a chunk waits for a sink that is slower than others.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked where the sinks are.
+const LOOK: Duration = Duration::from_millis(100);
 /// How often a chunk is offered while the river is inside a transaction, and an old read is repeated.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -30,6 +36,8 @@ pub(super) struct Reader<'a> {
     filler: &'a Filler,
     pace: Pace,
     connections: BTreeMap<usize, ChunkReader>,
+    /// How many rows are read by themselves at once.
+    owed_max: usize,
 }
 
 /// A chunk that was read, while it is open.
@@ -43,8 +51,8 @@ struct Read {
 
 /// A chunk that the sinks have not done yet.
 struct Sent {
-    /// Where they are once they have.
-    rest: KeyRange,
+    /// Where they are once they have; nothing for what has no place.
+    rest: Option<KeyRange>,
     bytes: usize,
     at: Instant,
     done: oneshot::Receiver<()>,
@@ -52,7 +60,7 @@ struct Sent {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(filler: &'a Filler) -> Self {
-        Reader { filler, pace: Pace::new(filler), connections: BTreeMap::new() }
+        Reader { filler, pace: Pace::new(filler), connections: BTreeMap::new(), owed_max: OWED_MAX }
     }
 
     /// Does a job, or as much of it as the sinks go along with.
@@ -87,8 +95,7 @@ impl<'a> Reader<'a> {
             ..TableFill::waiting(planned.estimated_rows.max(0).unsigned_abs())
         };
         let done = self.send_step(table, Action::Begin { fill, sinks: None }).await;
-        // Closed by the last sink.
-        let _ = done.await;
+        taken(done).await;
         Ok(())
     }
 
@@ -106,9 +113,21 @@ impl<'a> Reader<'a> {
             );
             let fill = TableFill { clears, is_left_empty, ..TableFill::waiting(estimated) };
             let done = self.send_step(table, Action::Begin { fill, sinks: Some(sinks.clone()) }).await;
-            // Closed by the last sink.
-            let _ = done.await;
+            taken(done).await;
         }
+    }
+
+    /// Lets sinks owe the rows that are asked for.
+    pub(super) async fn owe(&self, request: RowRequest) {
+        let RowRequest { sinks, table, rows } = request;
+        tracing::info!(
+            table = %self.filler.plan.tables[table].source.plain(),
+            sinks = sinks.join(", "),
+            rows = rows.len(),
+            "rows are read again, as it was asked for"
+        );
+        let done = self.send_step(table, Action::Retry { owed: rows, sinks }).await;
+        taken(done).await;
     }
 
     /// Reads what is left of a range, chunk by chunk, while the sinks take it.
@@ -140,7 +159,8 @@ impl<'a> Reader<'a> {
             if last_key.is_some() {
                 rest.after = last_key;
             }
-            sent.push_back(Sent { rest: rest.clone(), bytes, at: Instant::now(), done });
+            let there = (!is_last).then(|| rest.clone());
+            sent.push_back(Sent { rest: there, bytes, at: Instant::now(), done });
             if is_last {
                 break;
             }
@@ -151,16 +171,29 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Waits until the sinks are done with a chunk. False if no sink has gone along: another range is more use.
+    /// Waits until the sinks are done with a chunk, but not for long where others are: a sink that is stuck has its own
+    /// queue. False if no sink has gone along: another range is more use.
     async fn take_receipt(&mut self, table: usize, sent: Option<Sent>) -> bool {
-        let Some(Sent { rest, bytes, at, done }) = sent else { return true };
-        // Closed by the last sink.
-        let _ = done.await;
-        tracing::debug!(table, bytes, took_ms = at.elapsed().as_millis() as u64, "a chunk is done");
-        self.pace.took(bytes, at.elapsed());
+        let Some(Sent { rest, bytes, at, mut done }) = sent else { return true };
+        loop {
+            let is_done = tokio::time::timeout(LOOK, &mut done).await.is_ok();
+            let has_gone_along = rest.as_ref().is_none_or(|rest| self.is_anybody_at(table, rest));
+            if is_done {
+                tracing::debug!(table, bytes, took_ms = at.elapsed().as_millis() as u64, "a chunk is done");
+                self.pace.took(bytes, at.elapsed());
+                return has_gone_along;
+            }
+            if has_gone_along && at.elapsed() >= PATIENCE {
+                return true;
+            }
+        }
+    }
+
+    /// Whether a sink is where it is once it has taken a chunk.
+    fn is_anybody_at(&self, table: usize, rest: &KeyRange) -> bool {
         self.filler.progress.sinks().iter().any(|sink| {
             let fills = sink.fills();
-            fills.get(table).is_some_and(|fill| fill.open_ranges().any(|open| *open == rest))
+            fills.get(table).is_some_and(|fill| fill.open_ranges().any(|open| open == rest))
         })
     }
 
@@ -184,25 +217,33 @@ impl<'a> Reader<'a> {
         if !sinks.is_empty() {
             let estimated = self.filler.plan.tables[table].estimated_rows.max(0).unsigned_abs();
             let action = Action::Begin { fill: TableFill::waiting(estimated), sinks: Some(sinks) };
-            let _ = self.send_step(table, action).await.await;
+            taken(self.send_step(table, action).await).await;
         }
     }
 
-    /// Reads a row by itself, from a snapshot that sees why.
-    async fn pay(&mut self, table: usize, read_by: &ChunkTable, owed: &OwedKey) -> Result<()> {
-        let selection = Selection::Row(read_by.key_from(&owed.key));
-        let cause = CommitId { xid: owed.xid, commit_lsn: owed.commit_lsn };
+    /// Reads rows by themselves, from a snapshot that sees why. More of them than fit a chunk follow.
+    async fn pay(&mut self, table: usize, read_by: &ChunkTable, owed: &[OwedKey]) -> Result<()> {
+        let is_seen = |read: &Read| {
+            let cause = |owed: &OwedKey| CommitId { xid: owed.xid, commit_lsn: owed.commit_lsn };
+            owed.iter().all(|owed| read.chunk.read_point.sees(cause(owed)))
+        };
         loop {
-            let read = self.read(table, read_by, &selection).await?;
-            let Some(read) = read.filter(|read| read.chunk.read_point.sees(cause)) else {
+            let owed = &owed[..owed.len().min(self.owed_max)];
+            let selection = Selection::Rows(owed.iter().map(|owed| read_by.key_from(&owed.key)).collect());
+            let Some(read) = self.read(table, read_by, &selection).await?.filter(is_seen) else {
                 tokio::time::sleep(POLL).await;
                 continue;
             };
-            let (owed, seen_lsn) = (owed.clone(), read.seen_lsn);
+            if !read.chunk.is_last && owed.len() > 1 {
+                // They are too large to come together.
+                self.owed_max = owed.len() / 2;
+                continue;
+            }
+            let (paid, seen_lsn) = (owed.to_vec(), read.seen_lsn);
             let (receipt, done) = oneshot::channel();
-            let action = move |run| Action::Paid { owed, run, seen_lsn };
+            let action = move |run| Action::Paid { owed: paid, run, seen_lsn };
             if self.offer(table, read, receipt, action).await == Offered::Sent {
-                let _ = done.await;
+                self.take_receipt(table, Some(Sent { rest: None, bytes: 0, at: Instant::now(), done })).await;
                 return Ok(());
             }
         }
@@ -296,4 +337,9 @@ impl<'a> Reader<'a> {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// Waits until the last sink is done with a step, but not for one that is stuck: it takes the step when it goes on.
+async fn taken(done: oneshot::Receiver<()>) {
+    let _ = tokio::time::timeout(PATIENCE, done).await;
 }

@@ -2,6 +2,7 @@
 
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
+use crate::fanout::fill::OwedKey;
 
 /// Tables to be filled once more, or emptied, by their names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +32,17 @@ pub struct FillRequest {
     pub is_left_empty: bool,
     /// As in [`Refill`].
     pub filter: Option<String>,
+}
+
+/// Rows of one table to be read by themselves, for sinks that lack them or hold them wrongly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowRequest {
+    /// The sinks' names.
+    pub sinks: Vec<String>,
+    /// Index of the table in the plan.
+    pub table: usize,
+    /// The rows, each with the change that a read must see.
+    pub rows: Vec<OwedKey>,
 }
 
 impl Refill {

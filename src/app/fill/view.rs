@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::request::FillRequest;
+use super::request::{FillRequest, RowRequest};
 use crate::error::Error;
 use crate::fanout::fill::TableState;
 use crate::fanout::progress::SinkProgress;
@@ -14,6 +14,7 @@ use crate::fanout::progress::SinkProgress;
 pub struct FillView {
     failed: Mutex<BTreeMap<usize, Problem>>,
     requests: Mutex<VecDeque<FillRequest>>,
+    row_requests: Mutex<VecDeque<RowRequest>>,
     /// Requests that the sinks do not know of yet.
     pending: AtomicUsize,
     /// By table: which rows an operator has asked for, in the source's SQL. Never kept in a sink, because whoever can
@@ -61,6 +62,17 @@ impl FillView {
         }
         self.pending.fetch_add(1, Ordering::AcqRel);
         lock(&self.requests).push_back(request);
+    }
+
+    /// Asks for rows to be read by themselves.
+    pub fn request_rows(&self, request: RowRequest) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        lock(&self.row_requests).push_back(request);
+    }
+
+    /// The next request for rows that nobody has begun.
+    pub(super) fn take_row_request(&self) -> Option<RowRequest> {
+        lock(&self.row_requests).pop_front()
     }
 
     /// The next request that nobody has begun.

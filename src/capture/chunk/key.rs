@@ -34,8 +34,8 @@ pub struct KeyRange {
 pub enum Selection {
     /// The rows of a range, in order.
     Range(KeyRange),
-    /// The one row that has this key, if it is there.
-    Row(Key),
+    /// The rows that have these keys, as far as they are there; at least one key.
+    Rows(Vec<Key>),
 }
 
 impl KeyRange {
@@ -49,7 +49,7 @@ impl KeyRange {
 }
 
 impl Selection {
-    /// The condition in SQL, true for everything.
+    /// The condition in SQL beside the keys that it names; true for everything.
     pub(super) fn condition(&self, table: &ChunkTable) -> String {
         match self {
             Selection::Range(KeyRange { after, up_to }) => {
@@ -61,17 +61,13 @@ impl Selection {
                     [bound(">", after), bound("<=", up_to)].into_iter().flatten().collect();
                 if bounds.is_empty() { "true".to_owned() } else { bounds.join(" AND ") }
             }
-            Selection::Row(key) => {
-                let equal =
-                    table.order().zip(literals(table, key)).map(|(name, value)| format!("{name} = {value}"));
-                equal.collect::<Vec<_>>().join(" AND ")
-            }
+            Selection::Rows(_) => "true".to_owned(),
         }
     }
 }
 
 /// The values as literals of the columns' types.
-fn literals(table: &ChunkTable, key: &Key) -> impl Iterator<Item = String> {
+pub(super) fn literals(table: &ChunkTable, key: &Key) -> impl Iterator<Item = String> {
     table.key.iter().zip(&key.0).map(|(part, text)| format!("{}::{}", quote_literal(text), part.type_name))
 }
 

@@ -182,7 +182,7 @@ impl ChunkReader {
             client.batch_execute("COMMIT").await.map_err(|error| from_sql(error, "ending"))?;
         }
         let last_key = rows.last().map(|row| self.table.key_of(row)).transpose()?;
-        let is_last = !is_cut && (rows.len() < rows_max || matches!(selection, Selection::Row(_)));
+        let is_last = !is_cut && (rows.len() < rows_max || matches!(selection, Selection::Rows(_)));
         Ok((Chunk { rows, read_point, wal_lsn, last_key, is_last }, is_cut.then_some(pid)))
     }
 

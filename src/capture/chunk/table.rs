@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::key::{Key, Selection};
+use super::key::{Key, Selection, literals};
 use crate::capture::copy_text::CopyRow;
 use crate::capture::query::{field, fill, rows};
 use crate::capture::table::{Oid, TableName};
@@ -155,12 +155,25 @@ impl ChunkTable {
         &self.search_path
     }
 
-    /// The statement that reads the first `rows_max` rows of a selection.
+    /// The statement that reads the first `rows_max` rows of a range, or all rows of a list of keys.
     pub fn copy(&self, selection: &Selection, rows_max: usize) -> String {
         let columns: Vec<String> = self.source.columns.iter().map(|name| quote_identifier(name)).collect();
         let mut condition = selection.condition(self);
         if let Some(filter) = &self.source.filter {
             condition = format!("{condition} AND ({filter})");
+        }
+        if let Selection::Rows(keys) = selection {
+            let row = |key: &Key| format!("({})", literals(self, key).collect::<Vec<_>>().join(", "));
+            return fill(
+                include_str!("../../../sql/chunk_keys.sql"),
+                &[
+                    ("columns", &columns.join(", ")),
+                    ("table", &self.relation()),
+                    ("keys", &keys.iter().map(row).collect::<Vec<_>>().join(", ")),
+                    ("key", &self.order().collect::<Vec<_>>().join(", ")),
+                    ("where", &condition),
+                ],
+            );
         }
         fill(
             include_str!("../../../sql/chunk_rows.sql"),

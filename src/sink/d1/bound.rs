@@ -1,8 +1,10 @@
 //! Rows whose JSON is longer than a parameter may be, although the row itself is not: text with many quotes or line
 //! breaks. Each gets a statement of its own and each of its values a parameter.
 //!
-//! Not the form of every row: a statement has a hundred parameters and a request fifty statements, so that one would
-//! hold fifty rows of a wide table instead of thousands.
+//! Not the form of every row, nor of those of wide tables, whose JSON SQLite reads again for each column: a statement has
+//! a hundred parameters and a request fifty statements, so that a request would hold fifty rows of a table of sixty
+//! columns instead of thousands. On one local D1 a table of 100 columns takes 10,600 rows/s as JSON and 15,200 as
+//! parameters; through the API, at four requests a second, it would be 200.
 
 use super::limits::{ROW_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::encode::cell::Cell;

@@ -158,13 +158,8 @@ pub(super) fn is_full(statements: usize, plan: &Plan) -> bool {
 /// # Errors
 /// A bug, since it was composed to fit.
 pub(super) fn check(statements: &[Statement]) -> Result<()> {
+    check_count(statements.len())?;
     let mut bytes = 0;
-    let broken = |what: &str, found: usize, max: usize| {
-        Err(Error::bug(format!("a request to D1 would have {found} {what}; {max} are allowed")))
-    };
-    if statements.len() > STATEMENTS_MAX {
-        return broken("statements", statements.len(), STATEMENTS_MAX);
-    }
     for statement in statements {
         bytes += statement.sql.len();
         if statement.sql.len() > SQL_BYTES_MAX {
@@ -184,6 +179,21 @@ pub(super) fn check(statements: &[Statement]) -> Result<()> {
         return broken("bytes", bytes, CALL_BYTES_MAX);
     }
     Ok(())
+}
+
+/// The same for the number of statements alone.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn check_count(statements: usize) -> Result<()> {
+    match statements > STATEMENTS_MAX {
+        true => broken("statements", statements, STATEMENTS_MAX),
+        false => Ok(()),
+    }
+}
+
+fn broken(what: &str, found: usize, max: usize) -> Result<()> {
+    Err(Error::bug(format!("a request to D1 would have {found} {what}; {max} are allowed")))
 }
 
 #[cfg(test)]

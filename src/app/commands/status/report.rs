@@ -46,8 +46,10 @@ pub struct CopyStatus {
 /// The engine that answers.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct EngineStatus {
-    /// `preparing`, `streaming`, `waiting` or `stopping`.
+    /// `preparing`, `streaming`, `waiting`, `resting` or `stopping`.
     pub phase: &'static str,
+    /// When the next scheduled run is due, in RFC 3339; null unless it rests.
+    pub next_run: Option<String>,
     /// When the process began, in RFC 3339.
     pub started: String,
     /// Why it waits, and what stands still.
@@ -187,6 +189,12 @@ pub struct SinkInEngine {
     pub failed_attempts: u32,
     /// When the first of these failed, in RFC 3339.
     pub failing_since: Option<String>,
+    /// Row changes written a second, over the last ten; null at first.
+    pub changes_per_second: Option<f64>,
+    /// Bytes that wait in its queue or are being applied.
+    pub queue_bytes: usize,
+    /// How long a commit takes to it, by the last heartbeat or the one on its way; null without `[heartbeat]`.
+    pub delay_seconds: Option<f64>,
     /// What its API token may still send; null for a sink that has no such limit.
     pub requests: Option<RequestStatus>,
 }
@@ -326,7 +334,7 @@ impl Status {
         text.push_str(&output::table(&header, &[3, 4, 5, 6], rows));
         let is_special = |table: &&TableStatus| table.state != TableState::Live.as_str();
         let special = self.sinks.iter().flat_map(|sink| sink.tables.iter().map(move |table| (sink, table)));
-        let special: Vec<_> = special.filter(|(_, table)| is_special(&table)).collect();
+        let special: Vec<_> = special.filter(|(_, table)| is_special(table)).collect();
         if !special.is_empty() {
             let header = ["TABLE", "SINK", "STATE", "ROWS", "OF ABOUT", "TIME LEFT"];
             let rows = special.iter().map(|(sink, table)| table.row(&sink.name));

@@ -1,0 +1,197 @@
+//! `POST /sync` and `POST /webhook`: hastens the regions to where the source is now, and waits for them in a job. What
+//! takes part in no publication moves them too, at once instead of with the next idle position.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::Shared;
+use super::extract::Parameters;
+use super::problem::Problem;
+use super::wait;
+use crate::Lsn;
+use crate::app::jobs::{Job, JobKind, JobProgress, JobState, JobTarget, Running};
+use crate::app::source::Source;
+use crate::capture::catalog;
+use crate::error::{Error, Result as SourceResult};
+use crate::fanout::progress::SinkProgress;
+
+/// How long a job watches. The engine goes on without it, and another job may follow.
+const JOB_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long the source may take to say where it is.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a job looks at what it waits for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Whether to wait, and how long.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Sync {
+    /// Whether to answer only once every region is there.
+    #[serde(default)]
+    wait: bool,
+    /// How long to wait at most: `500ms`, `10s` (the default), up to `60s`. The job goes on after that.
+    timeout: Option<String>,
+}
+
+/// What is answered: a job, where it is shown.
+pub(super) type Begun = (StatusCode, HeaderMap, Json<Job>);
+
+/// Bring every region up to date now
+///
+/// Takes the source's position and ends what an idle stream, a pause after a failure or the schedule would wait for. The
+/// job is done when every region holds that position. One at a time: while one runs, the position is noted all the same,
+/// and the answer names the job that runs.
+#[utoipa::path(
+    post,
+    path = "/sync",
+    tag = "steering",
+    params(Sync),
+    security(("signature" = []), ("bearer" = [])),
+    responses(
+        (status = 200, description = "Every region is there (with `wait`)", body = Job),
+        (status = 202, description = "The job runs", body = Job),
+        (status = 400, description = "A parameter is wrong", body = Problem),
+        (status = 401, description = "The secret is missing or wrong", body = Problem),
+        (status = 409, description = "A job does this already; `Location` and message name it", body = Problem),
+        (status = 429, description = "Too many requests wait", body = Problem),
+        (status = 503, description = "The source cannot be asked, or (with `wait`) a region does not get there", body = Problem),
+        (status = 504, description = "The source does not answer", body = Problem),
+    )
+)]
+pub(super) async fn sync(
+    State(shared): State<Arc<Shared>>,
+    Parameters(parameters): Parameters<Sync>,
+) -> Result<Begun, Problem> {
+    begin(shared, parameters).await
+}
+
+/// The same, for whatever calls when something was written
+///
+/// The body is not looked at.
+#[utoipa::path(
+    post,
+    path = "/webhook",
+    tag = "steering",
+    params(Sync),
+    security(("signature" = []), ("bearer" = [])),
+    responses(
+        (status = 200, description = "Every region is there (with `wait`)", body = Job),
+        (status = 202, description = "The job runs", body = Job),
+        (status = 400, description = "A parameter is wrong", body = Problem),
+        (status = 401, description = "The secret is missing or wrong", body = Problem),
+        (status = 409, description = "A job does this already; `Location` and message name it", body = Problem),
+        (status = 429, description = "Too many requests wait", body = Problem),
+        (status = 503, description = "The source cannot be asked, or (with `wait`) a region does not get there", body = Problem),
+        (status = 504, description = "The source does not answer", body = Problem),
+    )
+)]
+pub(super) async fn webhook(
+    State(shared): State<Arc<Shared>>,
+    Parameters(parameters): Parameters<Sync>,
+) -> Result<Begun, Problem> {
+    begin(shared, parameters).await
+}
+
+async fn begin(shared: Arc<Shared>, Sync { wait, timeout }: Sync) -> Result<Begun, Problem> {
+    let limit = wait::limit(timeout.as_deref())?;
+    let permit = match wait {
+        true => Some(wait::permit(&shared)?),
+        false => None,
+    };
+    // Before anything is asked that may take long, or fail because the source is away.
+    shared.demand.wake();
+    let sinks: Vec<Arc<SinkProgress>> = shared.sinks(None)?.into_iter().cloned().collect();
+    let target = tokio::time::timeout(SOURCE_TIMEOUT, position(&shared))
+        .await
+        .map_err(|_| Problem::timeout("the source does not say where it is"))??;
+    shared.demand.hasten(target);
+    let running = begun(&shared, JobKind::Sync, JobTarget::default())?;
+    let mut job = running.watch();
+    tokio::spawn(watch(running, sinks, target));
+    if permit.is_some() {
+        let ended = job.wait_for(|job| job.state != JobState::Running);
+        // One that is not there in time goes on.
+        let _ = tokio::time::timeout(limit, ended).await;
+    }
+    let job = job.borrow().clone();
+    answer(job)
+}
+
+/// Where the source's WAL is.
+async fn position(shared: &Shared) -> SourceResult<Lsn> {
+    let client = Source::new(&shared.config.source)?.connect().await?;
+    Ok(catalog::read_server(&client).await?.current_wal_lsn)
+}
+
+/// Begins a job, or says which is in the way.
+pub(super) fn begun(shared: &Shared, kind: JobKind, target: JobTarget) -> Result<Running, Problem> {
+    shared.jobs.begin(kind, target).map_err(|id| {
+        Problem::conflict(format!("job {id} does this already"), format!("/jobs/{id}"))
+            .hint(format!("GET /jobs/{id} says how far it is"))
+    })
+}
+
+/// What is answered for a job as it is now.
+pub(super) fn answer(job: Job) -> Result<Begun, Problem> {
+    let status = match job.state {
+        JobState::Running => StatusCode::ACCEPTED,
+        JobState::Done => StatusCode::OK,
+        JobState::Failed => {
+            let problem = Problem::unavailable(job.outcome.unwrap_or_default());
+            return Err(match job.hint {
+                Some(hint) => problem.hint(hint),
+                None => problem,
+            });
+        }
+    };
+    let location = HeaderValue::try_from(format!("/jobs/{}", job.id))
+        .map_err(|error| Problem::from(Error::bug("the place of a job").because(error)))?;
+    Ok((status, HeaderMap::from_iter([(header::LOCATION, location)]), Json(job)))
+}
+
+/// Waits until every sink holds `target`.
+async fn watch(running: Running, sinks: Vec<Arc<SinkProgress>>, target: Lsn) {
+    let started = tokio::time::Instant::now();
+    loop {
+        let waiting: Vec<&Arc<SinkProgress>> =
+            sinks.iter().filter(|sink| sink.durable_lsn() < target).collect();
+        let done = (sinks.len() - waiting.len()) as u64;
+        running.set_progress(JobProgress { done, total: Some(sinks.len() as u64), unit: "sinks" });
+        let Some(next) = waiting.iter().find(|sink| sink.is_running()) else {
+            return match &waiting[..] {
+                [] => running.done(format!("every sink is at {target}")),
+                never => running.failed(&out_of_action(never)),
+            };
+        };
+        if started.elapsed() > JOB_TIMEOUT {
+            let error = Error::transient(format!(
+                "not at {target} within {} s: {}",
+                JOB_TIMEOUT.as_secs(),
+                waiting.iter().map(|sink| sentence(sink)).collect::<Vec<_>>().join(", ")
+            ));
+            return running.failed(&error.hint("GET /readyz says why; what is missing is still on its way"));
+        }
+        running.set_waits_for(waiting.iter().map(|sink| sentence(sink)).collect());
+        let _ = tokio::time::timeout(LOOK_INTERVAL, next.reach(target)).await;
+    }
+}
+
+fn sentence(sink: &Arc<SinkProgress>) -> String {
+    format!("sink {} ({}) to leave {}", sink.name, super::health::sink_word(sink), sink.durable_lsn())
+}
+
+fn out_of_action(sinks: &[&Arc<SinkProgress>]) -> Error {
+    let each = |sink: &&Arc<SinkProgress>| {
+        format!("sink {} is {} and stays at {}", sink.name, sink.state().as_str(), sink.durable_lsn())
+    };
+    let sinks: Vec<String> = sinks.iter().map(each).collect();
+    Error::halt(sinks.join(", ")).hint("GET /status says why")
+}
