@@ -47,10 +47,10 @@ pub struct TableFill {
     /// The operator has emptied it and wants it so.
     pub is_left_empty: bool,
     /// What is filled stands beside the table that readers see, and takes its place once it is live.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_beside: bool,
     /// `schema.json` does not name the table any more: it stays as it was.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_left: bool,
 }
 

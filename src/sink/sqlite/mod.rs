@@ -62,6 +62,8 @@ struct Open {
     plan: Arc<Plan>,
     /// The same with the names of the tables that rows are written to.
     written: Plan,
+    /// Some of them were others than those when the file was opened.
+    is_building: bool,
     source: SourceIdentity,
     epoch: u64,
     sql: writer::TableSql,
@@ -113,6 +115,11 @@ impl Sink for SqliteSink {
         }
         self.open = Some(Open {
             sql: writer::TableSql::new(&written),
+            is_building: written
+                .tables
+                .iter()
+                .zip(&plan.tables)
+                .any(|(one, other)| one.target != other.target),
             written,
             plan: plan.clone(),
             source: source.clone(),
@@ -194,9 +201,11 @@ impl Sink for SqliteSink {
         if checkpoint.epoch != open.epoch {
             return Err(taken_over());
         }
-        // Whether a swap that failed has come about, only the file knows.
-        let fills = fills::read(&open.connection, &open.plan)?;
-        open.write_to(tables::written(&open.plan, &fills));
+        if open.is_building {
+            // Whether a swap that failed has come about, only the file knows.
+            let fills = fills::read(&open.connection, &open.plan)?;
+            open.write_to(tables::written(&open.plan, &fills));
+        }
         Ok(checkpoint)
     }
 }
