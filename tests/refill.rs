@@ -1,10 +1,13 @@
 //! `walcast backfill` and `walcast nuke` on real replicas.
 
+#[path = "support/http.rs"]
+mod http;
 #[path = "support/pipeline.rs"]
 mod pipeline;
 
 use std::process::{Command, Output, Stdio};
 
+use http::{Answer, Api};
 use pipeline::Pipeline;
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -15,6 +18,7 @@ const ROWS: &str = "
     INSERT INTO a SELECT i, 'a' || i FROM generate_series(1, 2000) i;
     INSERT INTO b SELECT i, 'b' || i FROM generate_series(1, 2000) i;
     ANALYZE;";
+const SECRET: &str = "a-secret-of-more-than-thirty-two-characters";
 const A: &str = "SELECT id, v FROM a ORDER BY id";
 const B: &str = "SELECT id, v FROM b ORDER BY id";
 
@@ -42,6 +46,12 @@ fn ask(pipeline: &Pipeline, arguments: &[&str]) -> Value {
     let output = walcast(pipeline, arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn post(api: &Api, route: &str, secret: Option<&str>, body: &Value) -> Answer {
+    let headers: Vec<(&str, &str)> =
+        secret.map(|secret| ("x-webhook-signature", secret)).into_iter().collect();
+    api.send("POST", route, &headers, &body.to_string())
 }
 
 fn change(pipeline: &Pipeline, sink: &str, sql: &str) {
@@ -152,4 +162,56 @@ fn names_that_there_are_not_are_told_with_those_that_there_are() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(says));
     }
     assert_eq!(walcast(&pipeline, &["nuke", "--yes"]).status.code(), Some(2), "it says what, or --all");
+}
+
+#[test]
+fn a_running_engine_fills_and_nukes_what_its_callers_name() {
+    let columns = json!({"id": "INTEGER", "v": "TEXT"});
+    let table = json!({"primaryKey": "id", "columns": columns});
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let sections = format!("[admin]\nlisten = \"127.0.0.1:{port}\"\nsecret = \"{SECRET}\"\n");
+    let mut pipeline = Pipeline::builder().sections(&sections).build(ROWS, &json!({"a": table, "b": table}));
+    pipeline.start();
+    ["eu", "na"].into_iter().for_each(|sink| pipeline.filled(sink));
+    let api = Api::of(&pipeline);
+    for (route, secret, body, status) in [
+        ("/backfill", None, json!({"type": "all"}), 401),
+        ("/nuke", Some("wrong"), json!({"type": "all"}), 401),
+        ("/nuke", Some(SECRET), json!({}), 400),
+        ("/nuke", Some(SECRET), json!({"type": "db"}), 400),
+        ("/nuke", Some(SECRET), json!({"type": "all", "db": "eu"}), 400),
+        ("/nuke", Some(SECRET), json!({"type": "table", "table": "a", "where": "true"}), 400),
+        ("/backfill", Some(SECRET), json!({"type": "all", "where": "true"}), 400),
+        ("/backfill", Some(SECRET), json!({"type": "everything"}), 400),
+        ("/backfill", Some(SECRET), json!({"type": "db", "db": "ap"}), 404),
+        ("/backfill", Some(SECRET), json!({"type": "table", "table": "c"}), 404),
+    ] {
+        let answer = post(&api, route, secret, &body);
+        assert_eq!(answer.status, status, "{route} {body}: {answer:?}");
+    }
+    change(&pipeline, "na", "DELETE FROM a; INSERT INTO b VALUES (99999, 'nobody has it')");
+    for (route, body) in [
+        ("/backfill", json!({"type": "table", "db": "na", "table": "a"})),
+        ("/nuke", json!({"type": "table", "table": "b"})),
+    ] {
+        let answer = post(&api, route, Some(SECRET), &body);
+        assert_eq!(answer.status, 202, "{answer:?}");
+        let job = answer.headers["location"].to_str().unwrap().to_owned();
+        let done = pipeline.eventually("the job to end", || {
+            let job = api.get(&job).json();
+            (job["state"] != "running").then_some(job)
+        });
+        assert_eq!((&done["state"], &done["progress"]["unit"]), (&json!("done"), &json!("rows")), "{done}");
+    }
+    pipeline.assert_equal(A, A);
+    pipeline.assert_equal(B, B);
+    // The command line finds the engine by the same configuration.
+    change(&pipeline, "eu", "DELETE FROM a WHERE id < 100; DELETE FROM b WHERE id < 100");
+    let jobs = ask(&pipeline, &["backfill", "--table", "a", "--where", "id < 50", "--json"]);
+    assert_eq!((&jobs[0]["kind"], &jobs[0]["state"]), (&json!("backfill"), &json!("done")));
+    assert_eq!(count(&pipeline, "eu", "a"), "1950");
+    ask(&pipeline, &["nuke", "--sink", "eu", "--yes", "--json"]);
+    pipeline.assert_equal(A, A);
+    pipeline.assert_equal(B, B);
+    assert_eq!(pipeline.stop(), Some(0));
 }

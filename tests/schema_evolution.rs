@@ -248,8 +248,7 @@ fn readers_never_see_a_missing_or_half_filled_table_while_a_column_gets_another_
             pipeline.start();
             for sink in ["eu", "na"] {
                 let replica = pipeline.replica(sink);
-                pipeline
-                    .eventually("the swap", || (replica.fills()["t"]["is_beside"] != true).then_some(()));
+                pipeline.eventually("the swap", || (replica.fills()["t"]["is_beside"] != true).then_some(()));
             }
         }));
         // So that the reader looks once more.

@@ -8,6 +8,7 @@
 //! Every request, connection and answer has a limit. Secrets enter neither answers nor logs; row values enter only the
 //! answers of the routes that need the secret.
 
+pub mod client;
 mod description;
 mod events;
 mod extract;
@@ -21,6 +22,7 @@ mod observer;
 mod page;
 mod problem;
 mod rate;
+mod refill;
 mod retry;
 mod routes;
 mod row;

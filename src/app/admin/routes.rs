@@ -13,7 +13,9 @@ use utoipa_axum::routes;
 
 use super::description::{self, Frame};
 use super::problem::Problem;
-use super::{Shared, events, failed, guard, health, jobs, logs, page, retry, row, status, steer, sync, wait};
+use super::{
+    Shared, events, failed, guard, health, jobs, logs, page, refill, retry, row, status, steer, sync, wait,
+};
 use crate::error::{Error, Kind};
 
 /// The longest body of a request.
@@ -54,6 +56,8 @@ fn closed() -> Routes {
         .routes(routes!(row::row))
         .routes(routes!(steer::pause))
         .routes(routes!(steer::resume))
+        .routes(routes!(refill::backfill))
+        .routes(routes!(refill::nuke))
 }
 
 /// As [`closed`], and may wait for as long as the request says.

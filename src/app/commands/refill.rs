@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::json;
 
 use super::output;
 use super::run::{prepare, shutdown_on_signal};
+use crate::app::admin::client::Client;
 use crate::app::cli::Global;
 use crate::app::engine::RunOptions;
 use crate::app::fill::request::Refill;
@@ -99,7 +101,7 @@ pub async fn backfill(global: &Global, arguments: BackfillArguments) -> Result<E
     global.log()?;
     let BackfillArguments { table, sink, condition, json } = arguments;
     let refill = Refill { sinks: sink, tables: table, filter: condition, ..Refill::default() };
-    run_until_filled(&global.load()?, Some(refill), json).await
+    run(global, refill, json).await
 }
 
 /// Drops tables, makes them anew and fills them.
@@ -114,7 +116,7 @@ pub async fn nuke(global: &Global, arguments: NukeArguments) -> Result<ExitCode>
         eprintln!("nothing was touched");
         return Ok(ExitCode::FAILURE);
     }
-    run_until_filled(&global.load()?, Some(refill), json).await
+    run(global, refill, json).await
 }
 
 /// Asks for what is to be emptied, which nobody types by accident.
@@ -143,6 +145,17 @@ pub(super) fn asked(what: &str, word: &str, instead: &str) -> Result<bool> {
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer).map_err(failed)?;
     Ok(answer.trim() == word)
+}
+
+/// Asks the engine that runs, or runs one until everything is there, and shows how far it is.
+async fn run(global: &Global, refill: Refill, json: bool) -> Result<ExitCode> {
+    let config = global.load()?;
+    if let Some(client) = Client::new(&config.admin).filter(Client::is_there) {
+        return tokio::task::spawn_blocking(move || ask(&client, &refill, json))
+            .await
+            .map_err(|error| Error::bug("asking the engine").because(error))?;
+    }
+    run_until_filled(&config, Some(refill), json).await
 }
 
 /// Runs an engine until everything is there, and shows how far it is.
@@ -176,12 +189,64 @@ pub(super) async fn run_until_filled(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Lets a running engine do it, and shows how far it is.
+fn ask(client: &Client, refill: &Refill, json: bool) -> Result<ExitCode> {
+    let route = if refill.clears { "/nuke" } else { "/backfill" };
+    let bar = progress_bar();
+    let mut ended = Vec::new();
+    let one_or_all = |names: &[String]| match names {
+        [] => vec![None],
+        names => names.iter().cloned().map(Some).collect(),
+    };
+    for sink in one_or_all(&refill.sinks) {
+        for table in one_or_all(&refill.tables) {
+            let what = match (&sink, &table) {
+                (None, None) => "all",
+                (Some(_), None) => "db",
+                (_, Some(_)) => "table",
+            };
+            let mut body = json!({"type": what});
+            let fields = [("db", &sink), ("table", &table), ("where", &refill.filter)];
+            for (field, value) in
+                fields.into_iter().filter_map(|(field, value)| Some((field, value.as_ref()?)))
+            {
+                body[field] = json!(value);
+            }
+            if refill.is_left_empty {
+                body["refill"] = json!(false);
+            }
+            let mut job = client.post(route, &body)?;
+            while job["state"] == "running" {
+                std::thread::sleep(TICK);
+                job = client.get(&format!("/jobs/{}", job["id"]))?;
+                bar.set_length(job["progress"]["total"].as_u64().unwrap_or_default());
+                bar.set_position(job["progress"]["done"].as_u64().unwrap_or_default());
+            }
+            ended.push(job);
+        }
+    }
+    bar.finish_and_clear();
+    let is_done = ended.iter().all(|job| job["state"] == "done");
+    if json {
+        output::print_json(&ended)?;
+    } else {
+        for job in &ended {
+            let text = |field: &str| job[field].as_str().unwrap_or_default().to_owned();
+            output::print(&format!("{}: {}\n", text("state"), text("outcome")))?;
+        }
+    }
+    Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn progress_bar() -> ProgressBar {
+    let template = "{bar:30} {human_pos} of about {human_len} rows, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style)
+}
+
 /// Shows rows, rate and time left until it is dropped.
 async fn show(view: Arc<EngineView>) {
-    let style = ProgressStyle::with_template(
-        "{bar:30} {human_pos} of about {human_len} rows, {per_sec}, {eta} left {msg}",
-    );
-    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = progress_bar();
     loop {
         tokio::time::sleep(TICK).await;
         let Some(prepared) = view.prepared() else { continue };

@@ -1,0 +1,191 @@
+//! `POST /backfill` and `POST /nuke`: tables filled once more, or made anew, as jobs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::Body;
+use super::problem::Problem;
+use super::sync::{Begun, answer, begun};
+use crate::app::fill::request::{FillRequest, Refill};
+use crate::app::jobs::{JobKind, JobProgress, JobTarget, Running};
+use crate::app::view::Prepared;
+use crate::error::Error;
+use crate::fanout::fill::TableState;
+use crate::fanout::progress::{SinkProgress, State as SinkState};
+
+/// How often a job looks how far the tables are.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What is to be filled.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Which {
+    /// `all`, `db` or `table`.
+    #[serde(rename = "type")]
+    what: Option<What>,
+    /// The sink: with `db`, and with `table` unless the table of every sink is meant.
+    db: Option<String>,
+    /// The table as `schema.json` names it: with `table`.
+    table: Option<String>,
+    /// For a backfill with `table`: only rows that meet this condition, in the source's SQL.
+    #[serde(rename = "where")]
+    condition: Option<String>,
+    /// For a nuke: whether the tables are filled again. Default true.
+    refill: Option<bool>,
+}
+
+/// How much of it.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum What {
+    /// Every table of every sink.
+    All,
+    /// Every table of one sink.
+    Db,
+    /// One table, of one sink or of all.
+    Table,
+}
+
+/// Fill tables once more
+///
+/// Rows are written over those that are there, while the stream flows.
+#[utoipa::path(
+    post,
+    path = "/backfill",
+    tag = "steering",
+    request_body = Which,
+    security(("signature" = []), ("bearer" = [])),
+    responses(
+        (status = 202, description = "The job runs", body = crate::app::jobs::Job),
+        (status = 400, description = "The body is wrong", body = Problem),
+        (status = 401, description = "The secret is missing or wrong", body = Problem),
+        (status = 404, description = "There is no such sink or table", body = Problem),
+        (status = 409, description = "A job does this already, or the sink is not attached", body = Problem),
+    )
+)]
+pub(super) async fn backfill(
+    State(shared): State<Arc<Shared>>,
+    Body(which): Body<Which>,
+) -> Result<Begun, Problem> {
+    if which.refill.is_some() {
+        return Err(Problem::bad_request("refill means nothing in a backfill"));
+    }
+    begin(&shared, JobKind::Backfill, which)
+}
+
+/// Drop tables, make them anew and fill them
+///
+/// Only what walcast made. Until a table is full again, its readers see fewer rows.
+#[utoipa::path(
+    post,
+    path = "/nuke",
+    tag = "steering",
+    request_body = Which,
+    security(("signature" = []), ("bearer" = [])),
+    responses(
+        (status = 202, description = "The job runs", body = crate::app::jobs::Job),
+        (status = 400, description = "The body is wrong", body = Problem),
+        (status = 401, description = "The secret is missing or wrong", body = Problem),
+        (status = 404, description = "There is no such sink or table", body = Problem),
+        (status = 409, description = "A job does this already, or the sink is not attached", body = Problem),
+    )
+)]
+pub(super) async fn nuke(
+    State(shared): State<Arc<Shared>>,
+    Body(which): Body<Which>,
+) -> Result<Begun, Problem> {
+    if which.condition.is_some() {
+        return Err(Problem::bad_request("where means nothing in a nuke"));
+    }
+    begin(&shared, JobKind::Nuke, which)
+}
+
+fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begun, Problem> {
+    let Which { what, db, table, condition, refill } = which;
+    let fits = match what {
+        Some(What::All) => db.is_none() && table.is_none(),
+        Some(What::Db) => db.is_some() && table.is_none(),
+        Some(What::Table) => table.is_some(),
+        None => return Err(Problem::bad_request("type is missing: all, db or table")),
+    };
+    if !fits || condition.is_some() && what != Some(What::Table) {
+        return Err(Problem::bad_request("type, db and table do not fit together"));
+    }
+    // Refuses a name that is none.
+    shared.sinks(db.as_deref())?;
+    let prepared =
+        shared.view.prepared().ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
+    let asked = Refill {
+        sinks: db.iter().cloned().collect(),
+        tables: table.iter().cloned().collect(),
+        clears: kind == JobKind::Nuke,
+        is_left_empty: refill == Some(false),
+        filter: condition,
+    };
+    let known = prepared.progress.sinks().iter().map(|sink| sink.name.as_str());
+    let request = asked.resolve(&prepared.plan, known).map_err(|error| Problem::not_found(error.chain()))?;
+    if let Some(away) = named(prepared, &request).find(|sink| sink.state() != SinkState::Attached) {
+        let state = away.state().as_str();
+        return Err(Problem::conflict(format!("sink {} is {state}", away.name), "/status".to_owned())
+            .hint("a sink is filled while it takes the main stream; GET /status says what keeps it"));
+    }
+    let running = begun(shared, kind, JobTarget { sink: db, table })?;
+    prepared.fills.request(request.clone());
+    let job = running.job();
+    tokio::spawn(watch(shared.clone(), request, running));
+    answer(job)
+}
+
+fn named<'a>(
+    prepared: &'a Prepared,
+    request: &'a FillRequest,
+) -> impl Iterator<Item = &'a Arc<SinkProgress>> {
+    prepared.progress.sinks().iter().filter(|sink| request.sinks.contains(&sink.name))
+}
+
+/// Waits until every table is there, or cannot be.
+async fn watch(shared: Arc<Shared>, request: FillRequest, running: Running) {
+    let Some(prepared) = shared.view.prepared() else { return };
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let (mut rows, mut estimated, mut waits) = (0, 0, Vec::new());
+        for sink in named(prepared, &request) {
+            if !sink.is_running() {
+                let error = Error::halt(format!("sink {} is {}", sink.name, sink.state().as_str()));
+                return running.failed(&error.hint("GET /status says why"));
+            }
+            let (fills, position) = (sink.fills(), sink.durable_lsn());
+            for &table in &request.tables {
+                let name = prepared.plan.tables[table].source.plain();
+                let Some(fill) = fills.get(table) else { continue };
+                rows += fill.rows;
+                estimated += fill.rows_estimated.max(fill.rows);
+                match fill.state(position) {
+                    TableState::Live | TableState::Incomplete => {}
+                    state => match prepared.fills.failure(table) {
+                        Some(failure) => {
+                            let error = Error::halt(format!("table {name}: {}", failure.problem));
+                            return running.failed(&match failure.hint {
+                                Some(hint) => error.hint(hint),
+                                None => error,
+                            });
+                        }
+                        None => {
+                            waits.push(format!("table {name} of sink {} ({})", sink.name, state.as_str()))
+                        }
+                    },
+                }
+            }
+        }
+        running.set_progress(JobProgress { done: rows, total: Some(estimated), unit: "rows" });
+        if waits.is_empty() && !prepared.fills.has_pending() {
+            return running.done(format!("{rows} rows written"));
+        }
+        running.set_waits_for(waits);
+    }
+}
