@@ -37,6 +37,7 @@ fn options(rows_max: usize) -> Options {
         on_rejected: OnRejected::DeadLetter,
         skip_unchanged: false,
         request: RequestLimits { rows_max, bytes_max: 4 << 20 },
+        ..Options::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::config::{self, Config, D1Database, D1Writing, SinkTarget};
+use crate::config::{self, Config, D1Database, D1Writing, SchemaChanges, SinkTarget};
 use crate::error::Result;
 use crate::sink::d1::budget::{Budget, Limit};
 use crate::sink::d1::limits::RequestLimits;
@@ -103,8 +103,13 @@ pub fn place(target: &SinkTarget) -> String {
 }
 
 /// How a D1 sink writes.
-pub fn options(writing: &D1Writing, on_rejected: OnRejected) -> Options {
-    Options { on_rejected, skip_unchanged: writing.skip_unchanged, request: request_limits(writing) }
+pub fn options(writing: &D1Writing, on_rejected: OnRejected, changes: SchemaChanges) -> Options {
+    Options {
+        on_rejected,
+        skip_unchanged: writing.skip_unchanged,
+        request: request_limits(writing),
+        awaits_operator: changes == SchemaChanges::Manual,
+    }
 }
 
 /// How large its requests are.

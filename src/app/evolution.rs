@@ -150,9 +150,14 @@ fn step(
         Action::Create | Action::Alter | Action::Rebuild => 1 + table.indexes.len() as u64,
     };
     let dollars = is_d1.then(|| (rows * entries) as f64 / 1e6 * DOLLARS_PER_MILLION_ROWS);
-    let remedy = if is_d1 && action != Action::Create {
+    let is_left = kept.and_then(|kept| kept.fill.as_ref()).is_some_and(|fill| fill.is_left);
+    let message = match is_d1 && is_left {
+        true => "is back: it is made anew and filled".to_owned(),
+        false => message,
+    };
+    let remedy = if is_d1 && action == Action::Rebuild && !is_left {
         Some("take the change in schema.json back, or give the sink a new database and fill it anew")
-    } else if config.schema_changes == SchemaChanges::Manual && is_fed && !is_begun && !is_d1 {
+    } else if config.schema_changes == SchemaChanges::Manual && is_fed && !is_begun {
         Some("walcast schema apply")
     } else {
         None

@@ -47,7 +47,7 @@ impl AnySink {
         let on_rejected = d1::on_rejected(config.on_rejected);
         Ok(match (&config.target, transports.connect(&config.target, None)?) {
             (SinkTarget::D1(_, writing) | SinkTarget::D1Worker(_, writing), Some(transport)) => {
-                let options = d1::options(writing, on_rejected);
+                let options = d1::options(writing, on_rejected, changes);
                 let sink = D1Sink::new(d1::place(&config.target), transport, options);
                 AnySink::D1(Box::new(sink), config.name.to_string())
             }

@@ -15,6 +15,7 @@
 //! what they ask of a way to the database, in the form that `body` gives it: `rest`, which shares a `budget` of requests, and `worker`, both over `http`.
 //! `verdict` says what a failed call means.
 
+mod alter;
 pub mod body;
 mod bound;
 pub mod budget;
@@ -65,6 +66,8 @@ pub struct Options {
     pub skip_unchanged: bool,
     /// How large requests are.
     pub request: RequestLimits,
+    /// Whether an operator wants to say when tables of a database that is fed already are changed.
+    pub awaits_operator: bool,
 }
 
 /// The D1 sink.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ring::rand::SecureRandom;
 
 use super::Options;
+use super::alter::{Alterations, alterations};
 use super::failures::error_of;
 use super::fills;
 use super::limits::{COLUMNS_MAX, STATEMENTS_MAX};
@@ -19,7 +20,7 @@ use crate::encode::plan::{Plan, PlannedTable};
 use crate::error::{Error, Kind, Result};
 use crate::fanout::fill::TableFill;
 use crate::sink::definition::Definition;
-use crate::sink::replica::{StoredTable, check_source, other_definition, taken_over};
+use crate::sink::replica::{StoredTable, awaits_operator, check_source, taken_over};
 
 /// Opens the database.
 ///
@@ -52,11 +53,25 @@ pub(super) fn open(
         let create = state::CREATE.iter().map(|&sql| statement(sql, Vec::new()));
         ask(transport, &create.collect::<Vec<_>>())?;
     }
+    let Alterations { requests, changes } = alterations(transport, &contents, plan, place)?;
+    if options.awaits_operator && contents.state.is_some() {
+        let new = missing.iter().map(|table| format!("table {} is new", table.target));
+        let changes: Vec<String> = changes.iter().cloned().chain(new).collect();
+        if !changes.is_empty() {
+            return Err(awaits_operator(&place, &changes));
+        }
+    }
     let writer = new_writer()?;
     let state = match &contents.state {
         Some(state) => Some(take_over(transport, state, &writer)?),
         None => None,
     };
+    for request in &requests {
+        ask(transport, request)?;
+    }
+    for change in changes {
+        tracing::info!(database = place, "{change}");
+    }
     create(transport, &missing)?;
     Ok(Session::new(plan, source, writer, state, options))
 }
@@ -109,6 +124,11 @@ impl Contents {
             .hint("give the sink a database of its own in walcast.toml"))
     }
 
+    /// Whether there is a table of this name.
+    pub(super) fn has_table(&self, name: &str) -> bool {
+        self.tables.contains(name)
+    }
+
     /// A database that an older walcast made has none.
     fn has_fills(&self) -> bool {
         self.tables.contains("_walcast_fills")
@@ -124,9 +144,6 @@ impl Contents {
         let mut missing = Vec::new();
         for table in &plan.tables {
             match self.stored.iter().find(|stored| stored.target == table.target) {
-                Some(stored) if stored.definition != Definition::of(table).text() => {
-                    return Err(other_definition(&table.target, &place));
-                }
                 // Somebody took it away, with its rows: it is made anew, and filled.
                 Some(_) if !self.tables.contains(&table.target) => missing.push(table),
                 Some(_) => {}
@@ -225,7 +242,8 @@ fn create(transport: &mut dyn Transport, missing: &[&PlannedTable]) -> Result<()
             })
             .collect();
         statements.push(statement(
-            "INSERT INTO _walcast_tables (target, source, definition) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            "INSERT INTO _walcast_tables (target, source, definition) VALUES (?1, ?2, ?3)
+             ON CONFLICT (target) DO UPDATE SET source = excluded.source, definition = excluded.definition",
             vec![table.target.clone(), table.source.plain(), definition.text()],
         ));
         statements.push(fills::put(
@@ -277,7 +295,7 @@ fn new_writer() -> Result<String> {
     Ok(hex::encode(token))
 }
 
-fn statement(sql: &str, params: Vec<String>) -> Statement {
+pub(super) fn statement(sql: &str, params: Vec<String>) -> Statement {
     Statement { sql: sql.into(), params }
 }
 
