@@ -339,7 +339,7 @@ fn way(workerd: &Workerd, name: &str) -> Box<dyn Transport> {
 /// A sink that sets nothing aside, with small requests.
 fn strict(workerd: &Workerd, name: &str) -> D1Sink {
     let request = RequestLimits { rows_max: 8, bytes_max: 4 << 20 };
-    let options = Options { on_rejected: OnRejected::Halt, skip_unchanged: false, request };
+    let options = Options { on_rejected: OnRejected::Halt, request, ..Options::default() };
     D1Sink::new("eu", way(workerd, name), options)
 }
 
