@@ -310,12 +310,19 @@ fn diff_finds_what_the_replicas_were_not_made_for() {
     let pipeline = Pipeline::start().fed();
     let schema = std::fs::read_to_string(pipeline.path("schema.json")).unwrap();
     pipeline.write("schema.json", &schema.replace("\"paid\": \"BOOLEAN\"", "\"paid\": \"TEXT\""));
-    let report = pipeline.json(3, &["schema", "diff", "--json"]);
-    let differences = report["differences"].as_array().unwrap();
-    let stopping: Vec<&Value> = differences.iter().filter(|one| one["stops"] == true).collect();
-    assert_eq!(stopping.len(), 2);
-    assert_eq!(stopping[0]["sink"], "eu");
-    assert_eq!(stopping[0]["details"], serde_json::json!(["- \"paid\" INTEGER", "+ \"paid\" TEXT"]));
+    let paid = serde_json::json!(["- \"paid\" INTEGER", "+ \"paid\" TEXT"]);
+    let config = std::fs::read_to_string(pipeline.path("walcast.toml")).unwrap();
+    for (changes, code, stops) in [("auto", 0, false), ("manual", 3, true)] {
+        pipeline.write("walcast.toml", &format!("schema_changes = \"{changes}\"\n{config}"));
+        let report = pipeline.json(code, &["schema", "diff", "--json"]);
+        let differences = report["differences"].as_array().unwrap();
+        let at_sinks: Vec<&Value> = differences.iter().filter(|one| one["side"] == "sink").collect();
+        assert_eq!(at_sinks.len(), 2);
+        assert_eq!((&at_sinks[0]["sink"], &at_sinks[0]["details"]), (&"eu".into(), &paid));
+        assert_eq!(at_sinks[0]["stops"], stops);
+        let planned = pipeline.json(3, &["schema", "plan", "--json"]);
+        assert_eq!(planned["sinks"][0]["steps"][0]["action"], "rebuild");
+    }
     assert!(pipeline.problems().contains("its table orders was made for another schema.json"));
 
     pipeline.sql("DROP TABLE customers");

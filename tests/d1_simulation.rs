@@ -24,6 +24,7 @@ use walcast::Lsn;
 use walcast::app::river::{River, RiverOptions};
 use walcast::capture::frame::FrameRun;
 use walcast::capture::slot::SourceIdentity;
+use walcast::encode::mapper::OlderForms;
 use walcast::encode::plan::Plan;
 use walcast::fanout::chain::{Inlet, chain};
 use walcast::fanout::outlets::Outlets;
@@ -162,6 +163,7 @@ impl Simulation {
             part_bytes_max: self.rng.usize(100..3000),
             idle_interval: Duration::ZERO,
             needed_from: engine.progress.iter().map(|one| one.durable_lsn()).min().unwrap(),
+            older: OlderForms::default(),
         }
     }
 

@@ -183,7 +183,7 @@ fn apply(sink: &mut SqliteSink, run: &Arc<Run>, fills: &mut Fills) -> Result<()>
     for (table, owed) in missing {
         let step = FillStep { table, action: Action::Miss(vec![owed]), receipt: None };
         let fill = fills.after("golden", Lsn(1), &step).expect("it is new");
-        sink.fill(&FillWrite { table, fill: &fill, run: None, clears: false })?;
+        sink.fill(&FillWrite { table, fill: &fill, run: None, clears: false, swaps: false })?;
         fills.set(table, fill);
     }
     sink.apply(&Batch::new(runs, Lsn(1), None).with_fills(fills)).map(drop)

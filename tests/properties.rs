@@ -26,6 +26,7 @@ use walcast::encode::cell::Cell;
 use walcast::encode::fold::{ChangeRef, Fold, Net, Row};
 use walcast::encode::json_rows::JsonRows;
 use walcast::encode::mapper::Mapper;
+use walcast::encode::mapper::OlderForms;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::{Change, ChangeKind, Run};
 use walcast::encode::schema_file::SchemaFile;
@@ -277,7 +278,12 @@ fn delivered_from(
     let (inlets, mut chain) = chain();
     inlets.send(inlet).unwrap();
     let outlets = Arc::new(outlets);
-    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from };
+    let options = RiverOptions {
+        part_bytes_max,
+        idle_interval: Duration::ZERO,
+        needed_from,
+        older: OlderForms::default(),
+    };
     let mut river = River::new(plan.clone(), outlets, options);
     for run in cut(stream, reads) {
         if river.flow(&run).is_err() {

@@ -22,6 +22,7 @@ use walcast::capture::slot::{
 };
 use walcast::capture::table::ReplicaIdentity;
 use walcast::encode::cell::Cell;
+use walcast::encode::mapper::OlderForms;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::ChangeKind;
 use walcast::encode::schema_file::SchemaFile;
@@ -561,6 +562,7 @@ impl Session {
             part_bytes_max: simulation.rng.usize(300..3000),
             idle_interval: Duration::ZERO,
             needed_from: progress.needed_from(),
+            older: OlderForms::default(),
         };
         let replays_before = outlets.replays_requested();
         outlets.send(&Delivery::Restart);

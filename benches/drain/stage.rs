@@ -15,6 +15,7 @@ use walcast::app::source::start_replication;
 use walcast::capture::catalog;
 use walcast::capture::frame::{FrameRun, complete_prefix};
 use walcast::capture::slot::SourceIdentity;
+use walcast::encode::mapper::OlderForms;
 use walcast::encode::plan::Plan;
 use walcast::encode::schema_file::SchemaFile;
 use walcast::error::{Error, Result};
@@ -95,6 +96,7 @@ impl Stream {
             part_bytes_max: PART_BYTES,
             idle_interval: Duration::ZERO,
             needed_from: Lsn::ZERO,
+            older: OlderForms::default(),
         };
         outlets.send(&Delivery::Restart);
         let mut river = River::new(self.plan.clone(), Arc::new(outlets), options);

@@ -22,7 +22,7 @@ Examples:
   walcast status                               where the slot and every replica are
   walcast trace apps 17                        where this row is
 
-Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 check or schema diff found problems.
+Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 check, schema diff or schema plan found something.
 Settings come from walcast.toml and from the environment (DATABASE_URL, WALCAST_SOURCE__SLOT, …).";
 
 /// Keeps edge databases in step with Postgres.

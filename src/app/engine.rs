@@ -82,6 +82,8 @@ struct Setup {
     source: Source,
     config: Config,
     plan: Arc<Plan>,
+    /// Where the server was once the publication covered the plan.
+    planned_at: Lsn,
     /// Which tables are filled, and what keeps others from it.
     fills: Arc<FillView>,
     options: RunOptions,

@@ -9,6 +9,7 @@ pub mod d1;
 pub mod demand;
 pub mod demo;
 pub mod engine;
+mod evolution;
 pub mod fill;
 pub mod heartbeat;
 pub mod jobs;

@@ -1,5 +1,6 @@
 //! What the sinks' targets hold, read without an engine and without disturbing one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::d1::{Transports, place};
@@ -10,6 +11,7 @@ use crate::fanout::sink::Checkpoint;
 use crate::sink::d1::cost::Usage;
 use crate::sink::d1::transport::Transport;
 use crate::sink::replica::StoredTable;
+use crate::sink::shape::Kept;
 use crate::sink::{d1, replica, sqlite};
 
 /// How long a database on the network may take to answer somebody who only looks.
@@ -95,6 +97,29 @@ fn read(sink: &config::Sink, transports: &Transports) -> Result<Replica, Unreada
         }
         SinkTarget::Null => Ok(Replica::default()),
     }
+}
+
+/// What a sink keeps of its replicated tables, by their names there. Of a D1 database, which is asked no more, it is taken
+/// for granted that they are what they were made for.
+///
+/// # Errors
+/// They cannot be read.
+pub fn kept(sink: &config::Sink, replica: &Replica) -> Result<BTreeMap<String, Kept>> {
+    if let SinkTarget::Sqlite { path } = &sink.target {
+        return sqlite::kept_tables(path);
+    }
+    let kept = |table: &StoredTable| {
+        let made_for = sqlite::of_definition(&table.definition)?;
+        let kept = Kept {
+            definition: table.definition.clone(),
+            there: Some(made_for.clone()),
+            made_for,
+            fill: table.fill.clone(),
+            ..Kept::default()
+        };
+        Ok((table.target.clone(), kept))
+    };
+    replica.tables.iter().map(kept).collect()
 }
 
 fn sqlite_file(path: &std::path::Path) -> Result<Replica> {

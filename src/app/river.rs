@@ -13,7 +13,7 @@ use crate::Lsn;
 use crate::capture::frame::FrameRun;
 use crate::capture::haste::Haste;
 use crate::decode::{Decoder, Event};
-use crate::encode::mapper::Mapper;
+use crate::encode::mapper::{Mapper, OlderForms};
 use crate::encode::plan::Plan;
 use crate::encode::run::{ChangeKind, Run};
 use crate::error::Result;
@@ -26,7 +26,7 @@ const OPERATIONS: [&str; 6] = ["upsert", "update", "delete", "move", "truncate",
 const _: () = assert!(ChangeKind::Reject as usize + 1 == OPERATIONS.len());
 
 /// How the river cuts and forwards.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RiverOptions {
     /// A larger transaction travels in parts of about this size.
     pub part_bytes_max: usize,
@@ -34,6 +34,8 @@ pub struct RiverOptions {
     pub idle_interval: Duration,
     /// Every sink has what was committed before this.
     pub needed_from: Lsn,
+    /// Tables that may come in the form that they had.
+    pub older: OlderForms,
 }
 
 /// Decodes and maps one session's frames until the channel closes. Only the main stream has a gate, and is counted by
@@ -78,7 +80,8 @@ impl River {
     pub fn new(plan: Arc<Plan>, outlets: Arc<Outlets>, options: RiverOptions) -> Self {
         River {
             decoder: Decoder::new(),
-            mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from),
+            mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from)
+                .with_older_forms(options.older.clone()),
             outlets,
             gate: None,
             options,

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::d1::{self, Transports};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
-use crate::config::{self, Config, SinkTarget};
+use crate::config::{self, Config, SchemaChanges, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::chain::{Inlet, chain};
@@ -43,7 +43,7 @@ impl AnySink {
     ///
     /// # Errors
     /// Its address is none.
-    pub fn new(config: &config::Sink, transports: &Transports) -> Result<Self> {
+    pub fn new(config: &config::Sink, changes: SchemaChanges, transports: &Transports) -> Result<Self> {
         let on_rejected = d1::on_rejected(config.on_rejected);
         Ok(match (&config.target, transports.connect(&config.target, None)?) {
             (SinkTarget::D1(_, writing) | SinkTarget::D1Worker(_, writing), Some(transport)) => {
@@ -51,7 +51,10 @@ impl AnySink {
                 let sink = D1Sink::new(d1::place(&config.target), transport, options);
                 AnySink::D1(Box::new(sink), config.name.to_string())
             }
-            (SinkTarget::Sqlite { path }, _) => AnySink::Sqlite(SqliteSink::new(path, on_rejected)),
+            (SinkTarget::Sqlite { path }, _) => {
+                let is_manual = changes == SchemaChanges::Manual;
+                AnySink::Sqlite(SqliteSink::new(path, on_rejected).with_manual_changes(is_manual))
+            }
             (SinkTarget::Null | SinkTarget::D1(..) | SinkTarget::D1Worker(..), _) => {
                 AnySink::Null(NullSink::default())
             }
@@ -136,9 +139,10 @@ impl OpenSinks {
     pub fn open(config: &Config, plan: &Arc<Plan>, source: &SourceIdentity) -> Self {
         let transports = Transports::new(config);
         let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
+        let changes = config.schema_changes;
         let open = |config: &config::Sink| {
             let progress = SinkProgress::new(config.name.as_str());
-            let opened = AnySink::new(config, &transports).and_then(|mut sink| {
+            let opened = AnySink::new(config, changes, &transports).and_then(|mut sink| {
                 let checkpoint = patiently(backoff, || sink.open(plan, source))?;
                 progress.set_fills(patiently(backoff, || sink.fills())?);
                 Ok((sink, checkpoint))
@@ -202,12 +206,15 @@ impl OpenSinks {
         let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
         for (sink, progress, _) in self.sinks.iter_mut().filter(|(_, progress, _)| progress.is_running()) {
             let mut fills = progress.fills();
-            let waits = |table: &usize| fills.get(*table).is_some_and(|fill| fill.ranges.is_empty());
+            // One that takes another's place has to have that one's rows.
+            let waits = |table: &usize| {
+                fills.get(*table).is_some_and(|fill| fill.ranges.is_empty() && !fill.is_beside)
+            };
             let tables: Vec<usize> =
                 (0..fills.0.len()).filter(waits).filter(|&table| is_forgone(table)).collect();
             for table in tables {
                 let fill = TableFill::complete();
-                let write = FillWrite { table, fill: &fill, run: None, clears: false };
+                let write = FillWrite { table, fill: &fill, run: None, clears: false, swaps: false };
                 match patiently(backoff, || sink.fill(&write)) {
                     Ok(_) => fills.set(table, fill),
                     Err(error) => stop(progress, &error),

@@ -36,6 +36,7 @@ impl Checker<'_> {
     pub(super) fn check(&mut self, written: Written, base: &Path) -> Config {
         let Written {
             schema,
+            schema_changes,
             mut source,
             sink,
             batch,
@@ -87,6 +88,7 @@ impl Checker<'_> {
         let schema = base.join(schema.unwrap_or_else(|| PathBuf::from("schema.json")));
         Config {
             schema,
+            schema_changes,
             source,
             sinks,
             batch,

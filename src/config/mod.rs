@@ -46,6 +46,8 @@ const MIB: usize = 1 << 20;
 pub struct Config {
     /// Where `schema.json` is. Default `schema.json`.
     pub schema: PathBuf,
+    /// Whether a start changes tables of replicas that were made for another `schema.json`. Default `auto`.
+    pub schema_changes: SchemaChanges,
     /// `[source]`: the Postgres server.
     pub source: Source,
     /// `[[sink]]`: the targets, at least one, with distinct names.
@@ -74,6 +76,17 @@ pub struct Config {
     pub log: Log,
     /// `[admin]`: the HTTP API.
     pub admin: Admin,
+}
+
+/// Who says when tables of replicas are changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SchemaChanges {
+    /// A start does it.
+    #[default]
+    Auto,
+    /// A start stops a sink whose tables would have to be changed, until an operator lets them be changed.
+    Manual,
 }
 
 /// The Postgres server and what is read from it.
@@ -337,6 +350,7 @@ pub enum LogFormat {
 #[serde(default, deny_unknown_fields)]
 struct Written {
     schema: Option<PathBuf>,
+    schema_changes: SchemaChanges,
     source: Source,
     sink: Vec<WrittenSink>,
     batch: Batch,

@@ -27,9 +27,22 @@ pub struct Mapper {
     part_bytes_max: usize,
     /// A transaction that was committed before this is in every sink already and is left out.
     needed_from: Lsn,
+    older: OlderForms,
+    /// The commit record of the transaction that comes.
+    commit_lsn: Lsn,
     is_open: bool,
     /// The open transaction is left out.
     is_skipping: bool,
+}
+
+/// Tables whose rows every sink reads again, and what was sent of them before the plan was made: there it may lack columns
+/// that were not there, or not published. Such a row is taken as a part of one.
+#[derive(Debug, Clone, Default)]
+pub struct OlderForms {
+    /// Indexes in the plan.
+    pub tables: Vec<usize>,
+    /// Of transactions that were committed before this.
+    pub until: Lsn,
 }
 
 /// What becomes of a relation's changes.
@@ -50,6 +63,8 @@ struct TableMap {
     columns: Vec<Option<u32>>,
     /// For each key part, in key order: the tuple's column.
     key: Vec<usize>,
+    /// Planned columns are not sent, because the tuples are from before they were.
+    is_partial: bool,
 }
 
 impl Mapper {
@@ -62,9 +77,16 @@ impl Mapper {
             run: Run::default(),
             part_bytes_max,
             needed_from,
+            older: OlderForms::default(),
+            commit_lsn: Lsn::ZERO,
             is_open: false,
             is_skipping: false,
         }
+    }
+
+    /// The same where older forms of tables may come.
+    pub fn with_older_forms(self, older: OlderForms) -> Self {
+        Mapper { older, ..self }
     }
 
     /// Maps one event.
@@ -75,6 +97,7 @@ impl Mapper {
         match event {
             Event::Relation(relation) => self.relation(&relation),
             Event::Begin(begin) => {
+                self.commit_lsn = begin.commit_lsn;
                 self.is_skipping = begin.commit_lsn < self.needed_from;
                 if !self.is_skipping {
                     self.is_open = true;
@@ -187,7 +210,12 @@ impl Mapper {
 
     fn relation(&mut self, relation: &Relation) {
         let mapping = match self.plan.find(&relation.name) {
-            Some(index) => match TableMap::new(index, &self.plan.tables[index], relation) {
+            Some(index) => match TableMap::new(
+                index,
+                &self.plan.tables[index],
+                relation,
+                self.older.tables.contains(&index) && self.commit_lsn < self.older.until,
+            ) {
                 Ok(map) => Mapping::Table(map),
                 Err(error) => Mapping::Unfit(error),
             },
@@ -218,12 +246,23 @@ impl Mapper {
 }
 
 impl TableMap {
-    fn new(index: usize, table: &PlannedTable, relation: &Relation) -> Result<TableMap> {
+    fn new(
+        index: usize,
+        table: &PlannedTable,
+        relation: &Relation,
+        may_be_partial: bool,
+    ) -> Result<TableMap> {
+        let mut is_partial = false;
         let mut columns = vec![None; relation.columns.len()];
         let mut position_of = Vec::with_capacity(table.columns.len());
         for (planned_index, planned) in table.columns.iter().enumerate() {
             let Some(position) = relation.columns.iter().position(|column| column.name == planned.source)
             else {
+                if may_be_partial && !table.key.contains(&planned_index) {
+                    is_partial = true;
+                    position_of.push(usize::MAX);
+                    continue;
+                }
                 return Err(Error::halt(format!(
                     "column {} of table {} is mapped in schema.json but no longer in the stream: it was dropped or \
                      renamed, or is not in the publication",
@@ -245,7 +284,7 @@ impl TableMap {
             position_of.push(position);
         }
         let key = table.key.iter().map(|&planned| position_of[planned]).collect();
-        Ok(TableMap { table: index as u32, columns, key })
+        Ok(TableMap { table: index as u32, columns, key, is_partial })
     }
 }
 
@@ -336,7 +375,7 @@ impl TupleWriter<'_> {
     #[inline]
     fn row(&mut self, new: Tuple<'_>, old: Option<Old<'_>>, kind: ChangeKind) -> Result<(), Rejected> {
         let first_cell = self.writer.begin_row();
-        let mut has_absent = false;
+        let mut has_absent = self.map.is_partial;
         for (position, value) in new.values().enumerate() {
             let Some(planned) = self.map.columns[position] else { continue };
             let planned = planned as usize;

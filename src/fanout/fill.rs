@@ -46,6 +46,12 @@ pub struct TableFill {
     pub clears: bool,
     /// The operator has emptied it and wants it so.
     pub is_left_empty: bool,
+    /// What is filled stands beside the table that readers see, and takes its place once it is live.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_beside: bool,
+    /// `schema.json` does not name the table any more: it stays as it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_left: bool,
 }
 
 /// A range of keys, and what is left of it.
@@ -90,6 +96,8 @@ pub enum TableState {
     Live,
     /// It was emptied, or rows from before are not wanted.
     Incomplete,
+    /// `schema.json` does not name it any more.
+    Left,
 }
 
 impl TableState {
@@ -101,6 +109,7 @@ impl TableState {
             TableState::CatchingUp => "catching-up",
             TableState::Live => "live",
             TableState::Incomplete => "incomplete",
+            TableState::Left => "left",
         }
     }
 }
@@ -119,6 +128,8 @@ impl TableFill {
             owed: Vec::new(),
             clears: false,
             is_left_empty: false,
+            is_beside: false,
+            is_left: false,
         }
     }
 
@@ -130,17 +141,26 @@ impl TableFill {
 
     /// How far it is in a sink whose checkpoint is at `position`.
     pub fn state(&self, position: Lsn) -> TableState {
-        if self.is_left_empty {
+        if self.is_left {
+            TableState::Left
+        } else if self.is_left_empty {
             TableState::Incomplete
         } else if self.ranges.is_empty() {
             TableState::Waiting
         } else if !self.owed.is_empty() || self.ranges.iter().any(|range| !range.is_done) {
             TableState::Filling
-        } else if position < self.seen_lsn {
+        } else if position < self.seen_lsn || self.is_beside {
             TableState::CatchingUp
         } else {
             TableState::Live
         }
+    }
+
+    /// The table that takes its readers' place, if it can do so in a sink whose checkpoint is at `position`.
+    pub fn swapped(&self, position: Lsn) -> Option<TableFill> {
+        let swapped = TableFill { is_beside: false, ..self.clone() };
+        let is_ready = matches!(swapped.state(position), TableState::Live | TableState::Incomplete);
+        (self.is_beside && is_ready).then_some(swapped)
     }
 
     /// Seconds until all rows will be there if it goes on as it did until `now`, in seconds since 1970-01-01 UTC; `None`
@@ -279,12 +299,18 @@ impl Fills {
         let before = self.get(step.table);
         match &step.action {
             Action::Begin { fill, sinks: Some(sinks) } => {
-                sinks.iter().any(|name| name == sink).then(|| TableFill { clears: false, ..fill.clone() })
+                let is_beside = before.is_some_and(|fill| fill.is_beside);
+                sinks.iter().any(|name| name == sink).then(|| TableFill {
+                    clears: false,
+                    is_beside,
+                    ..fill.clone()
+                })
             }
             Action::Begin { fill, sinks: None } => {
                 let before = before.filter(|fill| fill.ranges.is_empty() && !fill.is_left_empty)?;
                 // What has been owed since is not in doubt.
-                Some(TableFill { owed: before.owed.clone(), clears: false, ..fill.clone() })
+                let (owed, is_beside) = (before.owed.clone(), before.is_beside);
+                Some(TableFill { owed, clears: false, is_beside, ..fill.clone() })
             }
             Action::Chunk { rest, last_key, is_last, run, seen_lsn } => {
                 let mut fill = before?.clone();
@@ -327,7 +353,9 @@ fn missing(before: Option<&TableFill>, owed: &[OwedKey]) -> Option<TableFill> {
     let fill = before.unwrap_or(&complete).owing(owed)?;
     // So many that all of it is read once more.
     let is_little = fill.owed.len() <= MISSES_MAX;
-    Some(if is_little { fill } else { TableFill::waiting(fill.rows.max(fill.rows_estimated)) })
+    let anew =
+        TableFill { is_beside: fill.is_beside, ..TableFill::waiting(fill.rows.max(fill.rows_estimated)) };
+    Some(if is_little { fill } else { anew })
 }
 
 /// What a sink writes in one step of a fill, all or nothing.
@@ -341,6 +369,8 @@ pub struct FillWrite<'a> {
     pub run: Option<&'a Run>,
     /// Everything in the table goes first.
     pub clears: bool,
+    /// What stands beside the table takes its place, at once and for all its readers.
+    pub swaps: bool,
 }
 
 #[cfg(test)]
@@ -442,6 +472,20 @@ mod tests {
         assert!(!taken(&mut fills, &begin(Some(&["na"]))));
         assert!(taken(&mut fills, &begin(Some(&["na", "eu"]))));
         assert!(taken(&mut fills, &begin(Some(&["eu"]))), "and anew");
+    }
+
+    #[test]
+    fn a_table_beside_another_takes_its_place_once_it_would_be_live() {
+        let mut fills = Fills::default();
+        fills.set(0, TableFill { is_beside: true, ..TableFill::waiting(9) });
+        assert!(taken(&mut fills, &begin(None)));
+        assert!(taken(&mut fills, &begin(Some(&["eu"]))), "also if it is begun anew on the way");
+        assert!(taken(&mut fills, &chunk(None, None, true, 100)));
+        let fill = fills.get(0).unwrap();
+        assert_eq!(fill.swapped(Lsn(99)), None);
+        assert_eq!(fill.state(Lsn(100)), TableState::CatchingUp, "its readers do not see it");
+        let swapped = fill.swapped(Lsn(100)).unwrap();
+        assert_eq!((swapped.state(Lsn(100)), swapped.swapped(Lsn(100))), (TableState::Live, None));
     }
 
     #[test]

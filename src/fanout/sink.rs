@@ -23,7 +23,9 @@
 //! **Fills.** Rows that are older than the slot come between batches, by [`Sink::fill`]. As long as [`Batch::may_lack`]
 //! says so, an update may find no row: it comes, or is gone already. Where an update finds none otherwise, nothing of the
 //! batch is applied, and [`Sink::take_missing`] says which rows have to be read. Where a move finds its new key taken by
-//! a row that a fill brought, it writes over that one.
+//! a row that a fill brought, it writes over that one. A table whose definition changed is filled beside the one that
+//! readers see ([`TableFill::is_beside`](super::fill::TableFill::is_beside)); the stream goes to the new one alone, and
+//! [`FillWrite::swaps`] puts it in the other's place, in one step.
 //!
 //! **Blocking.** All methods may block the calling thread, which is the sink's own.
 

@@ -386,12 +386,25 @@ impl<S: Sink> Worker<S> {
             self.fill(&owe)?;
         }
         let reached = self.apply()?;
-        if reached == Reached::All
-            && let Some(step) = self.taken.fill.clone()
-        {
-            self.fill(&step)?;
+        if reached == Reached::All {
+            if let Some(step) = self.taken.fill.clone() {
+                self.fill(&step)?;
+            }
+            self.swap()?;
         }
         Ok(reached)
+    }
+
+    /// Lets tables that stand beside others take their places, where they are ready to.
+    fn swap(&mut self) -> Result<()> {
+        for table in 0..self.fills.0.len() {
+            let swapped = self.fills.get(table).and_then(|fill| fill.swapped(self.position));
+            let Some(fill) = swapped else { continue };
+            self.sink.fill(&FillWrite { table, fill: &fill, run: None, clears: false, swaps: true })?;
+            self.progress.set_fill(table, fill.clone());
+            self.fills.set(table, fill);
+        }
+        Ok(())
     }
 
     /// Takes a step of a fill, if it is for this sink and not there yet.
@@ -410,7 +423,8 @@ impl<S: Sink> Worker<S> {
         };
         let run = step.run().map(|run| &**run);
         let started = Instant::now();
-        let applied = self.sink.fill(&FillWrite { table: step.table, fill: &fill, run, clears })?;
+        let applied =
+            self.sink.fill(&FillWrite { table: step.table, fill: &fill, run, clears, swaps: false })?;
         telemetry::filled(&self.progress.name, applied.changes, started.elapsed());
         self.progress.count(Applied { changes: 0, ..applied }, None);
         self.progress.set_fill(step.table, fill.clone());

@@ -4,6 +4,9 @@ use crate::encode::column_type::ColumnType;
 use crate::encode::plan::PlannedTable;
 use crate::postgres::quote_identifier as quote;
 
+/// What stands in front of the name of a table that is built beside another one, to take its place.
+pub const BESIDE: &str = "_walcast_new_";
+
 /// The DDL of one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
@@ -23,7 +26,8 @@ impl Definition {
             .map(|column| format!("  {} {}", quote(&column.target), column.column_type.sqlite()))
             .collect();
         if let Some(column) = &table.soft_delete {
-            lines.push(format!("  {} TEXT", quote(column)));
+            // The default changes nothing; it is what tells the column from others when the table is read back.
+            lines.push(format!("  {} TEXT DEFAULT NULL", quote(column)));
         }
         let key: Vec<String> = table.key_columns().map(|column| quote(&column.target)).collect();
         lines.push(format!("  PRIMARY KEY ({})", key.join(", ")));
@@ -35,10 +39,9 @@ impl Definition {
         };
         let options = if has_rowid { "STRICT" } else { "STRICT, WITHOUT ROWID" };
         let indexes = table.indexes.iter().map(|index| {
-            let names: Vec<&str> =
-                index.iter().map(|&column| table.columns[column].target.as_str()).collect();
-            let columns: Vec<String> = names.iter().map(|name| quote(name)).collect();
-            let name = format!("idx_{}_{}", table.target, names.join("_"));
+            let columns: Vec<String> =
+                index.iter().map(|&column| quote(&table.columns[column].target)).collect();
+            let name = index_name(table, index);
             format!("CREATE INDEX {} ON {} ({})", quote(&name), quote(&table.target), columns.join(", "))
         });
         Definition {
@@ -57,4 +60,15 @@ impl Definition {
         let statements: Vec<String> = self.statements().map(|statement| format!("{statement};")).collect();
         statements.join("\n")
     }
+}
+
+/// The name of a further index, by the columns that it has.
+pub fn index_name(table: &PlannedTable, index: &[usize]) -> String {
+    let names: Vec<&str> = index.iter().map(|&column| table.columns[column].target.as_str()).collect();
+    format!("idx_{}_{}", table.target, names.join("_"))
+}
+
+/// The table that is built beside this one. Its indexes are made when it takes the place.
+pub fn beside(table: &PlannedTable) -> PlannedTable {
+    PlannedTable { target: format!("{BESIDE}{}", table.target), indexes: Vec::new(), ..table.clone() }
 }

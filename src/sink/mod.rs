@@ -5,4 +5,5 @@ pub mod definition;
 pub mod null;
 pub mod reading;
 pub mod replica;
+pub mod shape;
 pub mod sqlite;

@@ -74,6 +74,15 @@ pub(super) fn taken_over() -> Error {
         .hint("only one engine may run for a slot; walcast status shows which one is active")
 }
 
+/// Tables would have to be changed, and the operator wants to say when.
+pub(super) fn awaits_operator(place: &dyn Display, changes: &[String]) -> Error {
+    Error::new(
+        Kind::NeedsBackfill,
+        format!("schema.json has changed, and {place} is not changed by itself: {}", changes.join("; ")),
+    )
+    .hint("see `walcast schema plan`, then `walcast schema apply`, or set schema_changes = \"auto\"")
+}
+
 /// A table that is not the plan's.
 pub(super) fn other_definition(target: &str, place: &dyn Display) -> Error {
     Error::new(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use walcast::Lsn;
 use walcast::app::river::{River, RiverOptions};
 use walcast::capture::frame::FrameRun;
+use walcast::encode::mapper::OlderForms;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::Run;
 use walcast::fanout::chain::chain;
@@ -21,7 +22,12 @@ pub fn runs(stream: &[u8], plan: &Arc<Plan>, part_bytes_max: usize) -> Vec<Arc<R
     outlets.attach(outlet);
     let (inlets, mut chain) = chain();
     inlets.send(inlet).unwrap();
-    let options = RiverOptions { part_bytes_max, idle_interval: Duration::ZERO, needed_from: Lsn::ZERO };
+    let options = RiverOptions {
+        part_bytes_max,
+        idle_interval: Duration::ZERO,
+        needed_from: Lsn::ZERO,
+        older: OlderForms::default(),
+    };
     let mut river = River::new(plan.clone(), Arc::new(outlets), options);
     river.flow(&FrameRun::new(stream.to_vec().into())).unwrap();
     let next = || match chain.try_receive() {

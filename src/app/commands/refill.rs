@@ -18,6 +18,7 @@ use crate::app::cli::Global;
 use crate::app::engine::RunOptions;
 use crate::app::fill::request::Refill;
 use crate::app::view::EngineView;
+use crate::config::Config;
 use crate::error::{Error, Result};
 
 const BACKFILL_EXAMPLES: &str = "\
@@ -122,16 +123,22 @@ pub async fn nuke(global: &Global, arguments: NukeArguments) -> Result<ExitCode>
 fn is_confirmed(refill: &Refill) -> Result<bool> {
     let or_all = |names: &[String]| if names.is_empty() { "all".to_owned() } else { names.join(" ") };
     let word = if refill.sinks.is_empty() { or_all(&refill.tables) } else { or_all(&refill.sinks) };
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Error::config("nobody can be asked, because standard input is no terminal")
-            .hint("walcast nuke … --yes"));
-    }
-    eprintln!(
+    let what = format!(
         "This drops and makes anew: tables {} in sinks {}.",
         or_all(&refill.tables),
         or_all(&refill.sinks)
     );
+    asked(&what, &word, "walcast nuke … --yes")
+}
+
+/// Says what will be done, and waits for somebody to type the word. Without a terminal, `instead` is what to run.
+pub(super) fn asked(what: &str, word: &str, instead: &str) -> Result<bool> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Error::config("nobody can be asked, because standard input is no terminal")
+            .hint(instead.to_owned()));
+    }
+    eprintln!("{what}");
     eprint!("Type {word} to go on: ");
     let failed = |error| Error::halt("asking").because(error);
     std::io::stderr().flush().map_err(failed)?;
@@ -148,17 +155,21 @@ async fn run(global: &Global, refill: Refill, json: bool) -> Result<ExitCode> {
             .await
             .map_err(|error| Error::bug("asking the engine").because(error))?;
     }
+    run_until_filled(&config, Some(refill), json).await
+}
+
+/// Runs an engine until everything is there, and shows how far it is.
+pub(super) async fn run_until_filled(
+    config: &Config,
+    refill: Option<Refill>,
+    json: bool,
+) -> Result<ExitCode> {
     let view = Arc::new(EngineView::default());
-    let options = RunOptions {
-        until_caught_up: true,
-        refill: Some(refill),
-        view: view.clone(),
-        ..RunOptions::default()
-    };
+    let options = RunOptions { until_caught_up: true, refill, view: view.clone(), ..RunOptions::default() };
     let started = Instant::now();
     let mut shutdown = shutdown_on_signal()?;
     let engine = tokio::select! {
-        engine = prepare(&config, options) => engine?,
+        engine = prepare(config, options) => engine?,
         _ = shutdown.wait_for(|asked| *asked) => return Ok(ExitCode::FAILURE),
     };
     let shown = tokio::spawn(show(view.clone()));

@@ -1,7 +1,9 @@
 //! `walcast schema`.
 
+mod apply;
 mod diff;
 mod generate;
+mod plan;
 
 use std::process::ExitCode;
 
@@ -21,6 +23,10 @@ pub enum Command {
     Generate(generate::Arguments),
     /// Compare schema.json with the source and with what the replicas were made for
     Diff(diff::Arguments),
+    /// Show what a start would do to the replicas, with rows and dollars
+    Plan(plan::Arguments),
+    /// Make the replicas what schema.json says, and fill what that takes
+    Apply(apply::Arguments),
     /// Print the JSON Schema of schema.json, for editors
     JsonSchema,
 }
@@ -33,6 +39,8 @@ pub async fn run(global: &Global, command: Command) -> Result<ExitCode> {
     match command {
         Command::Generate(arguments) => generate::run(global, arguments).await,
         Command::Diff(arguments) => diff::run(global, arguments).await,
+        Command::Plan(arguments) => plan::run(global, arguments).await,
+        Command::Apply(arguments) => apply::run(global, arguments).await,
         Command::JsonSchema => {
             output::print(&SchemaFile::json_schema())?;
             Ok(ExitCode::SUCCESS)

@@ -98,7 +98,15 @@ impl Engine {
             plan: plan.clone(),
             budgets: config.sinks.iter().filter_map(budget).collect(),
         });
-        let setup = Arc::new(Setup { source, config: config.clone(), plan, fills, options, deadline });
+        let setup = Arc::new(Setup {
+            source,
+            config: config.clone(),
+            plan,
+            planned_at: target,
+            fills,
+            options,
+            deadline,
+        });
         Ok(Engine { setup, fanout, target, published })
     }
 }

@@ -18,7 +18,9 @@ use crate::capture::haste::Haste;
 use crate::capture::pace::PaceOptions;
 use crate::capture::slot;
 use crate::capture::stream::{Stream, StreamOptions};
+use crate::encode::mapper::OlderForms;
 use crate::error::{Error, Kind, Result};
+use crate::fanout::fill::TableState;
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::Progress;
 use crate::postgres::socket::Socket;
@@ -243,6 +245,19 @@ impl Session<'_> {
         }
     }
 
+    /// The tables that every sink reads anew, where it is not past the plan.
+    fn older_forms(&self) -> OlderForms {
+        let until = self.setup.planned_at;
+        let is_read_anew = |table: &usize| {
+            self.route.progress.sinks().iter().all(|sink| {
+                let position = sink.durable_lsn();
+                let state = sink.fills().state(*table, position);
+                !sink.is_running() || position >= until || !matches!(state, TableState::Live)
+            })
+        };
+        OlderForms { tables: (0..self.setup.plan.tables.len()).filter(is_read_anew).collect(), until }
+    }
+
     fn start_river(&self) -> Result<RiverThread> {
         let (runs, frames) = mpsc::channel(RUNS_QUEUED);
         let (finished, done) = oneshot::channel();
@@ -255,6 +270,7 @@ impl Session<'_> {
                 false => self.route.idle_interval,
             },
             needed_from: self.route.progress.needed_from(),
+            older: self.older_forms(),
         };
         std::thread::Builder::new()
             .name(self.route.thread.clone())

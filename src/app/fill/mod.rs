@@ -130,7 +130,8 @@ impl Filler {
                         }
                         jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
                     }
-                    TableState::CatchingUp | TableState::Live | TableState::Incomplete => {}
+                    TableState::CatchingUp | TableState::Live | TableState::Incomplete | TableState::Left => {
+                    }
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! How far the tables of a SQLite file are filled: `_walcast_fills`.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, params};
 
 use super::failure;
@@ -23,17 +25,27 @@ pub(super) fn put(connection: &Connection, target: &str, fill: &TableFill) -> Re
 
 /// How far every table of the plan is.
 pub(super) fn read(connection: &Connection, plan: &Plan) -> Result<Fills> {
+    let mut fills = Fills::default();
+    for (target, fill) in read_all(connection)? {
+        let Some(table) = plan.tables.iter().position(|table| table.target == target) else { continue };
+        fills.set(table, fill);
+    }
+    Ok(fills)
+}
+
+/// How far every table is that is kept, by name.
+pub(super) fn read_all(connection: &Connection) -> Result<BTreeMap<String, TableFill>> {
     let reading = |error| failure(error, "reading how far the tables are filled".to_owned());
     let mut statement =
         connection.prepare_cached("SELECT target, fill FROM _walcast_fills").map_err(reading)?;
     let rows = statement
         .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
         .map_err(reading)?;
-    let mut fills = Fills::default();
+    let mut fills = BTreeMap::new();
     for row in rows {
         let (target, text) = row.map_err(reading)?;
-        let Some(table) = plan.tables.iter().position(|table| table.target == target) else { continue };
-        fills.set(table, StoredTable::parse_fill(&target, &text)?);
+        let fill = StoredTable::parse_fill(&target, &text)?;
+        fills.insert(target, fill);
     }
     Ok(fills)
 }

@@ -4,11 +4,16 @@
 //! transaction, with `synchronous = FULL`: what is acknowledged survives a power failure. A source transaction that
 //! comes in parts keeps its SQLite transaction open across them, so readers never see half of it.
 //!
-//! `state` and `fills` own the `_walcast_*` tables, `tables` the replicated ones, `writer` the statements.
+//! `state` and `fills` own the `_walcast_*` tables, `tables` and `swap` the replicated ones, `writer` the statements. A
+//! table whose definition changed is built beside the one that readers see, under another name; only what writes rows
+//! knows of it.
 
 mod fills;
+mod prune;
 mod reading;
+mod shapes;
 mod state;
+mod swap;
 mod tables;
 mod writer;
 
@@ -18,8 +23,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub use prune::{Prune, prune};
 pub use reading::{dead_letters, drop_dead_letters, row};
-pub use state::{inspect, is_foreign, stored_tables};
+pub use shapes::of_definition;
+pub use state::{inspect, is_foreign, kept_tables, stored_tables};
 
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
@@ -27,7 +34,7 @@ use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::fill::{FillWrite, Fills, OwedKey, TableFill};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
-use crate::sink::replica::{OnRejected, check_source, taken_over};
+use crate::sink::replica::{OnRejected, awaits_operator, check_source, taken_over};
 
 /// How long a statement waits for another process that writes the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +50,7 @@ const CACHE_KIB: i64 = 4_096;
 pub struct SqliteSink {
     path: PathBuf,
     on_rejected: OnRejected,
+    is_manual: bool,
     open: Option<Open>,
     /// What the last batch failed for.
     missing: Vec<(usize, OwedKey)>,
@@ -52,6 +60,10 @@ pub struct SqliteSink {
 struct Open {
     connection: Connection,
     plan: Arc<Plan>,
+    /// The same with the names of the tables that rows are written to.
+    written: Plan,
+    /// Some of them were others than those when the file was opened.
+    is_building: bool,
     source: SourceIdentity,
     epoch: u64,
     sql: writer::TableSql,
@@ -62,7 +74,12 @@ struct Open {
 impl SqliteSink {
     /// A sink on the file at `path`, which is created when it is missing.
     pub fn new(path: impl Into<PathBuf>, on_rejected: OnRejected) -> Self {
-        SqliteSink { path: path.into(), on_rejected, open: None, missing: Vec::new() }
+        SqliteSink { path: path.into(), on_rejected, is_manual: false, open: None, missing: Vec::new() }
+    }
+
+    /// Whether an operator wants to say when tables of a replica that is fed already are changed.
+    pub fn with_manual_changes(self, is_manual: bool) -> Self {
+        SqliteSink { is_manual, ..self }
     }
 
     fn opened(&mut self) -> Result<&mut Open> {
@@ -77,8 +94,11 @@ impl Sink for SqliteSink {
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(|error| failure(error, format!("opening {}", self.path.display())))?;
         state::claim(&transaction, &self.path)?;
-        tables::create(&transaction, plan, &self.path)?;
         let checkpoint = state::read(&transaction)?;
+        let changes = tables::prepare(&transaction, plan, &self.path)?;
+        if self.is_manual && checkpoint.is_some() && !changes.is_empty() {
+            return Err(awaits_operator(&self.path.display(), &changes));
+        }
         let checkpoint = match checkpoint {
             Some(mut checkpoint) => {
                 check_source(&checkpoint, source, &self.path.display())?;
@@ -88,9 +108,19 @@ impl Sink for SqliteSink {
             }
             None => None,
         };
+        let written = tables::written(plan, &fills::read(&transaction, plan)?);
         transaction.commit().map_err(|error| failure(error, format!("preparing {}", self.path.display())))?;
+        for change in changes.iter().filter(|_| checkpoint.is_some()) {
+            tracing::info!(replica = %self.path.display(), "{change}");
+        }
         self.open = Some(Open {
-            sql: writer::TableSql::new(plan),
+            sql: writer::TableSql::new(&written),
+            is_building: written
+                .tables
+                .iter()
+                .zip(&plan.tables)
+                .any(|(one, other)| one.target != other.target),
+            written,
             plan: plan.clone(),
             source: source.clone(),
             epoch: checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.epoch),
@@ -110,9 +140,10 @@ impl Sink for SqliteSink {
         let preparing = |error| failure(error, "preparing to fill it anew".to_owned());
         let transaction = open.connection.unchecked_transaction().map_err(preparing)?;
         state::restart(&transaction, lsn, &open.source, open.epoch)?;
-        for table in &open.plan.tables {
+        for (table, written) in open.plan.tables.iter().zip(&open.written.tables) {
             let rows_estimated = table.estimated_rows.max(0).unsigned_abs();
-            let fill = TableFill { clears: true, ..TableFill::waiting(rows_estimated) };
+            let is_beside = written.target != table.target;
+            let fill = TableFill { clears: true, is_beside, ..TableFill::waiting(rows_estimated) };
             fills::put(&transaction, &table.target, &fill)?;
         }
         transaction.commit().map_err(preparing)
@@ -133,7 +164,17 @@ impl Sink for SqliteSink {
     fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
         let on_rejected = self.on_rejected;
         let path = self.path.clone();
-        let mut writer = writer::Writer::new(self.opened()?, on_rejected);
+        let open = self.opened()?;
+        if write.swaps {
+            swap::swap(open, write).map_err(|error| error.context(path.display()))?;
+            tracing::info!(
+                replica = %path.display(),
+                table = open.plan.tables[write.table].target,
+                "the table that was built beside takes its place"
+            );
+            return Ok(Applied::default());
+        }
+        let mut writer = writer::Writer::new(open, on_rejected);
         writer.fill(write).map_err(|error| error.context(path.display()))
     }
 
@@ -160,7 +201,20 @@ impl Sink for SqliteSink {
         if checkpoint.epoch != open.epoch {
             return Err(taken_over());
         }
+        if open.is_building {
+            // Whether a swap that failed has come about, only the file knows.
+            let fills = fills::read(&open.connection, &open.plan)?;
+            open.write_to(tables::written(&open.plan, &fills));
+        }
         Ok(checkpoint)
+    }
+}
+
+impl Open {
+    /// From now on rows are written to these tables.
+    fn write_to(&mut self, written: Plan) {
+        self.sql = writer::TableSql::new(&written);
+        self.written = written;
     }
 }
 
@@ -192,6 +246,8 @@ fn connect(path: &Path) -> Result<Connection> {
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.pragma_update(None, "foreign_keys", false)?;
         connection.pragma_update(None, "recursive_triggers", false)?;
+        // A table takes another's place while views name that one; what they name is theirs.
+        connection.pragma_update(None, "legacy_alter_table", true)?;
         connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
         Ok(())
     };

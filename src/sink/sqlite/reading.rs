@@ -6,10 +6,10 @@ use rusqlite::types::{ToSql, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params_from_iter};
 use serde_json::Value;
 
-use super::{BUSY_TIMEOUT, failure, state};
+use super::{BUSY_TIMEOUT, failure, fills, state};
 use crate::encode::cell::Cell;
 use crate::encode::plan::PlannedTable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::quote_identifier as quote;
 use crate::sink::reading::{self, DeadLetter, FoundRow, Letters};
 
@@ -25,6 +25,14 @@ pub fn row(path: &Path, table: &PlannedTable, key: &[Cell], arena: &[u8]) -> Res
     // One transaction, so that row and checkpoint belong together.
     let transaction = connection.transaction().map_err(reading)?;
     let checkpoint = state::read(&transaction)?;
+    let fills = fills::read_all(&transaction)?;
+    if fills.get(&table.target).is_some_and(|fill| fill.is_beside) {
+        return Err(Error::transient(format!(
+            "table {} of {} is being built anew for a changed schema.json; its readers see it as it was before",
+            table.target,
+            path.display()
+        )));
+    }
     let columns = table.columns.iter().map(|column| &column.target).chain(&table.soft_delete);
     let columns: Vec<String> = columns.map(|name| quote(name)).collect();
     let matches: Vec<String> =

@@ -1,16 +1,19 @@
 //! The `_walcast_*` tables of a SQLite file: whose it is, how far it is, who may write it, and which rows it lacks.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, params};
 
-use super::{failure, unreadable};
+use super::{failure, shapes, unreadable};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
+use crate::sink::definition::BESIDE;
 use crate::sink::replica::{StoredTable, taken_over};
+use crate::sink::shape::Kept;
 
 /// Marks the file as ours in its header (`PRAGMA application_id`): "WALC".
 const APPLICATION_ID: i32 = 0x5741_4c43;
@@ -35,6 +38,11 @@ CREATE TABLE IF NOT EXISTS _walcast_tables (
 CREATE TABLE IF NOT EXISTS _walcast_fills (
     target TEXT PRIMARY KEY,
     fill   TEXT NOT NULL -- JSON: which rows from before the stream are here
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _walcast_left (
+    target TEXT NOT NULL,
+    column TEXT NOT NULL, -- was fed once; schema.json does not name it any more
+    PRIMARY KEY (target, column)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS _walcast_dead_letters (
     id         INTEGER PRIMARY KEY,
@@ -252,14 +260,13 @@ pub fn stored_tables(path: &Path) -> Result<Vec<StoredTable>> {
     let Some(connection) = open_ours(path)? else { return Ok(Vec::new()) };
     let reading = |error| failure(error, format!("reading {}", path.display()));
     // A file that an older walcast made has no fills.
-    let has_fills: bool = connection
-        .query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_walcast_fills'", [], |row| {
-            row.get(0)
-        })
-        .map_err(reading)?;
+    let has_fills = has_table(&connection, "_walcast_fills").map_err(reading)?;
     let fill =
         if has_fills { "(SELECT fill FROM _walcast_fills f WHERE f.target = t.target)" } else { "NULL" };
-    let sql = format!("SELECT target, source, definition, {fill} FROM _walcast_tables t ORDER BY target");
+    let sql = format!(
+        "SELECT target, source, definition, {fill} FROM _walcast_tables t
+          WHERE substr(target, 1, length('{BESIDE}')) <> '{BESIDE}' ORDER BY target"
+    );
     let read = || -> rusqlite::Result<Vec<(StoredTable, Option<String>)>> {
         let mut statement = connection.prepare(&sql)?;
         let tables = statement.query_map([], |row| {
@@ -275,14 +282,27 @@ pub fn stored_tables(path: &Path) -> Result<Vec<StoredTable>> {
     read().map_err(reading)?.into_iter().map(with_fill).collect()
 }
 
+/// What is kept of every replicated table of a file, by its name, as [`stored_tables`] reads them.
+///
+/// # Errors
+/// The file is not ours, or cannot be read.
+pub fn kept_tables(path: &Path) -> Result<BTreeMap<String, Kept>> {
+    match open_ours(path)? {
+        Some(connection) => shapes::kept(&connection),
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+pub(super) fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    connection.query_row(sql, [name], |row| row.get(0))
+}
+
 /// A file that walcast has prepared; `None` where there is none, or nothing in it.
 pub(super) fn open_ours(path: &Path) -> Result<Option<Connection>> {
     let Some(connection) = open_read_only(path)? else { return Ok(None) };
     refuse_foreign(&connection, path)?;
-    let has_state: bool = connection
-        .query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_walcast_checkpoint'", [], |row| {
-            row.get(0)
-        })
+    let has_state = has_table(&connection, "_walcast_checkpoint")
         .map_err(|error| failure(error, format!("reading {}", path.display())))?;
     Ok(has_state.then_some(connection))
 }

@@ -110,7 +110,10 @@ fn key_matches(table: &PlannedTable) -> String {
 /// One batch's worth of applying.
 pub(super) struct Writer<'a> {
     connection: &'a Connection,
+    /// With the names of the tables that rows are written to.
     plan: &'a Plan,
+    /// With the names that readers know.
+    known_as: &'a Plan,
     sql: &'a TableSql,
     /// By table: the statements that nearly every change needs, looked up once per batch.
     upserts: Vec<Option<CachedStatement<'a>>>,
@@ -128,7 +131,8 @@ impl<'a> Writer<'a> {
         Writer {
             upserts: open.plan.tables.iter().map(|_| None).collect(),
             connection: &open.connection,
-            plan: &open.plan,
+            plan: &open.written,
+            known_as: &open.plan,
             sql: &open.sql,
             is_in_transaction: &mut open.is_in_transaction,
             timeline: open.source.timeline,
@@ -176,16 +180,16 @@ impl<'a> Writer<'a> {
             execute(self.connection, "BEGIN IMMEDIATE")?;
         }
         state::check_epoch(self.connection, self.epoch)?;
-        let table = &self.plan.tables[write.table];
+        let target = &self.known_as.tables[write.table].target;
         if write.clears {
-            tables::recreate(self.connection, table)?;
+            tables::recreate(self.connection, &self.plan.tables[write.table], target)?;
         }
         if let Some(run) = write.run {
             let read = Span { commit_lsn: write.fill.seen_lsn, ..Span::default() };
             for &change in run.all_changes() {
                 if change.kind == ChangeKind::Reject {
                     // The stream may have said so already.
-                    if !self.has_dead_letter(&table.target, run.rejection(change))? {
+                    if !self.has_dead_letter(target, run.rejection(change))? {
                         self.dead_letter(change.table, run.rejection(change), &read)?;
                     }
                     continue;
@@ -194,7 +198,7 @@ impl<'a> Writer<'a> {
                 self.applied.changes += 1;
             }
         }
-        fills::put(self.connection, &table.target, write.fill)?;
+        fills::put(self.connection, target, write.fill)?;
         if is_alone {
             execute(self.connection, "COMMIT")?;
         }
@@ -395,7 +399,7 @@ impl<'a> Writer<'a> {
     }
 
     fn dead_letter(&mut self, table: u32, row: &RejectedRow, span: &Span) -> Result<()> {
-        let target = &self.plan.tables[table as usize].target;
+        let target = &self.known_as.tables[table as usize].target;
         if self.on_rejected == OnRejected::Halt {
             return Err(rejected(target, span.commit_lsn, &row.reason));
         }

@@ -8,6 +8,7 @@ use super::problem;
 use crate::Lsn;
 use crate::app::check::{Facts, Finding};
 use crate::app::commands::output;
+use crate::app::evolution::{self, Action, SinkChanges};
 use crate::app::replicas::{self, Replica};
 use crate::app::source::{Judged, Source};
 use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
@@ -15,8 +16,6 @@ use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
-use crate::sink::definition::Definition;
-use crate::sink::replica::StoredTable;
 
 /// Each sink: whose it is, what it was made for, and whether it can go on from the slot.
 pub(super) async fn find(
@@ -68,14 +67,17 @@ pub(super) async fn find(
     }
     for (sink, looked) in config.sinks.iter().zip(looked) {
         let (name, subject) = (sink.name.as_str(), format!("sink {}", sink.name));
-        let Replica { checkpoint, tables, .. } = match looked {
-            Ok(replica) => replica,
+        let (checkpoint, changes) = match looked {
+            Ok(replica) => {
+                let checkpoint = replica.checkpoint.clone();
+                (checkpoint, evolution::changes_of(config, sink, Ok(replica), plan))
+            }
             Err(error) => {
                 findings.push(problem(subject, &error));
                 continue;
             }
         };
-        findings.extend(stale_tables(&subject, &tables, plan));
+        findings.extend(stale_tables(&subject, changes));
         let verdict = verdicts.iter().find(|(judged, _)| judged == name).map(|(_, verdict)| verdict);
         let error = verdict.zip(identity.as_ref()).and_then(|(verdict, source)| verdict.error(name, source));
         findings.push(match error {
@@ -149,16 +151,14 @@ fn may_write(place: &Path) -> Result<()> {
 }
 
 /// Tables that the replica holds in another form than `schema.json` asks for now.
-fn stale_tables(subject: &str, stored: &[StoredTable], plan: &Plan) -> Vec<Finding> {
-    let is_stale = |stored: &&StoredTable| {
-        let planned = plan.tables.iter().find(|table| table.target == stored.target);
-        planned.is_some_and(|table| Definition::of(table).text() != stored.definition)
-    };
-    let stale = stored.iter().filter(is_stale);
-    stale
-        .map(|stored| {
-            Finding::problem(subject, format!("its table {} was made for another schema.json", stored.target))
-                .remedy("walcast schema diff")
-        })
-        .collect()
+fn stale_tables(subject: &str, changes: SinkChanges) -> impl Iterator<Item = Finding> + use<'_> {
+    let changed = changes.steps.into_iter().filter(|step| step.action != Action::Create);
+    changed.map(move |step| {
+        let message =
+            format!("its table {} was made for another schema.json: it {}", step.table, step.message);
+        match step.stops {
+            true => Finding::problem(subject, message).remedy("walcast schema plan"),
+            false => Finding::warning(subject, message).remedy("walcast schema plan"),
+        }
+    })
 }

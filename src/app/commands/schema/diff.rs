@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use crate::app::cli::Global;
 use crate::app::commands::output;
+use crate::app::evolution::{self, Left};
 use crate::app::replicas::{self, Replica, Unreadable};
 use crate::app::source::{Source, read_schema};
 use crate::capture::catalog::all_tables;
 use crate::capture::table::Table;
-use crate::config::Sink;
+use crate::config::{Config, Sink};
 use crate::encode::plan::Plan;
 use crate::encode::schema_file::SchemaFile;
 use crate::error::Result;
@@ -87,7 +88,7 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
     let tables = all_tables(&client, &[]).await?;
     let (plan, mut differences) = with_source(&schema, &tables);
     for (sink, replica) in config.sinks.iter().zip(replicas::read_all(&config)) {
-        differences.extend(with_sink(sink, replica, &schema, &plan));
+        differences.extend(with_sink(&config, sink, replica, &schema, &plan));
     }
     let report = Report { is_ok: differences.iter().all(|difference| !difference.stops), differences };
     match arguments.json {
@@ -138,6 +139,7 @@ fn with_source(schema: &SchemaFile, tables: &[Table]) -> (Plan, Vec<Difference>)
 
 /// What a replica was made for and what it should be made for now. Tables that the plan could not take are not compared.
 fn with_sink(
+    config: &Config,
     sink: &Sink,
     replica: Result<Replica, Unreadable>,
     schema: &SchemaFile,
@@ -153,43 +155,35 @@ fn with_sink(
         remedy: None,
         stops: false,
     };
-    let stored = match replica {
-        Ok(replica) => replica.tables,
-        Err(Unreadable { error, .. }) => {
-            let remedy = error.hint_text().map(str::to_owned);
-            return vec![Difference { stops: true, remedy, ..at_sink("", error.chain()) }];
-        }
-    };
+    let stored = replica.as_ref().map_or_else(|_| Vec::new(), |replica| replica.tables.clone());
+    let changes = evolution::changes_of(config, sink, replica, plan);
+    if let Some(problem) = changes.problem {
+        return vec![Difference { stops: true, remedy: changes.hint, ..at_sink("", problem) }];
+    }
     if stored.is_empty() {
         return Vec::new();
     }
     let mut differences = Vec::new();
-    for table in &plan.tables {
-        match stored.iter().find(|stored| stored.target == table.target) {
-            None => differences.push(at_sink(
-                &table.target,
-                "not there yet; walcast run creates it, without the rows that exist at the source".to_owned(),
-            )),
-            Some(stored) => {
-                let wanted = Definition::of(table).text();
-                if stored.definition != wanted {
-                    differences.push(Difference {
-                        details: changed_lines(&stored.definition, &wanted),
-                        remedy: Some(
-                            "take the change in schema.json back, or give the sink a new place and fill it anew"
-                                .to_owned(),
-                        ),
-                        stops: true,
-                        ..at_sink(&table.target, "made for another schema.json".to_owned())
-                    });
-                }
-            }
-        }
+    for step in changes.steps {
+        let planned = plan.tables.iter().find(|table| table.target == step.table);
+        let known = stored.iter().find(|stored| stored.target == step.table);
+        let details = planned.zip(known).map(|(planned, known)| {
+            let wanted = Definition::of(planned).text();
+            if known.definition == wanted { Vec::new() } else { changed_lines(&known.definition, &wanted) }
+        });
+        differences.push(Difference {
+            details: details.unwrap_or_default(),
+            stops: step.stops,
+            remedy: step.remedy,
+            ..at_sink(&step.table, format!("walcast run: the table {}", step.message))
+        });
     }
     let mapped: BTreeSet<String> =
         schema.tables.iter().map(|(name, entry)| schema.target_name(name, entry)).collect();
-    differences.extend(stored.iter().filter(|stored| !mapped.contains(&stored.target)).map(|stored| {
-        at_sink(&stored.target, "schema.json does not map it: it stays, and is no longer updated".to_owned())
+    let is_left = |left: &Left| left.column.is_some() || !mapped.contains(&left.table);
+    differences.extend(changes.left.into_iter().filter(is_left).map(|left| Difference {
+        column: left.column,
+        ..at_sink(&left.table, "schema.json does not map it: it stays, and is no longer updated".to_owned())
     }));
     differences
 }

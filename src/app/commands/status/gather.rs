@@ -266,7 +266,9 @@ fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
     let checkpoint = match replica {
         Ok(Replica { checkpoint, dead_letters, d1, tables }) => {
             let position = checkpoint.as_ref().map_or(Lsn::ZERO, |checkpoint| checkpoint.lsn);
-            status.tables = tables.iter().map(|stored| table(stored, position)).collect();
+            // One that is not fed any more is a matter of `walcast schema plan`.
+            let is_fed = |stored: &&StoredTable| stored.fill.as_ref().is_none_or(|fill| !fill.is_left);
+            status.tables = tables.iter().filter(is_fed).map(|stored| table(stored, position)).collect();
             status.cost = d1.as_ref().filter(|_| checkpoint.is_some()).map(cost);
             if let Some(checkpoint) = &checkpoint {
                 status.checkpoint_lsn = Some(checkpoint.lsn.to_string());

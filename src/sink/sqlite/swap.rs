@@ -1,0 +1,73 @@
+//! A table takes the place of another one: dropped, renamed and noted in one transaction, so that a reader sees the one
+//! or the other, whole.
+
+use rusqlite::{Connection, params};
+
+use super::{Open, execute, failure, fills, state};
+use crate::encode::plan::PlannedTable;
+use crate::error::Result;
+use crate::fanout::fill::FillWrite;
+use crate::postgres::quote_identifier as quote;
+use crate::sink::definition::{Definition, beside};
+
+/// Puts the table that was built beside the one that readers see in its place, in a transaction of its own unless one is
+/// open.
+pub(super) fn swap(open: &mut Open, write: &FillWrite<'_>) -> Result<()> {
+    let table = &open.plan.tables[write.table];
+    let is_alone = !open.is_in_transaction;
+    if is_alone {
+        execute(&open.connection, "BEGIN IMMEDIATE")?;
+    }
+    state::check_epoch(&open.connection, open.epoch)?;
+    let swapping = |error| failure(error, format!("putting the new table {} in its place", table.target));
+    replace(&open.connection, table).map_err(swapping)?;
+    fills::put(&open.connection, &table.target, write.fill)?;
+    if is_alone {
+        execute(&open.connection, "COMMIT")?;
+    }
+    let mut written = open.written.clone();
+    written.tables[write.table] = table.clone();
+    open.write_to(written);
+    Ok(())
+}
+
+fn replace(connection: &Connection, table: &PlannedTable) -> rusqlite::Result<()> {
+    let (target, new, definition) = (&table.target, beside(table).target, Definition::of(table));
+    let others = others(connection, target)?;
+    connection.execute_batch(&format!(
+        "DROP TABLE IF EXISTS {0}; ALTER TABLE {1} RENAME TO {0};",
+        quote(target),
+        quote(&new)
+    ))?;
+    for index in &definition.indexes {
+        connection.execute_batch(index)?;
+    }
+    for (name, sql) in others {
+        if !has(connection, &name)?
+            && let Err(error) = connection.execute_batch(&sql)
+        {
+            tracing::warn!(table = target, name, "does not fit the new table, and is gone: {error}");
+        }
+    }
+    connection.execute("DELETE FROM _walcast_tables WHERE target = ?1", [&new])?;
+    connection.execute(
+        "UPDATE _walcast_tables SET source = ?2, definition = ?3 WHERE target = ?1",
+        params![target, table.source.plain(), definition.text()],
+    )?;
+    connection.execute("DELETE FROM _walcast_left WHERE target = ?1", [target])?;
+    Ok(())
+}
+
+/// What others have made on the table, and would lose with it: indexes and triggers that are not of the form of ours.
+fn others(connection: &Connection, target: &str) -> rusqlite::Result<Vec<(String, String)>> {
+    let sql = "SELECT name, sql FROM sqlite_schema
+                WHERE tbl_name = ?1 COLLATE NOCASE AND type IN ('index', 'trigger') AND sql IS NOT NULL
+                  AND NOT (type = 'index' AND substr(name, 1, length(?2)) = ?2)";
+    let mut statement = connection.prepare(sql)?;
+    let ours = format!("idx_{target}_");
+    statement.query_map(params![target, ours], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+fn has(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?1", [name], |row| row.get(0))
+}
