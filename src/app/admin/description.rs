@@ -90,7 +90,9 @@ mod tests {
         assert_eq!(
             closed,
             [
+                "/backfill",
                 "/failed",
+                "/nuke",
                 "/retry-failed",
                 "/sinks/{name}/pause",
                 "/sinks/{name}/resume",

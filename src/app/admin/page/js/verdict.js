@@ -3,6 +3,7 @@
 const PHASES = {
   preparing: "walcast is starting.",
   stopping: "walcast is stopping.",
+  resting: "walcast rests until its next run.",
 };
 /** What a sentence says of the only region that is not right. */
 const SENTENCES = {
