@@ -396,7 +396,7 @@ async fn a_slot_that_the_server_gave_up_stops_with_the_next_command() {
         slot::judge(&identity, lost.current_wal_lsn, &slot::TimelineHistory::default(), Some(&lost), &[]);
     let error = judgement.slot.error(&identity).unwrap();
     assert_eq!(error.kind(), Kind::NeedsBackfill);
-    assert!(error.hint_text().unwrap().contains("run walcast teardown, then walcast run"), "{error:?}");
+    assert!(error.hint_text().unwrap().contains("walcast nuke --all"), "{error:?}");
     slot::drop(client, "w").await.unwrap();
 }
 

@@ -287,7 +287,7 @@ fn a_lost_slot_a_foreign_file_and_another_pipelines_file_are_shown_as_such() {
     let status = pipeline.json(1, &["status", "--json"]);
     assert_eq!(status["slot"]["state"], "lost");
     assert_eq!(status["sinks"][0]["state"], "needs-backfill");
-    assert!(status["slot"]["hint"].as_str().unwrap().contains("move the replica files away"));
+    assert!(status["slot"]["hint"].as_str().unwrap().contains("walcast nuke --all"));
     let text = pipeline.ends(1, &["status"]);
     assert!(text.contains("eu    needs-backfill") && text.contains("na    foreign"), "{text}");
     let problems = pipeline.problems();

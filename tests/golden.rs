@@ -181,7 +181,7 @@ fn apply(sink: &mut SqliteSink, run: &Arc<Run>, fills: &mut Fills) -> Result<()>
     }
     sink.checkpoint()?;
     for (table, owed) in missing {
-        let step = FillStep { table, action: Action::Miss(vec![owed]), receipt: None };
+        let step = FillStep { table, action: Action::Miss(vec![owed]), sent_at: Lsn::ZERO, receipt: None };
         let fill = fills.after("golden", Lsn(1), &step).expect("it is new");
         sink.fill(&FillWrite { table, fill: &fill, run: None, clears: false, swaps: false })?;
         fills.set(table, fill);

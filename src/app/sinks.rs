@@ -213,8 +213,11 @@ impl OpenSinks {
             let tables: Vec<usize> =
                 (0..fills.0.len()).filter(waits).filter(|&table| is_forgone(table)).collect();
             for table in tables {
-                let fill = TableFill::complete();
-                let write = FillWrite { table, fill: &fill, run: None, clears: false, swaps: false };
+                let waiting = fills.get(table).cloned().unwrap_or_else(TableFill::complete);
+                // What it has is of no use where changes are missing, wanted or not.
+                let clears = waiting.clears;
+                let fill = TableFill { owed: waiting.owed, ..TableFill::complete() };
+                let write = FillWrite { table, fill: &fill, run: None, clears, swaps: false };
                 match patiently(backoff, || sink.fill(&write)) {
                     Ok(_) => fills.set(table, fill),
                     Err(error) => stop(progress, &error),

@@ -19,6 +19,9 @@ use crate::encode::run::Run;
 /// With more rows missing, the whole table is filled anew.
 const MISSES_MAX: usize = 1000;
 
+/// What a step takes in a queue beside its rows.
+const STEP_BYTES: usize = 1024;
+
 /// How far one table of one sink is, as the sink keeps it.
 #[serde_as]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,6 +203,9 @@ pub struct FillStep {
     pub table: usize,
     /// What it brings.
     pub action: Action,
+    /// Everything up to here was sent to the sinks before it. Rows that were read are passed over by a sink that is
+    /// further already, from a stream of its own: what it has may be newer.
+    pub sent_at: Lsn,
     /// Closes once every sink is done with the step, or has lost it.
     pub receipt: Option<oneshot::Sender<()>>,
 }
@@ -251,9 +257,9 @@ pub enum Action {
 }
 
 impl FillStep {
-    /// How much room it takes in a queue.
+    /// How much room it takes in a queue. One without rows takes a little too, so that they do not pile up.
     pub fn bytes(&self) -> usize {
-        self.run().map_or(0, |run| run.bytes())
+        self.run().map_or(STEP_BYTES, |run| STEP_BYTES + run.bytes())
     }
 
     /// The rows, in a step that has some.
@@ -312,6 +318,7 @@ impl Fills {
                 let (owed, is_beside) = (before.owed.clone(), before.is_beside);
                 Some(TableFill { owed, clears: false, is_beside, ..fill.clone() })
             }
+            Action::Chunk { .. } | Action::Paid { .. } if position > step.sent_at => None,
             Action::Chunk { rest, last_key, is_last, run, seen_lsn } => {
                 let mut fill = before?.clone();
                 let range = fill.ranges.iter_mut().find(|range| !range.is_done && range.rest == *rest)?;
@@ -382,7 +389,7 @@ mod tests {
     }
 
     fn step(action: Action) -> FillStep {
-        FillStep { table: 0, action, receipt: None }
+        FillStep { table: 0, action, sent_at: Lsn(1), receipt: None }
     }
 
     fn chunk(after: Option<Key>, last: Option<Key>, is_last: bool, seen: u64) -> FillStep {
@@ -464,6 +471,16 @@ mod tests {
         assert_eq!(fills.get(0).unwrap().open_ranges().count(), 1, "the fill goes on");
         fills.set(0, TableFill { is_left_empty: true, ..TableFill::complete() });
         assert!(!taken(&mut fills, &retry(&["eu"])), "it is wanted empty");
+    }
+
+    #[test]
+    fn a_sink_that_is_further_than_the_rows_that_come_passes_them_over() {
+        let mut fills = Fills::default();
+        fills.set(0, TableFill::waiting(9));
+        assert!(taken(&mut fills, &begin(None)));
+        let early = FillStep { sent_at: Lsn::ZERO, ..chunk(None, key(5), false, 100) };
+        assert!(!taken(&mut fills, &early), "it has changes that were not looked at");
+        assert!(taken(&mut fills, &chunk(None, key(5), false, 100)));
     }
 
     #[test]

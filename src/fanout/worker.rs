@@ -79,6 +79,8 @@ pub struct Worker<S> {
     open: Option<OpenTransaction>,
     /// How far the sink's fills are.
     fills: Fills,
+    /// Rows that updates did not find, until the sink says that they are owed.
+    missing: Vec<(usize, OwedKey)>,
     /// What was taken from the queue and is not applied yet.
     taken: Taken,
     /// Failed attempts at what is taken.
@@ -186,6 +188,7 @@ impl<S: Sink> Worker<S> {
             position,
             open: None,
             fills,
+            missing: Vec::new(),
             taken: Taken::default(),
             attempt: 0,
             awaits_restart: false,
@@ -251,12 +254,13 @@ impl<S: Sink> Worker<S> {
                 }
                 self.attempt = 0;
                 // A sink that goes on without the rows that updates do not find says so afterwards.
-                let missing = self.sink.take_missing();
-                if !missing.is_empty()
-                    && let Err(error) = self.keep_missing(missing)
+                self.missing.extend(self.sink.take_missing());
+                if !self.missing.is_empty()
+                    && let Err(error) = self.keep_missing(self.missing.clone())
                 {
                     return self.failed(error);
                 }
+                self.missing.clear();
                 if reached != Reached::All {
                     let bytes = self.taken.let_go(reached);
                     self.queue.release(bytes);
@@ -539,7 +543,7 @@ impl<S: Sink> Worker<S> {
                 lsn = ?owed.first().map(|owed| owed.commit_lsn),
                 "updates found no row in this sink; it is read from the source"
             );
-            let step = FillStep { table, action: Action::Miss(owed), receipt: None };
+            let step = FillStep { table, action: Action::Miss(owed), sent_at: Lsn::ZERO, receipt: None };
             self.fill(&step)?;
         }
         Ok(())

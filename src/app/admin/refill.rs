@@ -134,6 +134,9 @@ fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begun, Pro
         return Err(Problem::conflict(format!("sink {} is {state}", away.name), "/status".to_owned())
             .hint("a sink is filled while it takes the main stream; GET /status says what keeps it"));
     }
+    request
+        .check(prepared.progress.sinks().iter())
+        .map_err(|error| Problem::conflict(error.chain(), "/status".to_owned()))?;
     let running = begun(shared, kind, JobTarget { sink: db, table })?;
     prepared.fills.request(request.clone());
     let job = running.job();

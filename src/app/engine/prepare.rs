@@ -90,7 +90,10 @@ impl Engine {
         };
         let fills = Arc::<FillView>::default();
         if let Some(refill) = &options.refill {
-            fills.request(refill.resolve(&plan, config.sinks.iter().map(|sink| sink.name.as_str()))?);
+            let sinks = config.sinks.iter().map(|sink| sink.name.as_str());
+            let request = refill.resolve(&plan, sinks)?;
+            request.check(fanout.progress.running())?;
+            fills.request(request);
         }
         options.view.set_prepared(Prepared {
             fills: fills.clone(),

@@ -118,7 +118,8 @@ impl Gate {
             }
             let owed = log.touched.take_owed();
             let owes = owed.into_iter().filter_map(|owed| owe(owed.table, owed_key(owed)?));
-            owes.chain([Delivery::Fill(Arc::new(make(Arc::new(run))))]).collect()
+            let step = FillStep { sent_at: self.outlets.position(), ..make(Arc::new(run)) };
+            owes.chain([Delivery::Fill(Arc::new(step))]).collect()
         });
         if let Some(horizon) = &log.horizon {
             let floor = horizon.floor();
@@ -160,7 +161,7 @@ pub fn send(outlets: &Outlets, run: Run) {
 }
 
 fn owe(table: usize, owed: OwedKey) -> Option<Delivery> {
-    let step = FillStep { table, action: Action::Owe(owed), receipt: None };
+    let step = FillStep { table, action: Action::Owe(owed), sent_at: Lsn::ZERO, receipt: None };
     Some(Delivery::Fill(Arc::new(step)))
 }
 

@@ -34,7 +34,7 @@ use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::fill::{OwedKey, TableState};
 use crate::fanout::outlets::Outlets;
-use crate::fanout::progress::{Progress, State};
+use crate::fanout::progress::{Progress, SinkProgress, State};
 
 /// How often it is looked whether a sink lacks something.
 const POLL: Duration = Duration::from_millis(50);
@@ -117,7 +117,7 @@ impl Filler {
     /// What the sinks that take the main stream lack.
     fn jobs(&self) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
-        for sink in self.progress.sinks().iter().filter(|sink| sink.state() == State::Attached) {
+        for sink in self.progress.sinks().iter().filter(|sink| can_take(sink)) {
             let (fills, position) = (sink.fills(), sink.durable_lsn());
             for table in 0..self.plan.tables.len() {
                 let Some(fill) = fills.get(table) else { continue };
@@ -137,6 +137,11 @@ impl Filler {
         }
         jobs
     }
+}
+
+/// Whether a sink takes what it is sent, as far as that is known.
+fn can_take(sink: &SinkProgress) -> bool {
+    sink.state() == State::Attached && !sink.is_paused() && sink.failure().is_none()
 }
 
 /// What the readers share.

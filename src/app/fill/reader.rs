@@ -19,7 +19,7 @@ use crate::encode::run::Run;
 use crate::encode::touched::Ticket;
 use crate::error::{Error, Result};
 use crate::fanout::fill::{Action, FillStep, OwedKey, RangeFill, TableFill};
-use crate::fanout::progress::State;
+use crate::fanout::progress::{SinkProgress, State};
 
 /// Chunks of one range that the sinks have not done yet while the next one is read.
 const AHEAD: usize = 2;
@@ -27,6 +27,10 @@ const AHEAD: usize = 2;
 pub(super) const OWED_MAX: usize = 200;
 /// How long a chunk waits for a sink that is slower than others.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a request waits for the sinks that it names.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
+/// Reads of a chunk in a row that are of no use, before the table begins with doubt again.
+const USELESS_MAX: u32 = 1000;
 /// How often it is looked where the sinks are.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often a chunk is offered while the river is inside a transaction, and an old read is repeated.
@@ -99,9 +103,20 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Waits until the sinks take the main stream, but not for ever.
+    async fn await_attached(&self, names: &[String]) {
+        let started = Instant::now();
+        let is_away = |sink: &&Arc<SinkProgress>| sink.is_running() && !super::can_take(sink);
+        let named = || self.filler.progress.sinks().iter().filter(|sink| names.contains(&sink.name));
+        while named().any(|sink| is_away(&sink)) && started.elapsed() < REQUEST_PATIENCE {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Lets tables begin anew, as an operator has asked; returns once the sinks have it.
     pub(super) async fn begin_anew(&self, request: FillRequest) {
         let FillRequest { sinks, tables, clears, is_left_empty, .. } = request;
+        self.await_attached(&sinks).await;
         for table in tables {
             let planned = &self.filler.plan.tables[table];
             let estimated = planned.estimated_rows.max(0).unsigned_abs();
@@ -113,7 +128,8 @@ impl<'a> Reader<'a> {
             );
             let fill = TableFill { clears, is_left_empty, ..TableFill::waiting(estimated) };
             let done = self.send_step(table, Action::Begin { fill, sinks: Some(sinks.clone()) }).await;
-            taken(done).await;
+            // Whoever asked is told that it is done when no sink lacks anything.
+            let _ = tokio::time::timeout(REQUEST_PATIENCE, done).await;
         }
     }
 
@@ -134,7 +150,11 @@ impl<'a> Reader<'a> {
     async fn range(&mut self, table: usize, read_by: &ChunkTable, mut rest: KeyRange) -> Result<()> {
         self.forget_other_keys(table, read_by).await;
         let mut sent: VecDeque<Sent> = VecDeque::new();
+        let mut useless = 0;
         loop {
+            if useless > USELESS_MAX {
+                return Err(Error::transient("what was read is too old, again and again"));
+            }
             while sent.len() >= AHEAD {
                 if !self.take_receipt(table, sent.pop_front()).await {
                     return Ok(());
@@ -142,6 +162,7 @@ impl<'a> Reader<'a> {
             }
             yield_to_stream(self.filler).await;
             let Some(read) = self.read(table, read_by, &Selection::Range(rest.clone())).await? else {
+                useless += 1;
                 tokio::time::sleep(POLL).await;
                 continue;
             };
@@ -153,9 +174,11 @@ impl<'a> Reader<'a> {
             let after = last_key.clone();
             let action = move |run| Action::Chunk { rest: before, last_key: after, is_last, run, seen_lsn };
             if self.offer(table, read, receipt, action).await == Offered::Stale {
+                useless += 1;
                 tokio::time::sleep(POLL).await;
                 continue;
             }
+            useless = 0;
             if last_key.is_some() {
                 rest.after = last_key;
             }
@@ -183,8 +206,8 @@ impl<'a> Reader<'a> {
                 self.pace.took(bytes, at.elapsed());
                 return has_gone_along;
             }
-            if has_gone_along && at.elapsed() >= PATIENCE {
-                return true;
+            if at.elapsed() >= PATIENCE {
+                return has_gone_along;
             }
         }
     }
@@ -298,7 +321,12 @@ impl<'a> Reader<'a> {
         receipt: oneshot::Sender<()>,
         action: impl FnOnce(Arc<Run>) -> Action + Send + 'static,
     ) -> Offered {
-        let mut make = Some(move |run| FillStep { table, action: action(run), receipt: Some(receipt) });
+        let mut make = Some(move |run| FillStep {
+            table,
+            action: action(run),
+            sent_at: Lsn::ZERO,
+            receipt: Some(receipt),
+        });
         loop {
             let gate = self.filler.gate.clone();
             // It may wait for room in a queue.
@@ -323,7 +351,7 @@ impl<'a> Reader<'a> {
     /// Sends a step without rows, and returns what closes once the sinks are done with it.
     async fn send_step(&self, table: usize, action: Action) -> oneshot::Receiver<()> {
         let (receipt, done) = oneshot::channel();
-        let mut step = Some(FillStep { table, action, receipt: Some(receipt) });
+        let mut step = Some(FillStep { table, action, sent_at: Lsn::ZERO, receipt: Some(receipt) });
         loop {
             let gate = self.filler.gate.clone();
             let sending = tokio::task::spawn_blocking(move || {

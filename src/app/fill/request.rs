@@ -3,6 +3,8 @@
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::fill::OwedKey;
+use crate::fanout::fill::TableState;
+use crate::fanout::progress::SinkProgress;
 
 /// Tables to be filled once more, or emptied, by their names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -76,5 +78,24 @@ impl Refill {
             is_left_empty: self.is_left_empty,
             filter: self.filter.clone(),
         })
+    }
+}
+
+impl FillRequest {
+    /// Refuses a condition while a table is being filled anywhere: one read serves all sinks, so others would go without
+    /// the rows that do not meet it.
+    ///
+    /// # Errors
+    /// Transient, naming the sink.
+    pub fn check<'a>(&self, mut sinks: impl Iterator<Item = &'a std::sync::Arc<SinkProgress>>) -> Result<()> {
+        let is_live = |sink: &&std::sync::Arc<SinkProgress>| {
+            let (fills, position) = (sink.fills(), sink.durable_lsn());
+            self.tables.iter().all(|&table| fills.state(table, position) == TableState::Live)
+        };
+        match sinks.find(|sink| !is_live(sink)).filter(|_| self.filter.is_some()) {
+            None => Ok(()),
+            Some(sink) => Err(Error::transient(format!("the table is not live in sink {}", sink.name))
+                .hint("ask again without a condition, or once walcast status says that it is")),
+        }
     }
 }

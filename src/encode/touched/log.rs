@@ -203,10 +203,14 @@ impl Touched {
                 json_rows::array(key.iter().copied(), run.arena(), &mut text);
                 let key: KeyText = text.into();
                 let bytes = TOUCH_BYTES + key.len() + effect.bytes();
+                let list = keys.touches.entry(key.clone()).or_default();
+                // A stream that starts again brings what is here already, behind what came after it.
+                if list.back().is_some_and(|last| last.commit.commit_lsn > commit.commit_lsn) {
+                    return;
+                }
                 touches.bytes += bytes;
                 self.bytes += bytes;
-                touches.keys.push(key.clone());
-                let list = keys.touches.entry(key).or_default();
+                touches.keys.push(key);
                 if matches!(effect, Effect::Settles) {
                     // Whoever does not see this one has his answer, and whoever does sees those before it.
                     list.clear();

@@ -2,7 +2,7 @@
 //! stream.
 
 use super::open::ask;
-use super::request::{Cutter, Part};
+use super::request::{Cutter, Part, Poison};
 use super::send::{Extra, Session};
 use super::state::Row;
 use super::transport::{Answer, Statement, Transport};
@@ -78,12 +78,16 @@ impl Session {
             changes: 0..run.all_changes().len(),
             ..Span::default()
         };
-        self.send_extra(
+        // Its rows are named by themselves: the stream's names mean other rows.
+        let poison = self.swap_poison(Poison::new());
+        let sent = self.send_extra(
             transport,
             Part { run, span: &span, changes: span.changes.clone() },
             Extra { first, last },
             &plan,
-        )
+        );
+        self.swap_poison(poison);
+        sent
     }
 
     /// Sends rows that no transaction brings.

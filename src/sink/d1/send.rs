@@ -442,6 +442,11 @@ impl Session {
         Ok(matches!(sent, Sent::Applied))
     }
 
+    /// Puts other refused rows in the place of those that are known, which it returns.
+    pub(super) fn swap_poison(&mut self, poison: Poison) -> Poison {
+        std::mem::replace(&mut self.poison, poison)
+    }
+
     pub(super) fn forget_ahead(&mut self) {
         self.ahead = None;
     }

@@ -194,8 +194,14 @@ impl<'a> Writer<'a> {
                     }
                     continue;
                 }
-                self.upsert(run, write.table, run.row(change, self.plan))?;
-                self.applied.changes += 1;
+                match self.upsert(run, write.table, run.row(change, self.plan)) {
+                    Ok(()) => self.applied.changes += 1,
+                    Err(error) if error.kind() == Kind::Rejected => {
+                        let row = rejected_row(run, change, self.plan, error.chain());
+                        self.dead_letter(change.table, &row, &read)?;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         fills::put(self.connection, target, write.fill)?;
