@@ -213,7 +213,7 @@ pub(crate) fn slot_seen(slot: &SlotSeen) {
 /// Makes what is counted of a sink begin at zero, so that the first of anything is seen to be one more.
 pub(crate) fn sink_expected(sink: &str) {
     let label = [("sink", sink.to_owned())];
-    for total in [SINK_CHANGES_TOTAL, SINK_TRANSACTIONS_TOTAL, SINK_DEAD_LETTERS_TOTAL] {
+    for total in [SINK_CHANGES_TOTAL, SINK_FILLED_TOTAL, SINK_TRANSACTIONS_TOTAL, SINK_DEAD_LETTERS_TOTAL] {
         counter!(total, &label).increment(0);
     }
     for state in ["attached", "catching-up", "stopped", "detached"] {

@@ -8,7 +8,7 @@ use super::{
     D1_DATABASE_BYTES, D1_REQUESTS_AVAILABLE, D1_ROWS_WRITTEN_TOTAL, D1_THROTTLED_TOTAL,
     HEARTBEAT_DURATION_SECONDS, REPLICATION_LAG_BYTES, REPLICATION_LAG_SECONDS, RETRIES_TOTAL,
     SESSIONS_TOTAL, SINK_CHANGES_TOTAL, SINK_DEAD_LETTERS, SINK_DEAD_LETTERS_TOTAL, SINK_DELAY_SECONDS,
-    SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES, SINK_LAG_SECONDS, SINK_QUEUE_BYTES,
+    SINK_FILLED_TOTAL, SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES, SINK_LAG_SECONDS, SINK_QUEUE_BYTES,
     SINK_SLOT_RETAINED_WAL_BYTES, SINK_STATE, SINK_STATE_CHANGES_TOTAL, SINK_TRANSACTIONS_TOTAL, SLOT_HEALTH,
     SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED, SYNC_LOG_DROPPED_TOTAL,
 };
@@ -77,6 +77,7 @@ fn describe() {
         "Changes of a sink's relation to the stream, by sink and new state"
     );
     describe_counter!(SINK_CHANGES_TOTAL, "Row changes applied, by sink");
+    describe_counter!(SINK_FILLED_TOTAL, "Rows from before the stream that were written, by sink");
     describe_counter!(SINK_TRANSACTIONS_TOTAL, "Source transactions applied, by sink");
     describe_counter!(SINK_DEAD_LETTERS_TOTAL, "Rows set aside with a reason, by sink");
     describe_gauge!(SINK_DEAD_LETTERS, "Rows that a sink has set aside and still keeps, by sink");

@@ -100,13 +100,15 @@ await withBrowser(async (browser) => {
   await says(page.locator(":focus"), "Skip to the regions");
   await page.keyboard.press("Enter");
   const stops = [];
-  for (let stop = 0; stop < 7; stop += 1) {
+  for (let stop = 0; stop < 19; stop += 1) {
     await page.keyboard.press("Tab");
     stops.push(await page.evaluate(() => document.activeElement.getAttribute("aria-label")));
     const outline = await page.locator(":focus").evaluate((element) => getComputedStyle(element).outlineStyle);
     assert.equal(outline, "solid");
   }
-  assert.deepEqual(stops.slice(0, 6), ["na", "eu", "asia", "sa", "oc", "af"].map((name) => `${name === "oc" ? "Resume" : "Pause"} region ${name}`));
+  // Between them are the rarer actions.
+  const pauses = stops.filter((stop) => /^(Pause|Resume) region/.test(stop));
+  assert.deepEqual(pauses.slice(0, 6), ["na", "eu", "asia", "sa", "oc", "af"].map((name) => `${name === "oc" ? "Resume" : "Pause"} region ${name}`));
   await engine.unlock("sa");
 });
 process.exit(0);

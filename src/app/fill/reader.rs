@@ -75,14 +75,14 @@ impl<'a> Reader<'a> {
         let table = job.table();
         let read_by = tables.ready(self.filler, table).await?;
         match job {
-            Job::Begin(_) => self.begin(table, &read_by).await,
-            Job::Range(_, rest) => self.range(table, &read_by, rest.clone()).await,
-            Job::Owed(_, owed) => self.pay(table, &read_by, owed).await,
+            Job::Begin(_) => self.begin(tables, table, &read_by).await,
+            Job::Range(_, rest) => self.range(tables, table, &read_by, rest.clone()).await,
+            Job::Owed(_, owed) => self.pay(tables, table, &read_by, owed).await,
         }
     }
 
     /// Cuts the table into ranges, and lets the fill begin where it waits.
-    async fn begin(&mut self, table: usize, read_by: &ChunkTable) -> Result<()> {
+    async fn begin(&mut self, tables: &Tables, table: usize, read_by: &ChunkTable) -> Result<()> {
         let client = self.filler.source.connect().await?;
         let ranges = read_by.ranges(&client, self.filler.config.connections).await?;
         let planned = &self.filler.plan.tables[table];
@@ -98,8 +98,10 @@ impl<'a> Reader<'a> {
             began: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             ..TableFill::waiting(planned.estimated_rows.max(0).unsigned_abs())
         };
-        let done = self.send_step(table, Action::Begin { fill, sinks: None }).await;
-        taken(done).await;
+        let mut done = self.send_step(table, Action::Begin { fill, sinks: None }).await;
+        if tokio::time::timeout(PATIENCE, &mut done).await.is_err() {
+            tables.await_step(table, done);
+        }
         Ok(())
     }
 
@@ -147,7 +149,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads what is left of a range, chunk by chunk, while the sinks take it.
-    async fn range(&mut self, table: usize, read_by: &ChunkTable, mut rest: KeyRange) -> Result<()> {
+    async fn range(
+        &mut self,
+        tables: &Tables,
+        table: usize,
+        read_by: &ChunkTable,
+        mut rest: KeyRange,
+    ) -> Result<()> {
         self.forget_other_keys(table, read_by).await;
         let mut sent: VecDeque<Sent> = VecDeque::new();
         let mut useless = 0;
@@ -156,7 +164,7 @@ impl<'a> Reader<'a> {
                 return Err(Error::transient("what was read is too old, again and again"));
             }
             while sent.len() >= AHEAD {
-                if !self.take_receipt(table, sent.pop_front()).await {
+                if !self.take_receipt(tables, table, sent.pop_front()).await {
                     return Ok(());
                 }
             }
@@ -189,14 +197,14 @@ impl<'a> Reader<'a> {
             }
         }
         for one in sent {
-            self.take_receipt(table, Some(one)).await;
+            self.take_receipt(tables, table, Some(one)).await;
         }
         Ok(())
     }
 
     /// Waits until the sinks are done with a chunk, but not for long where others are: a sink that is stuck has its own
     /// queue. False if no sink has gone along: another range is more use.
-    async fn take_receipt(&mut self, table: usize, sent: Option<Sent>) -> bool {
+    async fn take_receipt(&mut self, tables: &Tables, table: usize, sent: Option<Sent>) -> bool {
         let Some(Sent { rest, bytes, at, mut done }) = sent else { return true };
         loop {
             let is_done = tokio::time::timeout(LOOK, &mut done).await.is_ok();
@@ -207,6 +215,9 @@ impl<'a> Reader<'a> {
                 return has_gone_along;
             }
             if at.elapsed() >= PATIENCE {
+                if !has_gone_along {
+                    tables.await_step(table, done);
+                }
                 return has_gone_along;
             }
         }
@@ -245,7 +256,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads rows by themselves, from a snapshot that sees why. More of them than fit a chunk follow.
-    async fn pay(&mut self, table: usize, read_by: &ChunkTable, owed: &[OwedKey]) -> Result<()> {
+    async fn pay(
+        &mut self,
+        tables: &Tables,
+        table: usize,
+        read_by: &ChunkTable,
+        owed: &[OwedKey],
+    ) -> Result<()> {
         let is_seen = |read: &Read| {
             let cause = |owed: &OwedKey| CommitId { xid: owed.xid, commit_lsn: owed.commit_lsn };
             owed.iter().all(|owed| read.chunk.read_point.sees(cause(owed)))
@@ -266,7 +283,12 @@ impl<'a> Reader<'a> {
             let (receipt, done) = oneshot::channel();
             let action = move |run| Action::Paid { owed: paid, run, seen_lsn };
             if self.offer(table, read, receipt, action).await == Offered::Sent {
-                self.take_receipt(table, Some(Sent { rest: None, bytes: 0, at: Instant::now(), done })).await;
+                self.take_receipt(
+                    tables,
+                    table,
+                    Some(Sent { rest: None, bytes: 0, at: Instant::now(), done }),
+                )
+                .await;
                 return Ok(());
             }
         }

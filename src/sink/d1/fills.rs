@@ -38,19 +38,23 @@ pub(super) fn parse(answer: &Answer) -> Result<Vec<(String, TableFill)>> {
     rows.collect()
 }
 
-/// How far every table of the plan is.
-pub(super) fn of_plan(transport: &mut dyn Transport, plan: &Plan) -> Result<Fills> {
-    let mut fills = Fills::default();
-    let answers = ask(transport, &[read()])?;
-    for (target, fill) in answers.first().map(parse).transpose()?.unwrap_or_default() {
-        if let Some(table) = plan.tables.iter().position(|table| table.target == target) {
-            fills.set(table, fill);
-        }
-    }
-    Ok(fills)
-}
-
 impl Session {
+    /// How far every table of the plan is: from memory, unless a step's fate is not known.
+    pub(super) fn fills(&mut self, transport: &mut dyn Transport) -> Result<Fills> {
+        if let Some(fills) = &self.fills {
+            return Ok(fills.clone());
+        }
+        let mut fills = Fills::default();
+        let answers = ask(transport, &[read()])?;
+        for (target, fill) in answers.first().map(parse).transpose()?.unwrap_or_default() {
+            if let Some(table) = self.plan.tables.iter().position(|table| table.target == target) {
+                fills.set(table, fill);
+            }
+        }
+        self.fills = Some(fills.clone());
+        Ok(fills)
+    }
+
     /// Writes a step of a fill. One that is too large for a request comes in several, of which the last keeps how far the
     /// table is: rows that are written once more are the same.
     pub(super) fn fill(&mut self, transport: &mut dyn Transport, write: &FillWrite<'_>) -> Result<Applied> {
@@ -87,7 +91,17 @@ impl Session {
             &plan,
         );
         self.swap_poison(poison);
-        sent
+        let fills = self.fills.take();
+        let applied = sent?;
+        self.fills = fills.map(|mut fills| {
+            fills.set(write.table, write.fill.clone());
+            fills
+        });
+        // They are nobody's changes at the source.
+        Ok(Applied {
+            changes: (run.all_changes().len() as u64).saturating_sub(applied.dead_letters),
+            ..applied
+        })
     }
 
     /// Sends rows that no transaction brings.

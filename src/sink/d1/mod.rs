@@ -127,7 +127,7 @@ impl Sink for D1Sink {
 
     fn fills(&mut self) -> Result<Fills> {
         let (session, transport) = self.opened()?;
-        fills::of_plan(transport, &session.plan).map_err(|error| error.context(&self.place))
+        session.fills(transport).map_err(|error| error.context(&self.place))
     }
 
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {

@@ -26,7 +26,7 @@ use crate::encode::json_rows;
 use crate::encode::plan::Plan;
 use crate::encode::run::ChangeKind;
 use crate::error::{Error, Result};
-use crate::fanout::fill::{OwedKey, TableFill};
+use crate::fanout::fill::{Fills, OwedKey, TableFill};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, OpenTransaction, Reached};
 use crate::sink::replica::{missing_row, taken_over};
 
@@ -47,6 +47,8 @@ pub(super) struct Session {
     letters: Arc<str>,
     pace: Pace,
     poison: Poison,
+    /// How far the tables are filled, as far as that is known.
+    pub(super) fills: Option<Fills>,
     /// Which tables are being filled.
     lax: Lax,
     /// What updates did not find.
@@ -167,6 +169,7 @@ impl Session {
             letters: Letters::text(),
             pace: Pace::new(options.request),
             poison: Poison::new(),
+            fills: None,
             lax: Lax::default(),
             missing: Vec::new(),
             is_compressed: false,
@@ -437,7 +440,8 @@ impl Session {
         extra: Vec<Statement>,
         plan: &'a Plan,
     ) -> Result<bool> {
-        request.ready.end = self.nothing().ready.end;
+        let Ready { end, changes, rows, .. } = &mut request.ready;
+        (*end, *changes, *rows) = (self.nothing().ready.end, 0, 0);
         let sent = self.send(transport, &request, extra, &mut Cutter::new(Vec::new()), plan)?;
         Ok(matches!(sent, Sent::Applied))
     }
@@ -466,6 +470,7 @@ impl Session {
 
     /// Moves the checkpoint anywhere, and lets every table be filled anew.
     pub(super) fn begin_anew(&mut self, transport: &mut dyn Transport, lsn: Lsn) -> Result<()> {
+        self.fills = None;
         let state = self.state()?;
         let end = End { lsn: Some(lsn), ..End::default() };
         let mut statements = vec![self.state_sql.advance(state, &self.source, &end, &state.usage)];
