@@ -30,8 +30,8 @@ fn schema() -> Value {
     })
 }
 
-fn pipeline(lines: &str) -> Pipeline {
-    let mut builder = Pipeline::builder().sections("[d1]\nrequests_per_5_minutes = 1200\n");
+fn pipeline(requests: u32, lines: &str) -> Pipeline {
+    let mut builder = Pipeline::builder().sections(&format!("[d1]\nrequests_per_5_minutes = {requests}\n"));
     for region in REGIONS {
         builder = builder.d1(region, lines);
     }
@@ -71,7 +71,7 @@ fn work(pipeline: &Pipeline, number: u32) {
 
 #[test]
 fn six_regions_are_equal_after_the_engine_and_workerd_were_killed_under_load() {
-    let mut pipeline = pipeline("");
+    let mut pipeline = pipeline(12_000, "");
     pipeline.start();
     pipeline.await_log("streaming");
     for number in 1..=60 {
@@ -91,7 +91,7 @@ fn six_regions_are_equal_after_the_engine_and_workerd_were_killed_under_load() {
 
 #[test]
 fn a_transaction_larger_than_a_request_arrives_in_parts_also_when_the_engine_is_killed_between_them() {
-    let mut pipeline = pipeline("request_max_rows = 5000\n");
+    let mut pipeline = pipeline(1200, "request_max_rows = 5000\n");
     pipeline.start();
     pipeline.await_log("streaming");
     pipeline.exec(

@@ -331,10 +331,13 @@ impl Fills {
                 fill.seen_lsn = fill.seen_lsn.max(*seen_lsn);
                 Some(fill)
             }
-            Action::Owe(owed) => {
-                let lacking = before.filter(|fill| fill.may_lack(position) && !fill.is_left_empty)?;
-                lacking.owing(std::slice::from_ref(owed))
-            }
+            // Where rows may be newer than the stream, the row that moves may be another one by now.
+            Action::Owe(owed) => match before?.state(position) {
+                TableState::Live | TableState::Incomplete | TableState::Left => None,
+                TableState::Waiting | TableState::Filling | TableState::CatchingUp => {
+                    before?.owing(std::slice::from_ref(owed))
+                }
+            },
             Action::Miss(owed) => missing(before, owed),
             Action::Retry { owed, sinks } => {
                 let is_meant = sinks.iter().any(|name| name == sink);

@@ -3,7 +3,7 @@
 //! Group commit: a sink that is idle takes everything queued, up to its own limits; while it is busy the queue grows.
 //! [`Worker::step`] is one such round without any waiting of its own, so that a simulation can drive it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -386,9 +386,7 @@ impl<S: Sink> Worker<S> {
         if self.awaits_restart {
             return Ok(Reached::All);
         }
-        for owe in self.taken.owes.clone() {
-            self.fill(&owe)?;
-        }
+        self.owe()?;
         let reached = self.apply()?;
         if reached == Reached::All {
             if let Some(step) = self.taken.fill.clone() {
@@ -397,6 +395,24 @@ impl<S: Sink> Worker<S> {
             self.swap()?;
         }
         Ok(reached)
+    }
+
+    /// Keeps what is owed because of the runs, in one write for each table.
+    fn owe(&mut self) -> Result<()> {
+        let (mut fills, mut tables) = (self.fills.clone(), BTreeSet::new());
+        for step in &self.taken.owes {
+            if let Some(fill) = fills.after(&self.progress.name, self.position, step) {
+                fills.set(step.table, fill);
+                tables.insert(step.table);
+            }
+        }
+        for table in tables {
+            let Some(fill) = fills.get(table) else { continue };
+            self.sink.fill(&FillWrite { table, fill, run: None, clears: false, swaps: false })?;
+            self.progress.set_fill(table, fill.clone());
+            self.fills.set(table, fill.clone());
+        }
+        Ok(())
     }
 
     /// Lets tables that stand beside others take their places, where they are ready to.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::workerd::Workerd;
 use crate::Lsn;
 use crate::error::{Error, Result};
+use crate::fanout::fill::{TableFill, TableState};
 
 /// How long a statement waits where the file is locked, as it is for a moment when its WAL is recovered.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -122,6 +123,20 @@ impl Replica {
             lsn: lsn.parse().map_err(|_| cannot("the checkpoint"))?,
             transactions: transactions.parse().map_err(|_| cannot("the number of transactions"))?,
         }))
+    }
+
+    /// Whether every table is filled, and nothing has to be read by itself any more.
+    pub(super) fn is_live(&self) -> Result<bool> {
+        let Some(position) = self.position()? else { return Ok(false) };
+        for fill in self.rows("SELECT fill FROM _walcast_fills")? {
+            let text = fill.first().cloned().flatten().unwrap_or_default();
+            let fill: TableFill = serde_json::from_str(&text)
+                .map_err(|error| Error::bug(format!("a fill of region {}", self.name)).because(error))?;
+            if fill.state(position.lsn) != TableState::Live {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the ledger has this row.
