@@ -656,7 +656,7 @@ impl Simulation {
         // Before the fill has begun no chunk has seen anything.
         let floor = floor.unwrap_or(ReadPoint::Standby { replayed: Lsn::ZERO });
         engine.log.record(&run, &self.plan, &floor);
-        for Owed { key, commit, .. } in engine.log.take_owed() {
+        for Owed { key, commit, .. } in Owed::of(&run).filter(|_| engine.is_filling) {
             let id = key.expect("keys are text")[0].parse().unwrap();
             if self.without != Without::Owed {
                 self.seen.owed += 1;

@@ -129,7 +129,7 @@ impl Run {
 
     /// The rows of a span that moved without all of their values: the table, and the new key as the source writes it, in
     /// key order; `None` where it cannot be sent back as text.
-    pub fn moved_in_part(&self, span: &Span) -> impl Iterator<Item = (u32, Option<&[String]>)> {
+    pub(super) fn moved_in_part(&self, span: &Span) -> impl Iterator<Item = (u32, Option<&[String]>)> {
         let before = |at: usize| self.source_keys.partition_point(|(change, _)| *change < at);
         let of_span = &self.source_keys[before(span.changes.start)..before(span.changes.end)];
         of_span.iter().map(|(change, key)| (self.changes[*change].table, key.as_deref()))

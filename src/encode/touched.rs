@@ -43,7 +43,7 @@
 //!
 //! **A move without all values** (key `a` becomes `b`, unchanged TOAST) is the one touch that a chunk cannot set right.
 //! The sink needs its row `a` for it. If `a` was not filled yet, it misses; later chunks do not have `a` any more, and
-//! `b`'s range may have been read before there was a `b`. So every such move is reported ([`Touched::take_owed`]), and
+//! `b`'s range may have been read before there was a `b`. So every such move is reported ([`Owed::of`]), and
 //! `b` is read by itself, from a snapshot that sees the move, and goes through the same decision. What is owed must be
 //! kept in the sink before the move is applied, or a crash loses it.
 //!

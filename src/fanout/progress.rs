@@ -335,6 +335,11 @@ impl SinkProgress {
         self.fills.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Looks at how far each of its tables is.
+    pub fn look_at_fills<T>(&self, look: impl FnOnce(&Fills) -> T) -> T {
+        look(&self.fills.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Says how far all tables are, as the sink has it.
     pub fn set_fills(&self, fills: Fills) {
         *self.fills.lock().unwrap_or_else(PoisonError::into_inner) = fills;

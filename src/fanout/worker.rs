@@ -399,6 +399,9 @@ impl<S: Sink> Worker<S> {
 
     /// Keeps what is owed because of the runs, in one write for each table.
     fn owe(&mut self) -> Result<()> {
+        if self.taken.owes.is_empty() {
+            return Ok(());
+        }
         let (mut fills, mut tables) = (self.fills.clone(), BTreeSet::new());
         for step in &self.taken.owes {
             if let Some(fill) = fills.after(&self.progress.name, self.position, step) {

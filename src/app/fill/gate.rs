@@ -9,7 +9,7 @@ use crate::Lsn;
 use crate::capture::snapshot::{CommitId, ReadPoint};
 use crate::encode::plan::Plan;
 use crate::encode::run::Run;
-use crate::encode::touched::{Horizon, Owed, Touched};
+use crate::encode::touched::{Horizon, Owed, Settled, Stale, Touched};
 use crate::fanout::fill::{Action, FillStep, OwedKey};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::worker::Delivery;
@@ -56,8 +56,6 @@ impl Gate {
         if log.touched.is_watching() {
             let floor = log.horizon.as_ref().map_or(NOTHING_SEEN, Horizon::floor);
             log.touched.record(&run, &self.plan, &floor);
-            // They go with the run, to every kind of stream.
-            log.touched.take_owed();
         }
         // Under the lock, so that no chunk comes between what is remembered and the queues.
         send(&self.outlets, run);
@@ -110,14 +108,15 @@ impl Gate {
         let mut settled = Ok(());
         let is_between = self.outlets.send_between(|| {
             let mut run = rows.take().unwrap_or_default();
-            if generation != log.generation
-                || log.touched.settle(table, &mut run, &self.plan, read_point).is_err()
-            {
+            let decided = match generation == log.generation {
+                true => log.touched.settle(table, &mut run, &self.plan, read_point),
+                false => Err(Stale),
+            };
+            let Ok(Settled { owed, .. }) = decided else {
                 settled = Err(Offered::Stale);
                 return Vec::new();
-            }
-            let owed = log.touched.take_owed();
-            let owes = owed.into_iter().filter_map(|owed| owe(owed.table, owed_key(owed)?));
+            };
+            let owes = owed.into_iter().filter_map(owe);
             let step = FillStep { sent_at: self.outlets.position(), ..make(Arc::new(run)) };
             owes.chain([Delivery::Fill(Arc::new(step))]).collect()
         });
@@ -148,29 +147,22 @@ const NOTHING_SEEN: ReadPoint = ReadPoint::Standby { replayed: Lsn::ZERO };
 
 /// Sends a run, behind what is owed because of it.
 pub fn send(outlets: &Outlets, run: Run) {
-    for span in run.spans() {
-        let commit = CommitId { xid: span.xid, commit_lsn: span.commit_lsn };
-        for (table, key) in run.moved_in_part(span) {
-            let owed = Owed { table: table as usize, key: key.map(<[String]>::to_vec), commit };
-            if let Some(owe) = owed_key(owed).and_then(|owed| owe(table as usize, owed)) {
-                outlets.send(&owe);
-            }
-        }
+    for owe in Owed::of(&run).filter_map(owe) {
+        outlets.send(&owe);
     }
     outlets.send(&Delivery::Run(Arc::new(run)));
 }
 
-fn owe(table: usize, owed: OwedKey) -> Option<Delivery> {
-    let step = FillStep { table, action: Action::Owe(owed), sent_at: Lsn::ZERO, receipt: None };
-    Some(Delivery::Fill(Arc::new(step)))
-}
-
-fn owed_key(Owed { key, commit: CommitId { xid, commit_lsn }, .. }: Owed) -> Option<OwedKey> {
-    if key.is_none() {
+/// What tells the sinks that a row is owed.
+fn owe(Owed { table, key, commit: CommitId { xid, commit_lsn } }: Owed) -> Option<Delivery> {
+    let Some(key) = key else {
         tracing::error!(
             lsn = %commit_lsn,
             "a row moved to a key that cannot be read by itself: where its table was being filled, fill it anew"
         );
-    }
-    Some(OwedKey { key: key?, commit_lsn, xid })
+        return None;
+    };
+    let owed = OwedKey { key, commit_lsn, xid };
+    let step = FillStep { table, action: Action::Owe(owed), sent_at: Lsn::ZERO, receipt: None };
+    Some(Delivery::Fill(Arc::new(step)))
 }

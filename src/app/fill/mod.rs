@@ -28,11 +28,12 @@ use self::reader::{OWED_MAX, Reader};
 use self::tables::Tables;
 use self::view::FillView;
 use super::source::Source;
+use crate::Lsn;
 use crate::capture::chunk::KeyRange;
 use crate::config::Backfill;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
-use crate::fanout::fill::{OwedKey, TableState};
+use crate::fanout::fill::{Fills, OwedKey, TableState};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress, State};
 
@@ -116,23 +117,24 @@ impl Filler {
 
     /// What the sinks that take the main stream lack.
     fn jobs(&self) -> Vec<Job> {
-        let mut jobs: Vec<Job> = Vec::new();
-        for sink in self.progress.sinks().iter().filter(|sink| can_take(sink)) {
-            let (fills, position) = (sink.fills(), sink.durable_lsn());
-            for table in 0..self.plan.tables.len() {
-                let Some(fill) = fills.get(table) else { continue };
-                match fill.state(position) {
-                    TableState::Waiting => jobs.push(Job::Begin(table)),
-                    TableState::Filling => {
-                        if !fill.owed.is_empty() {
-                            let some = fill.owed.iter().take(OWED_MAX).cloned().collect();
-                            jobs.push(Job::Owed(table, some));
-                        }
-                        jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
+        let takers = self.progress.sinks().iter().filter(|sink| can_take(sink));
+        takers.flat_map(|sink| sink.look_at_fills(|fills| self.jobs_of(fills, sink.durable_lsn()))).collect()
+    }
+
+    fn jobs_of(&self, fills: &Fills, position: Lsn) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for table in 0..self.plan.tables.len() {
+            let Some(fill) = fills.get(table) else { continue };
+            match fill.state(position) {
+                TableState::Waiting => jobs.push(Job::Begin(table)),
+                TableState::Filling => {
+                    if !fill.owed.is_empty() {
+                        let some = fill.owed.iter().take(OWED_MAX).cloned().collect();
+                        jobs.push(Job::Owed(table, some));
                     }
-                    TableState::CatchingUp | TableState::Live | TableState::Incomplete | TableState::Left => {
-                    }
+                    jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
                 }
+                TableState::CatchingUp | TableState::Live | TableState::Incomplete | TableState::Left => {}
             }
         }
         jobs

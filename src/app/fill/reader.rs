@@ -18,7 +18,7 @@ use crate::encode::chunk;
 use crate::encode::run::Run;
 use crate::encode::touched::Ticket;
 use crate::error::{Error, Result};
-use crate::fanout::fill::{Action, FillStep, OwedKey, RangeFill, TableFill};
+use crate::fanout::fill::{Action, FillStep, Fills, OwedKey, RangeFill, TableFill};
 use crate::fanout::progress::{SinkProgress, State};
 
 /// Chunks of one range that the sinks have not done yet while the next one is read.
@@ -226,28 +226,22 @@ impl<'a> Reader<'a> {
     /// Whether a sink is where it is once it has taken a chunk.
     fn is_anybody_at(&self, table: usize, rest: &KeyRange) -> bool {
         self.filler.progress.sinks().iter().any(|sink| {
-            let fills = sink.fills();
-            fills.get(table).is_some_and(|fill| fill.open_ranges().any(|open| open == rest))
+            let is_at = |fills: &Fills| {
+                fills.get(table).is_some_and(|fill| fill.open_ranges().any(|open| open == rest))
+            };
+            sink.look_at_fills(is_at)
         })
     }
 
     /// A fill that was begun under another key cannot go on; it begins anew.
     async fn forget_other_keys(&self, table: usize, read_by: &ChunkTable) {
-        let key_columns: Vec<String> = read_by.key_columns().map(str::to_owned).collect();
-        let sinks: Vec<String> = self
-            .filler
-            .progress
-            .sinks()
-            .iter()
-            .filter(|sink| sink.state() == State::Attached)
-            .filter(|sink| {
-                let fills = sink.fills();
-                fills
-                    .get(table)
-                    .is_some_and(|fill| !fill.ranges.is_empty() && fill.key_columns != key_columns)
-            })
-            .map(|sink| sink.name.clone())
-            .collect();
+        let is_other = |fills: &Fills| {
+            let begun = fills.get(table).filter(|fill| !fill.ranges.is_empty());
+            begun.is_some_and(|fill| !read_by.key_columns().eq(fill.key_columns.iter().map(String::as_str)))
+        };
+        let attached = self.filler.progress.sinks().iter().filter(|sink| sink.state() == State::Attached);
+        let sinks = attached.filter(|sink| sink.look_at_fills(is_other)).map(|sink| sink.name.clone());
+        let sinks: Vec<String> = sinks.collect();
         if !sinks.is_empty() {
             let estimated = self.filler.plan.tables[table].estimated_rows.max(0).unsigned_abs();
             let action = Action::Begin { fill: TableFill::waiting(estimated), sinks: Some(sinks) };
@@ -267,7 +261,7 @@ impl<'a> Reader<'a> {
             let cause = |owed: &OwedKey| CommitId { xid: owed.xid, commit_lsn: owed.commit_lsn };
             owed.iter().all(|owed| read.chunk.read_point.sees(cause(owed)))
         };
-        loop {
+        for _ in 0..USELESS_MAX {
             let owed = &owed[..owed.len().min(self.owed_max)];
             let selection = Selection::Rows(owed.iter().map(|owed| read_by.key_from(&owed.key)).collect());
             let Some(read) = self.read(table, read_by, &selection).await?.filter(is_seen) else {
@@ -292,6 +286,7 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
         }
+        Err(Error::transient("what was read is too old, again and again"))
     }
 
     /// Reads a chunk. Nothing where it came from a server that lags behind: it must be read again.

@@ -1,9 +1,10 @@
 //! What an operator asks for, by names: tables to be filled once more, or emptied.
 
+use std::sync::Arc;
+
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
-use crate::fanout::fill::OwedKey;
-use crate::fanout::fill::TableState;
+use crate::fanout::fill::{Fills, OwedKey, TableState};
 use crate::fanout::progress::SinkProgress;
 
 /// Tables to be filled once more, or emptied, by their names.
@@ -86,15 +87,16 @@ impl FillRequest {
     /// the rows that do not meet it.
     ///
     /// # Errors
-    /// Transient, naming the sink.
-    pub fn check<'a>(&self, mut sinks: impl Iterator<Item = &'a std::sync::Arc<SinkProgress>>) -> Result<()> {
-        let is_live = |sink: &&std::sync::Arc<SinkProgress>| {
-            let (fills, position) = (sink.fills(), sink.durable_lsn());
-            self.tables.iter().all(|&table| fills.state(table, position) == TableState::Live)
+    /// Halts, naming the sink.
+    pub fn check<'a>(&self, mut sinks: impl Iterator<Item = &'a Arc<SinkProgress>>) -> Result<()> {
+        let is_live = |sink: &&Arc<SinkProgress>| {
+            let position = sink.durable_lsn();
+            let is_live = |fills: &Fills, table| fills.state(table, position) == TableState::Live;
+            sink.look_at_fills(|fills| self.tables.iter().all(|&table| is_live(fills, table)))
         };
         match sinks.find(|sink| !is_live(sink)).filter(|_| self.filter.is_some()) {
             None => Ok(()),
-            Some(sink) => Err(Error::transient(format!("the table is not live in sink {}", sink.name))
+            Some(sink) => Err(Error::halt(format!("the table is not live in sink {}", sink.name))
                 .hint("ask again without a condition, or once walcast status says that it is")),
         }
     }

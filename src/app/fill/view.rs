@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::request::{FillRequest, RowRequest};
 use crate::error::Error;
-use crate::fanout::fill::TableState;
+use crate::fanout::fill::{Fills, TableState};
 use crate::fanout::progress::SinkProgress;
 
 /// What operators ask for, and what keeps tables from being filled.
@@ -104,12 +104,13 @@ impl FillView {
 
     /// Whether everything that can be brought to the sink is there.
     pub fn has_all(&self, sink: &SinkProgress) -> bool {
-        let (fills, position) = (sink.fills(), sink.durable_lsn());
+        let position = sink.durable_lsn();
+        let is_there = |fills: &Fills, table| {
+            matches!(fills.state(table, position), TableState::Live | TableState::Incomplete)
+                || self.failure(table).is_some()
+        };
         !self.has_pending()
-            && (0..fills.0.len()).all(|table| {
-                matches!(fills.state(table, position), TableState::Live | TableState::Incomplete)
-                    || self.failure(table).is_some()
-            })
+            && sink.look_at_fills(|fills| (0..fills.0.len()).all(|table| is_there(fills, table)))
     }
 }
 

@@ -22,7 +22,6 @@ pub struct Touched {
     tables: HashMap<u32, Keys>,
     /// In the order of delivery, one for each transaction and table.
     transactions: VecDeque<Touches>,
-    owed: Vec<Owed>,
     bytes: usize,
     bytes_max: usize,
     /// Transactions whose keys were forgotten.
@@ -98,7 +97,7 @@ pub enum Decision<'a> {
 }
 
 /// What became of a chunk's rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settled {
     /// Rows that are written as they were read.
     pub kept: usize,
@@ -106,6 +105,24 @@ pub struct Settled {
     pub left_out: usize,
     /// Rows that are written with newer values over them.
     pub overlaid: usize,
+    /// Rows that are not written and must be read by themselves.
+    pub owed: Vec<Owed>,
+}
+
+impl Owed {
+    /// The rows of a run that moved without all of their values, in order. What is delivered behind them is to find
+    /// them owed.
+    pub fn of(run: &Run) -> impl Iterator<Item = Owed> {
+        run.spans().iter().flat_map(|span| {
+            let commit = CommitId { xid: span.xid, commit_lsn: span.commit_lsn };
+            let owed = move |(table, key): (u32, Option<&[String]>)| Owed {
+                table: table as usize,
+                key: key.map(<[String]>::to_vec),
+                commit,
+            };
+            run.moved_in_part(span).map(owed)
+        })
+    }
 }
 
 /// The chunk must be read again: its read point does not see transactions whose keys are not known any more. Where that
@@ -120,7 +137,6 @@ impl Touched {
         Touched {
             tables: HashMap::new(),
             transactions: VecDeque::new(),
-            owed: Vec::new(),
             bytes: 0,
             bytes_max,
             forgotten: Vec::new(),
@@ -137,7 +153,6 @@ impl Touched {
     pub fn unwatch(&mut self, table: usize) {
         let table = table as u32;
         self.tables.remove(&table);
-        self.owed.retain(|owed| owed.table != table as usize);
         let bytes = &mut self.bytes;
         self.transactions.retain(|touches| {
             let is_kept = touches.table != table;
@@ -164,23 +179,12 @@ impl Touched {
         }
         for span in run.spans() {
             let commit = CommitId { xid: span.xid, commit_lsn: span.commit_lsn };
-            self.record_owed(run, span, commit);
             if !floor.sees(commit) {
                 self.record_span(run, plan, span, commit);
             }
         }
         if self.bytes > self.bytes_max {
             self.forget();
-        }
-    }
-
-    fn record_owed(&mut self, run: &Run, span: &Span, commit: CommitId) {
-        let before = |at: usize| run.source_keys.partition_point(|(change, _)| *change < at);
-        for (change, key) in &run.source_keys[before(span.changes.start)..before(span.changes.end)] {
-            let table = run.changes[*change].table;
-            if self.tables.contains_key(&table) {
-                self.owed.push(Owed { table: table as usize, key: key.clone(), commit });
-            }
         }
     }
 
@@ -336,7 +340,6 @@ impl Touched {
         }
         let planned = &plan.tables[table];
         let mut settled = Settled::default();
-        let mut owed = Vec::new();
         let mut key = Vec::new();
         for (index, change) in mem::take(&mut run.changes).into_iter().enumerate() {
             key.clear();
@@ -358,7 +361,7 @@ impl Touched {
                     settled.left_out += 1;
                     let found = run.source_keys.binary_search_by_key(&index, |(change, _)| *change);
                     let key = found.ok().and_then(|found| run.source_keys[found].1.clone());
-                    owed.push(Owed { table, key, commit });
+                    settled.owed.push(Owed { table, key, commit });
                     continue;
                 }
                 Decision::Overlay { values, .. } => {
@@ -368,15 +371,9 @@ impl Touched {
             }
             run.changes.push(change);
         }
-        self.owed.extend(owed);
         run.source_keys = Vec::new();
         run.rendered = Default::default();
         Ok(settled)
-    }
-
-    /// The rows that must be read by themselves since this was last asked.
-    pub fn take_owed(&mut self) -> Vec<Owed> {
-        mem::take(&mut self.owed)
     }
 }
 
