@@ -117,7 +117,7 @@ impl Filler {
 
     /// What the sinks that take the main stream lack.
     fn jobs(&self) -> Vec<Job> {
-        let takers = self.progress.sinks().iter().filter(|sink| can_take(sink));
+        let takers = self.progress.sinks().into_iter().filter(|sink| can_take(sink));
         takers.flat_map(|sink| sink.look_at_fills(|fills| self.jobs_of(fills, sink.durable_lsn()))).collect()
     }
 
@@ -159,13 +159,13 @@ impl Shared {
         let mut reader = Reader::new(&self.filler);
         loop {
             if let Some(request) = self.filler.view.take_request() {
-                reader.begin_anew(request).await;
-                self.filler.view.request_begun();
+                reader.begin_anew(request.clone()).await;
+                self.filler.view.request_begun(&request);
                 continue;
             }
             if let Some(request) = self.filler.view.take_row_request() {
                 reader.owe(request).await;
-                self.filler.view.request_begun();
+                self.filler.view.row_request_begun();
                 continue;
             }
             let Some(job) = self.take() else {
