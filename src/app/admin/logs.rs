@@ -67,7 +67,7 @@ pub(super) async fn logs(
     State(shared): State<Arc<Shared>>,
     Parameters(Logs { sink, table, outcome, since, until, before, limit }): Parameters<Logs>,
 ) -> Result<Json<LogPage>, Problem> {
-    let path = shared.config.log.sync_file.clone();
+    let path = shared.config().log.sync_file.clone();
     let path = path.ok_or_else(|| {
         Problem::not_found("no sync log is kept").hint("set [log] sync_file in walcast.toml")
     })?;

@@ -42,7 +42,7 @@ impl Job {
 
 /// What the sinks that take the main stream lack of the plan's tables.
 pub fn jobs(progress: &Progress, tables: usize) -> Vec<Job> {
-    let takers = progress.sinks().iter().filter(|sink| can_take(sink));
+    let takers = progress.sinks().into_iter().filter(|sink| can_take(sink));
     takers.flat_map(|sink| sink.look_at_fills(|fills| jobs_of(fills, tables, sink.durable_lsn()))).collect()
 }
 

@@ -97,13 +97,13 @@ impl Shared {
         let mut reader = Reader::new(&self.filler);
         loop {
             if let Some(request) = self.filler.view.take_request() {
-                reader.begin_anew(request).await;
-                self.filler.view.request_begun();
+                reader.begin_anew(request.clone()).await;
+                self.filler.view.request_begun(&request);
                 continue;
             }
             if let Some(request) = self.filler.view.take_row_request() {
                 reader.owe(request).await;
-                self.filler.view.request_begun();
+                self.filler.view.row_request_begun();
                 continue;
             }
             let Some(job) = self.take() else {

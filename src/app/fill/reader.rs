@@ -107,8 +107,8 @@ impl<'a> Reader<'a> {
     /// Waits until the sinks take the main stream, but not for ever.
     async fn await_attached(&self, names: &[String]) {
         let started = Instant::now();
-        let is_away = |sink: &&Arc<SinkProgress>| sink.is_running() && !can_take(sink);
-        let named = || self.filler.progress.sinks().iter().filter(|sink| names.contains(&sink.name));
+        let is_away = |sink: &Arc<SinkProgress>| sink.is_running() && !can_take(sink);
+        let named = || self.filler.progress.sinks().into_iter().filter(|sink| names.contains(&sink.name));
         while named().any(|sink| is_away(&sink)) && started.elapsed() < REQUEST_PATIENCE {
             tokio::time::sleep(LOOK).await;
         }
@@ -238,7 +238,8 @@ impl<'a> Reader<'a> {
             let begun = fills.get(table).filter(|fill| !fill.ranges.is_empty());
             begun.is_some_and(|fill| !read_by.key_columns().eq(fill.key_columns.iter().map(String::as_str)))
         };
-        let attached = self.filler.progress.sinks().iter().filter(|sink| sink.state() == State::Attached);
+        let attached =
+            self.filler.progress.sinks().into_iter().filter(|sink| sink.state() == State::Attached);
         let sinks = attached.filter(|sink| sink.look_at_fills(is_other)).map(|sink| sink.name.clone());
         let sinks: Vec<String> = sinks.collect();
         if !sinks.is_empty() {
