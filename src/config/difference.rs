@@ -99,13 +99,14 @@ impl Admin {
 
 impl Log {
     fn fixed(&self, next: &Log, fixed: &mut Vec<&'static str>) {
-        let Log { level, format, sync_file, retention, max_entries } = self;
+        let Log { level, format, sync_file, retention, max_entries, max_key_bytes } = self;
         let settings = [
             ("log.level", *level != next.level),
             ("log.format", *format != next.format),
             ("log.sync_file", *sync_file != next.sync_file),
             ("log.retention", *retention != next.retention),
             ("log.max_entries", *max_entries != next.max_entries),
+            ("log.max_key_bytes", *max_key_bytes != next.max_key_bytes),
         ];
         fixed.extend(settings.into_iter().filter(|(_, is_other)| *is_other).map(|(name, _)| name));
     }

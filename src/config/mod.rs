@@ -322,6 +322,11 @@ pub struct Log {
     /// More entries are not kept. Default 200 000; 1000 to 100 000 000.
     #[serde(deserialize_with = "scalar::count")]
     pub max_entries: usize,
+    /// Bytes of that file for hashes of the keys that were touched, four for each key and entry, by which `/logs` finds
+    /// the entries of a row; the oldest are removed. Whoever can read the file can test with them whether a row was
+    /// there. Default 32 MiB; 0, which keeps none, to 4 GiB.
+    #[serde(deserialize_with = "scalar::size")]
+    pub max_key_bytes: usize,
 }
 
 impl Default for Log {
@@ -332,6 +337,7 @@ impl Default for Log {
             sync_file: None,
             retention: Duration::from_secs(7 * 86_400),
             max_entries: 200_000,
+            max_key_bytes: 32 * MIB,
         }
     }
 }

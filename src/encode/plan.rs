@@ -2,6 +2,7 @@
 //! to ask again whether a table has a key or a column has a type that fits.
 
 use crate::capture::table::{Oid, ReplicaIdentity, Table, TableName};
+use crate::encode::cell::Cell;
 use crate::encode::column_type::ColumnType;
 use crate::encode::schema_file::{SchemaFile, TableEntry};
 use crate::encode::value::{Conversion, Fidelity};
@@ -119,6 +120,15 @@ impl PlannedTable {
     /// The key's columns in key order.
     pub fn key_columns(&self) -> impl Iterator<Item = &PlannedColumn> {
         self.key.iter().map(|&index| &self.columns[index])
+    }
+
+    /// The key's cells, in key order, of one that is given as the source spells it. What has no form in the regions is
+    /// NULL, which no row's key is.
+    pub fn key_cells(&self, spelt: &[String], arena: &mut Vec<u8>) -> Vec<Cell> {
+        let convert = |(column, text): (&PlannedColumn, &String)| {
+            column.conversion.text(text.as_bytes(), arena).unwrap_or(Cell::Null)
+        };
+        self.key_columns().zip(spelt).map(convert).collect()
     }
 }
 

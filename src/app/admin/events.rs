@@ -147,7 +147,8 @@ impl Events {
         let limit = if told.is_some() { ENTRIES_MAX } else { 1 };
         let filter = Filter { after: told, ..Filter::default() };
         let read = tokio::task::spawn_blocking(move || sync_log::read(&path, &filter, limit));
-        let mut entries = read.await.map_err(|error| Error::bug("reading the sync log").because(error))??;
+        let found = read.await.map_err(|error| Error::bug("reading the sync log").because(error))??;
+        let mut entries = found.entries;
         let last = entries.first().map(|newest| newest.id).or(told);
         if told.is_some() && !entries.is_empty() {
             entries.reverse();

@@ -57,7 +57,11 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
             return Err(Error::config(format!("--start-at-slot {name}: there is no such sink")));
         }
     }
-    let bounds = Bounds { retention: config.log.retention, entries_max: config.log.max_entries };
+    let bounds = Bounds {
+        retention: config.log.retention,
+        entries_max: config.log.max_entries,
+        key_bytes_max: config.log.max_key_bytes,
+    };
     let _log = config.log.sync_file.as_ref().map(|path| SyncLog::start(path, bounds)).transpose()?;
     let view = Arc::new(EngineView::default());
     let demand = Arc::new(Demand::default());

@@ -45,8 +45,8 @@ impl Blueprint {
     /// A configuration error.
     pub fn check_sinks(config: &Config) -> Result<()> {
         let transports = Transports::new(config);
-        let sinks = config.sinks.iter();
-        sinks.map(|sink| AnySink::new(sink, config.schema_changes, &transports).map(drop)).collect()
+        let mut sinks = config.sinks.iter();
+        sinks.try_for_each(|sink| AnySink::new(sink, config.schema_changes, &transports).map(drop))
     }
 
     /// Which source it is about.

@@ -38,8 +38,6 @@ pub struct Opener {
     changes: SchemaChanges,
     backoff: Backoff,
     batch: BatchLimits,
-    /// What the plan's tables are called.
-    tables: Arc<[String]>,
 }
 
 /// A sink that is open.
@@ -51,7 +49,8 @@ pub struct OpenedSink {
     pub checkpoint: Option<Checkpoint>,
     limits: BatchLimits,
     backoff: Backoff,
-    tables: Arc<[String]>,
+    /// What the runs are mapped by.
+    plan: Arc<Plan>,
 }
 
 impl Opener {
@@ -64,7 +63,6 @@ impl Opener {
             changes: config.schema_changes,
             backoff: Backoff { initial: config.retry.initial, max: config.retry.max },
             batch: BatchLimits { rows_max: config.batch.max_rows, bytes_max: config.batch.max_bytes },
-            tables: plan.tables.iter().map(|table| table.source.plain()).collect(),
         }
     }
 
@@ -102,13 +100,13 @@ impl Opener {
                 SinkTarget::Sqlite { .. } | SinkTarget::Null => self.batch,
             },
             backoff: self.backoff,
-            tables: self.tables.clone(),
+            plan: self.plan.clone(),
         };
-        let (plan, source) = (self.plan.clone(), self.source.clone());
+        let source = self.source.clone();
         let thread = std::thread::Builder::new().name(format!("open-{}", config.name));
         // A thread that cannot be started, or panics, drops the answer's sender.
         let started = thread.spawn(move || {
-            if let Some(opened) = sink.open(&plan, &source, &mut answer) {
+            if let Some(opened) = sink.open(&source, &mut answer) {
                 let _ = answer.send(opened);
             }
         });
@@ -123,13 +121,12 @@ impl OpenedSink {
     /// Opens it, however often that takes. Nothing once nobody waits for it any more.
     fn open(
         mut self,
-        plan: &Arc<Plan>,
         source: &SourceIdentity,
         answer: &mut oneshot::Sender<Result<OpenedSink>>,
     ) -> Option<Result<OpenedSink>> {
         let mut rng = fastrand::Rng::new();
         for failed in 0.. {
-            let opened = self.sink.open(plan, source).and_then(|found| Ok((found, self.sink.fills()?)));
+            let opened = self.sink.open(&self.plan, source).and_then(|found| Ok((found, self.sink.fills()?)));
             let error = match opened {
                 Ok((checkpoint, fills)) => {
                     self.progress.recover();
@@ -211,7 +208,7 @@ impl OpenedSink {
     /// # Errors
     /// Halts when the thread cannot be started.
     pub fn start(self, deadline: impl Fn() -> Option<Instant> + Send + 'static) -> Result<Lane> {
-        let OpenedSink { sink, progress, limits, backoff, tables, .. } = self;
+        let OpenedSink { sink, progress, limits, backoff, plan, .. } = self;
         let (inlets, chain) = chain();
         let (alive, done) = watch::channel(());
         let lane = Lane { sink: progress.clone(), inlets, done };
@@ -219,7 +216,7 @@ impl OpenedSink {
         let position = progress.durable_lsn();
         let worker =
             Worker::new(sink, chain, progress.clone(), position, limits, backoff, fastrand::Rng::new())
-                .with_tables(tables);
+                .with_plan(plan);
         // Nobody waits for one that was taken out.
         let taken_out = progress.clone();
         let deadline = move || match taken_out.is_retired() {

@@ -326,7 +326,7 @@ fn table(stored: &StoredTable, position: Lsn) -> TableStatus {
     }
 }
 
-fn cost(D1Facts { usage, bytes }: &D1Facts) -> CostStatus {
+fn cost(D1Facts { usage, bytes, .. }: &D1Facts) -> CostStatus {
     CostStatus {
         rows_written: usage.rows_written,
         requests: usage.requests,
