@@ -27,13 +27,20 @@ pub(super) struct Tables {
     plan: Arc<Plan>,
     gate: Arc<Gate>,
     view: Arc<FillView>,
-    /// By table and condition: how it is read, and since which doubt.
-    ready: RefCell<BTreeMap<(usize, Option<String>), (u64, ChunkTable)>>,
+    /// By table and condition.
+    ready: RefCell<BTreeMap<(usize, Option<String>), Ready>>,
     /// Whose touches are remembered: those that are ready, and those that were.
     watched: RefCell<BTreeSet<usize>>,
     resting: RefCell<BTreeMap<usize, (u32, Instant)>>,
     /// Steps that no sink has taken yet, and since when.
     awaited: RefCell<BTreeMap<usize, (oneshot::Receiver<()>, Instant)>>,
+}
+
+/// How a table is read.
+struct Ready {
+    by: ChunkTable,
+    /// How often there had been doubt when it was asked what was in doubt.
+    doubts: u64,
 }
 
 impl Tables {
@@ -55,10 +62,9 @@ impl Tables {
     /// A configuration error for a table that has no index to read it by; transient while the server is away.
     pub(super) async fn ready(&self, filler: &Filler, table: usize) -> Result<ChunkTable> {
         let (filter, doubts) = (self.view.filter(table), self.view.doubts());
-        if let Some((since, ready)) = self.ready.borrow().get(&(table, filter.clone()))
-            && *since == doubts
-        {
-            return Ok(ready.clone());
+        let key = (table, filter.clone());
+        if let Some(ready) = self.ready.borrow().get(&key).filter(|ready| ready.doubts == doubts) {
+            return Ok(ready.by.clone());
         }
         let planned = &self.plan.tables[table];
         let source = ChunkSource {
@@ -94,7 +100,7 @@ impl Tables {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.ready.borrow_mut().insert((table, filter), (doubts, chunk_table.clone()));
+        self.ready.borrow_mut().insert(key, Ready { by: chunk_table.clone(), doubts });
         Ok(chunk_table)
     }
 
