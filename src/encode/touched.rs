@@ -26,6 +26,10 @@
 //! visible), so if `S` sees a touch of `k`, it sees every earlier one. `N` is therefore a tail of what happened to `k`,
 //! and its order is the order of delivery.
 //!
+//! A row that was read by its key and is not there has the same decision: `r` is then its absence, which is kept as a
+//! removal. It is needed where the sink holds a row that the source deleted before the sink's place in the stream, as
+//! one that it was wrongly left with.
+//!
 //! What looks like a special case and is none:
 //!
 //! * *A transaction between the snapshot and the queueing* is in the log when the chunk is decided, and `S` does not see

@@ -245,7 +245,7 @@ pub enum Action {
         /// The sinks.
         sinks: Vec<String>,
     },
-    /// Rows were read by themselves: each as an upsert, or nothing where it is not there any more.
+    /// Rows were read by themselves: each as an upsert, or a removal where it is not there any more.
     Paid {
         /// What was owed.
         owed: Vec<OwedKey>,
@@ -377,7 +377,8 @@ pub struct FillWrite<'a> {
     pub table: usize,
     /// How far it is afterwards.
     pub fill: &'a TableFill,
-    /// Rows to write over what is there, and rejections.
+    /// Rows to write over what is there, removals of such that are gone, and rejections. Where removing means marking,
+    /// only what is not marked yet is.
     pub run: Option<&'a Run>,
     /// Everything in the table goes first.
     pub clears: bool,

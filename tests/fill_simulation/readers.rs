@@ -224,7 +224,11 @@ impl Readers {
             seen.refused_reads += 1;
             return At::Ready;
         }
-        let run = Some(chunk::encode(&rows, TABLE, &self.plan).unwrap());
+        let mut run = chunk::encode(&rows, TABLE, &self.plan).unwrap();
+        if let Job::Owed(_, owed) = job {
+            chunk::push_gone(&mut run, owed.iter().map(|owed| owed.key.as_slice()), TABLE, &self.plan);
+        }
+        let run = Some(run);
         let seen_lsn = Lsn(source.lsn);
         let read = Read { _ticket: ticket, generation, read_point, run, last_key, is_last, seen_lsn };
         At::Read(Box::new(read))

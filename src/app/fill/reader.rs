@@ -264,7 +264,7 @@ impl<'a> Reader<'a> {
         for _ in 0..USELESS_MAX {
             let owed = &owed[..owed.len().min(self.owed_max)];
             let selection = Selection::Rows(owed.iter().map(|owed| read_by.key_from(&owed.key)).collect());
-            let Some(read) = self.read(table, read_by, &selection).await?.filter(is_seen) else {
+            let Some(mut read) = self.read(table, read_by, &selection).await?.filter(is_seen) else {
                 tokio::time::sleep(POLL).await;
                 continue;
             };
@@ -272,6 +272,10 @@ impl<'a> Reader<'a> {
                 // They are too large to come together.
                 self.owed_max = owed.len() / 2;
                 continue;
+            }
+            if let Some(run) = read.run.as_mut().filter(|_| read.chunk.is_last) {
+                let keys = owed.iter().map(|owed| owed.key.as_slice());
+                chunk::push_gone(run, keys, table, &self.filler.plan);
             }
             let (paid, seen_lsn) = (owed.to_vec(), read.seen_lsn);
             let (receipt, done) = oneshot::channel();

@@ -345,6 +345,9 @@ impl Touched {
             key.clear();
             match change.kind {
                 ChangeKind::Reject => key.extend_from_slice(run.rejection(change).key.as_bytes()),
+                ChangeKind::Delete => {
+                    json_rows::array(run.key(change, plan).iter().copied(), &run.arena, &mut key);
+                }
                 _ => {
                     let row = run.row(change, plan);
                     json_rows::array(planned.key.iter().map(|&index| row[index]), &run.arena, &mut key);
@@ -353,6 +356,11 @@ impl Touched {
             match self.decide(table, &key, read_point) {
                 Decision::Keep => settled.kept += 1,
                 Decision::LeaveOut => {
+                    settled.left_out += 1;
+                    continue;
+                }
+                // A row that was gone and changes all the same has come back.
+                Decision::Overlay { .. } if change.kind == ChangeKind::Delete => {
                     settled.left_out += 1;
                     continue;
                 }
