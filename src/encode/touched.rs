@@ -45,6 +45,10 @@
 //! * *TRUNCATE* locks out everything else, so all rows of an `S` that does not see it are older. (The chunk's transaction
 //!   holds its lock before its snapshot, so a table that is emptied meanwhile does not read as empty.)
 //!
+//! **A fill that begins** may begin with an empty table, so case 2 no longer holds for what was delivered before: the log
+//! forgets it ([`Touched::begin`]), and the fill's chunks are read by who sees all of it. Then nothing that moved before
+//! has to be owed either.
+//!
 //! **A move without all values** (key `a` becomes `b`, unchanged TOAST) is the one touch that a chunk cannot set right.
 //! The sink needs its row `a` for it. If `a` was not filled yet, it misses; later chunks do not have `a` any more, and
 //! `b`'s range may have been read before there was a `b`. So every such move is reported ([`Owed::of`]), and

@@ -287,6 +287,9 @@ impl<S: Sink> Worker<S> {
                 }
                 let taken = std::mem::take(&mut self.taken);
                 drop(taken.runs);
+                if taken.fill.is_some() {
+                    self.progress.fill_step_done();
+                }
                 self.queue.release(taken.bytes - taken.released_bytes);
                 if taken.is_restart_next { self.restart() } else { Step::Done }
             }

@@ -265,6 +265,24 @@ impl Touched {
         self.forgotten.retain(|commit| !floor.sees(*commit));
     }
 
+    /// A fill of the table begins, and sinks may drop what they have of it. What was delivered before is then no reason to
+    /// leave a row out: chunks from now on must see all of it, or are [`Stale`].
+    pub fn begin(&mut self, table: usize) {
+        let table = table as u32;
+        let Some(keys) = self.tables.get_mut(&table) else { return };
+        *keys = Keys::default();
+        let (bytes, forgotten) = (&mut self.bytes, &mut self.forgotten);
+        self.transactions.retain(|touches| {
+            let is_kept = touches.table != table;
+            if !is_kept {
+                *bytes -= touches.bytes;
+                forgotten.push(touches.commit);
+            }
+            is_kept
+        });
+        self.limit_forgotten();
+    }
+
     /// Keeps only which transactions there were.
     fn forget(&mut self) {
         tracing::debug!(
@@ -275,6 +293,10 @@ impl Touched {
         self.forgotten.dedup();
         self.tables.values_mut().for_each(|keys| *keys = Keys::default());
         self.bytes = 0;
+        self.limit_forgotten();
+    }
+
+    fn limit_forgotten(&mut self) {
         if self.forgotten.len() * size_of::<CommitId>() > self.bytes_max {
             self.forgotten = Vec::new();
             self.is_blind = true;
