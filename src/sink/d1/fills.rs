@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::fanout::fill::{FillWrite, Fills, TableFill};
 use crate::fanout::sink::Applied;
 use crate::sink::alter::{fill_text, put_fill, waiting, written};
-use crate::sink::replica::StoredTable;
+use crate::sink::replica::{StoredTable, unix_micros};
 
 const READ: &str = "SELECT target, fill FROM _walcast_fills";
 /// Without WHERE, SQLite takes ON for the condition of a join.
@@ -80,6 +80,14 @@ impl Session {
     /// Writes a step of a fill. One that is too large for a request comes in several, of which the last keeps how far the
     /// table is: rows that are written once more are the same.
     pub(super) fn fill(&mut self, transport: &mut dyn Transport, write: &FillWrite<'_>) -> Result<Applied> {
+        if self.is_pending() {
+            self.settle(transport)?;
+            self.fills = None;
+        }
+        let known = self.fills(transport)?;
+        if write.swaps && known.get(write.table).is_some_and(|fill| !fill.is_beside) {
+            return Err(Error::transient("the table has taken its place already"));
+        }
         let plan = self.plan.clone();
         let target = &plan.tables[write.table].target;
         let mut first = match write.swaps {
@@ -102,6 +110,8 @@ impl Session {
         let run = write.run.unwrap_or(&nothing);
         let span = Span {
             commit_lsn: write.fill.seen_lsn,
+            // When a row that is gone was deleted, nobody knows any more.
+            commit_time_micros: unix_micros(),
             is_start: true,
             end_lsn: Some(write.fill.seen_lsn),
             changes: 0..run.all_changes().len(),
@@ -116,19 +126,16 @@ impl Session {
             &plan,
         );
         self.swap_poison(poison);
-        let fills = self.fills.take();
+        // Unless it is known, it is read again.
+        self.fills = None;
         let applied = sent?;
         if write.swaps {
             tracing::info!(table = target, "the table that was built beside takes its place");
         }
-        self.fills = fills.map(|mut fills| {
-            fills.set(write.table, write.fill.clone());
-            fills
-        });
-        if let Some(fills) = self.fills.take() {
-            self.write_to(&fills);
-            self.fills = Some(fills);
-        }
+        let mut fills = known;
+        fills.set(write.table, write.fill.clone());
+        self.write_to(&fills);
+        self.fills = Some(fills);
         // They are nobody's changes at the source.
         Ok(Applied {
             changes: (run.all_changes().len() as u64).saturating_sub(applied.dead_letters),
