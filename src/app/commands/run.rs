@@ -79,6 +79,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         refill: None,
         view,
         demand,
+        ..RunOptions::default()
     };
     let shutdown = shutdown_on_signal()?;
     reload_on_signal(reloads)?;

@@ -50,7 +50,8 @@ impl Engine {
         let identity = source.identity(&survey.server);
         let before = options.view.prepared();
         let patience = if before.is_some() { REOPEN_PATIENCE } else { OPEN_PATIENCE };
-        let mut sinks = OpenSinks::open(config, Opener::new(config, &plan, &identity), patience).await;
+        let mut sinks =
+            OpenSinks::open(config, Opener::new(config, &plan, &identity, &options.turns), patience).await;
         if options.until_caught_up {
             sinks.give_up_away();
         }

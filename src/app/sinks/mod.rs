@@ -10,7 +10,7 @@ use crossbeam_channel::Sender;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::any::AnySink;
-pub use self::opening::{OpenedSink, Opener};
+pub use self::opening::{OpenedSink, Opener, Turns};
 use crate::Lsn;
 use crate::config::Config;
 use crate::error::{Error, Result};
