@@ -33,21 +33,21 @@
 //! # Invariants
 //!
 //! 1. A slot's `confirmed_flush_lsn` never passes a position that a sink depending on that slot has not made durable.
-//!    (`tests/simulation.rs`, `tests/delivery.rs`)
+//!    (`tests/simulation`, `tests/delivery.rs`)
 //! 2. Only a commit's `end_lsn` is confirmed, or a keepalive's `wal_end` when nothing at all is buffered or in flight.
 //!    It travels through the queues behind the changes and is kept in each sink's checkpoint first, so an idle
 //!    publication on a busy server never pins WAL, and nothing unapplied is ever confirmed.
-//!    (`tests/simulation.rs`, `tests/source_failures.rs`)
+//!    (`tests/simulation`, `tests/source_failures.rs`)
 //! 3. A sink's rows and its checkpoint commit in one transaction at the sink. Replay is skipped by checkpoint: delivery
-//!    is at least once, the effect exactly once. (`tests/simulation.rs`, `tests/delivery.rs`)
+//!    is at least once, the effect exactly once. (`tests/simulation`, `tests/delivery.rs`)
 //! 4. Per sink, transactions apply in commit order and readers never see half of one, whatever its size. Only a D1 sink
 //!    splits one that alone exceeds what D1 takes in a request, and then its checkpoint says how many of the changes
-//!    are there. (`tests/simulation.rs`, `tests/delivery.rs`, `tests/d1_simulation.rs`, `tests/d1_delivery.rs`)
+//!    are there. (`tests/simulation`, `tests/delivery.rs`, `tests/d1_simulation.rs`, `tests/d1_delivery.rs`)
 //! 5. A slow, dead or misconfigured sink never stalls the others and never loses data. One that stops is passed over,
 //!    and a slot keeps what it lacks. One that is slower than the others is *catching up*: it leaves the main stream once
 //!    it has kept sinks without work waiting for `queue.patience`, reads a copy of the slot at its own pace, and joins
 //!    again; at every moment the main slot or its copy holds what it lacks. Beyond `catch_up.max_wal` it is *detached*,
-//!    and says so. ([`fanout::detour`], `tests/simulation.rs`, `tests/catch_up.rs`, `tests/d1_isolation.rs`)
+//!    and says so. ([`fanout::detour`], `tests/simulation`, `tests/catch_up.rs`, `tests/d1_isolation.rs`)
 //! 6. No row disappears silently: it is applied, dead-lettered with its reason, or the engine halts.
 //!    (`tests/changes.rs`)
 //! 7. Every queue, buffer, retry, request and transaction size has a limit, named in [`config`].
@@ -55,9 +55,8 @@
 //!    engine stops with the next command to run. It never resumes from somewhere else.
 //!    (`capture::slot::judge`, `tests/source_failures.rs`)
 //! 9. A row of a chunk may be newer than the stream position it is queued at, never older than what the sink holds:
-//!    what its snapshot sees decides, not LSN order. The parts of it are built ([`capture::chunk`],
-//!    [`encode::touched`]); the engine does not fill tables yet. (`tests/backfill_simulation.rs`,
-//!    `tests/visibility.rs`)
+//!    what its snapshot sees decides, not LSN order. ([`encode::touched`], [`app::fill`], `tests/backfill_simulation`,
+//!    `tests/fill_simulation`, `tests/visibility.rs`, `tests/backfill.rs`)
 
 pub mod app;
 pub mod capture;

@@ -10,6 +10,9 @@
 mod changes;
 #[path = "support/local_d1.rs"]
 mod local_d1;
+#[path = "support/seeds.rs"]
+#[allow(dead_code, reason = "every test file uses its own part")]
+mod seeds;
 #[path = "support/wire.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
@@ -41,25 +44,13 @@ const DRAIN_STEPS_MAX: u32 = 20_000;
 
 #[test]
 fn every_database_equals_the_source_whatever_fails() {
-    let seeds = match std::env::var("WALCAST_SEED") {
-        Ok(seed) => seed.parse().map(|seed| seed..seed + 1).expect("WALCAST_SEED is a number"),
-        Err(_) => 0..SEEDS,
-    };
     let (mut seen, mut splits) = (Seen::default(), 0);
-    for seed in seeds.clone() {
-        match std::panic::catch_unwind(|| Simulation::new(seed).run()) {
-            Ok((one, split)) => {
-                seen.add(one);
-                splits += split;
-            }
-            Err(panic) => {
-                eprintln!("simulation failed; replay it with WALCAST_SEED={seed}");
-                std::panic::resume_unwind(panic);
-            }
-        }
+    for (one, split) in seeds::each(SEEDS, |seed| Simulation::new(seed).run()) {
+        seen.add(one);
+        splits += split;
     }
     eprintln!("{seen:?}, {splits} moments inside a transaction");
-    if seeds.end - seeds.start > 1 {
+    if seeds::asked().is_none() {
         // It is worth something only if it went where it claims to go.
         for count in [seen.lost, seen.lost_answers, seen.refused, seen.overlapped, splits] {
             assert!(count >= 500, "{seen:?} {splits}");

@@ -54,8 +54,8 @@ pub fn run(
     outlets.send(&Delivery::Restart);
     let tables = plan.tables.iter().map(|table| table.source.plain());
     let counters = gate.is_some().then(|| ChangeCounters::new(tables, OPERATIONS));
-    let mut river =
-        River { counters, gate, haste: Some(haste), ..River::new(plan.clone(), outlets, options) };
+    let river = River::new(plan.clone(), outlets, options).with_gate(gate);
+    let mut river = River { counters, haste: Some(haste), ..river };
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
     }
@@ -89,6 +89,11 @@ impl River {
             counters: None,
             haste: None,
         }
+    }
+
+    /// The same in front of a gate.
+    pub fn with_gate(self, gate: Option<Arc<Gate>>) -> Self {
+        River { gate, ..self }
     }
 
     /// Decodes, maps and delivers what one read brought. Also before an error, every transaction that ended is

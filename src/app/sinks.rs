@@ -240,6 +240,13 @@ impl OpenSinks {
         }
     }
 
+    /// Pauses the sinks that are to be, before anything is applied to them.
+    pub fn pause(&self, is_paused: impl Fn(&str) -> bool) {
+        for (_, progress, _) in &self.sinks {
+            progress.set_paused(is_paused(&progress.name));
+        }
+    }
+
     /// Takes a sink out of action.
     pub fn stop(&self, name: &str, error: &Error) {
         if let Some((_, progress, _)) = self.sinks.iter().find(|(_, progress, _)| progress.name == name) {

@@ -16,7 +16,7 @@ pub struct Plan {
 }
 
 /// One table, from its source to its target.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedTable {
     /// Schema and name at the source.
     pub source: TableName,
@@ -39,7 +39,7 @@ pub struct PlannedTable {
 }
 
 /// One column, from its source to its target.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedColumn {
     /// Its name at the source.
     pub source: String,
@@ -102,6 +102,12 @@ impl Plan {
             }
         }
         (plan, problems)
+    }
+
+    /// Whether both replicate the same rows in the same way; estimates aside.
+    pub fn is_same(&self, other: &Plan) -> bool {
+        let of = |table: &PlannedTable| PlannedTable { estimated_rows: 0, ..table.clone() };
+        self.tables.iter().map(of).eq(other.tables.iter().map(of))
     }
 
     /// The index of the table that is replicated from `source`.

@@ -145,7 +145,7 @@ pub(super) async fn readable(
 
 /// Refuses who shows no secret where `protect_reads` asks for it.
 pub(super) fn may_read(shared: &Shared, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Problem> {
-    match shared.config.admin.protect_reads {
+    match shared.config().admin.protect_reads {
         true => need_secret(shared, peer, headers),
         false => Ok(()),
     }

@@ -81,7 +81,7 @@ pub(super) async fn logs(
     headers: HeaderMap,
     Parameters(Logs { sink, table, key, outcome, since, until, before, limit }): Parameters<Logs>,
 ) -> Result<Json<LogPage>, Problem> {
-    let path = shared.config.log.sync_file.clone();
+    let path = shared.config().log.sync_file.clone();
     let path = path.ok_or_else(|| {
         Problem::not_found("no sync log is kept").hint("set [log] sync_file in walcast.toml")
     })?;
@@ -119,15 +119,15 @@ pub(super) async fn logs(
 
 /// What entries that touched the row keep of it.
 fn hashes(shared: &Shared, table: Option<&str>, key: &str) -> Result<Vec<u32>, Problem> {
-    if shared.config.log.max_key_bytes == 0 {
+    if shared.config().log.max_key_bytes == 0 {
         return Err(
             Problem::not_found("the sync log keeps no keys").hint("[log] max_key_bytes is 0 in walcast.toml")
         );
     }
     let table = table.ok_or_else(|| Problem::bad_request("a key is one of a table: give table too"))?;
     let prepared = shared.view.prepared();
-    let plan = &prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?.plan;
-    let planned = plan.tables.iter().find(|planned| planned.source.plain() == table);
+    let prepared = prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
+    let planned = prepared.plan.tables.iter().find(|planned| planned.source.plain() == table);
     let planned = planned.ok_or_else(|| Problem::not_found("schema.json has no such table"))?;
     Ok(key_hashes::of_spelt(planned, &key_parts(planned, key)?).to_vec())
 }

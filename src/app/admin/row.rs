@@ -39,12 +39,13 @@ pub(super) async fn row(
     Segments((table, key)): Segments<(String, String)>,
 ) -> Result<Json<Trace>, Problem> {
     let prepared = shared.view.prepared();
-    let plan = &prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?.plan;
+    let prepared = prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
+    let (plan, config) = (&prepared.plan, shared.config());
     let planned = plan.tables.iter().find(|planned| planned.source.plain() == table);
     let planned = planned.ok_or_else(|| Problem::not_found("schema.json has no such table"))?;
     let key = key_parts(planned, &key)?;
-    let client = Source::new(&shared.config.source)?.connect().await?;
-    let traced = trace::trace(&shared.config, plan, &client, &table, &key).await;
+    let client = Source::new(&config.source)?.connect().await?;
+    let traced = trace::trace(&config, plan, &client, &table, &key).await;
     traced.map(Json).map_err(|error| match error.kind() {
         Kind::Config => Problem::bad_request(error.to_string()),
         _ => Problem::from(error),

@@ -1,4 +1,4 @@
-//! The decision, case by case. What follows from many of them is `tests/backfill_simulation.rs`' matter.
+//! The decision, case by case. What follows from many of them is `tests/backfill_simulation`' matter.
 
 use std::sync::Arc;
 

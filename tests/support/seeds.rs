@@ -1,0 +1,32 @@
+//! Seeded runs: of every seed, or of the one that `WALCAST_SEED` names.
+
+use std::env::VarError;
+use std::panic::{RefUnwindSafe, catch_unwind, resume_unwind};
+
+/// Runs every seed below `seeds`, or only the one that is asked for; a failure names its seed.
+pub fn each<T>(seeds: u64, run: impl Fn(u64) -> T + RefUnwindSafe) -> Vec<T> {
+    let seeds = asked().map_or(0..seeds, |seed| seed..seed + 1);
+    let ran = |seed| {
+        catch_unwind(|| run(seed)).unwrap_or_else(|panic| {
+            eprintln!("failed; replay it with WALCAST_SEED={seed}");
+            resume_unwind(panic)
+        })
+    };
+    seeds.map(ran).collect()
+}
+
+/// The seed that is asked for, or any; it is said which.
+pub fn one() -> u64 {
+    let seed = asked().unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("replay it with WALCAST_SEED={seed}");
+    seed
+}
+
+/// The seed that is asked for.
+pub fn asked() -> Option<u64> {
+    match std::env::var("WALCAST_SEED") {
+        Ok(seed) => Some(seed.parse().expect("WALCAST_SEED is a number")),
+        Err(VarError::NotPresent) => None,
+        Err(error) => panic!("WALCAST_SEED: {error}"),
+    }
+}
