@@ -22,6 +22,7 @@ mod observer;
 mod page;
 mod problem;
 mod rate;
+mod rebuilds;
 mod refill;
 mod reload;
 mod retry;
