@@ -8,6 +8,7 @@
 //! Every request, connection and answer has a limit. Secrets enter neither answers nor logs; row values enter only the
 //! answers of the routes that need the secret.
 
+mod answers;
 pub mod client;
 mod description;
 mod events;
