@@ -23,18 +23,10 @@ pub(super) struct Tables {
     plan: Arc<Plan>,
     gate: Arc<Gate>,
     view: Arc<FillView>,
-    /// By table and condition.
-    ready: RefCell<BTreeMap<(usize, Option<String>), Ready>>,
+    ready: RefCell<BTreeMap<(usize, Option<String>), ChunkTable>>,
     /// Whose touches are remembered: those that are ready, and those that were.
     watched: RefCell<BTreeSet<usize>>,
     resting: RefCell<BTreeMap<usize, (u32, Instant)>>,
-}
-
-/// How a table is read.
-struct Ready {
-    by: ChunkTable,
-    /// How often there had been doubt when it was asked what was in doubt.
-    doubts: u64,
 }
 
 impl Tables {
@@ -54,10 +46,9 @@ impl Tables {
     /// # Errors
     /// A configuration error for a table that has no index to read it by; transient while the server is away.
     pub(super) async fn ready(&self, filler: &Filler, table: usize) -> Result<ChunkTable> {
-        let (filter, doubts) = (self.view.filter(table), self.view.doubts());
-        let key = (table, filter.clone());
-        if let Some(ready) = self.ready.borrow().get(&key).filter(|ready| ready.doubts == doubts) {
-            return Ok(ready.by.clone());
+        let filter = self.view.filter(table);
+        if let Some(ready) = self.ready.borrow().get(&(table, filter.clone())) {
+            return Ok(ready.clone());
         }
         let planned = &self.plan.tables[table];
         let source = ChunkSource {
@@ -93,7 +84,7 @@ impl Tables {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.ready.borrow_mut().insert(key, Ready { by: chunk_table.clone(), doubts });
+        self.ready.borrow_mut().insert((table, filter), chunk_table.clone());
         Ok(chunk_table)
     }
 
