@@ -221,6 +221,7 @@ impl<S: Sink> Worker<S> {
                     }
                     return;
                 }
+                Step::Stopped(_) if self.progress.is_retired() => return,
                 Step::Stopped(error) => {
                     tracing::error!(
                         sink = self.progress.name,

@@ -290,7 +290,6 @@ impl Touched {
             "too much changes in the tables being filled: chunks are read again"
         );
         self.forgotten.extend(self.transactions.drain(..).map(|touches| touches.commit));
-        self.forgotten.dedup();
         self.tables.values_mut().for_each(|keys| *keys = Keys::default());
         self.bytes = 0;
         self.limit_forgotten();
