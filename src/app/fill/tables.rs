@@ -24,12 +24,15 @@ const POLL: Duration = Duration::from_millis(50);
 /// When it is said that a fill waits for transactions.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Since which doubt a table is read, and how.
+type Ready = (u64, ChunkTable);
+
 pub(super) struct Tables {
     plan: Arc<Plan>,
     gate: Arc<Gate>,
     view: Arc<FillView>,
     /// By table and condition: how it is read, and since which doubt.
-    ready: RefCell<BTreeMap<(usize, Option<String>), (u64, ChunkTable)>>,
+    ready: RefCell<BTreeMap<(usize, Option<String>), Ready>>,
     /// Whose touches are remembered: those that are ready, and those that were.
     watched: RefCell<BTreeSet<usize>>,
     resting: RefCell<BTreeMap<usize, (u32, Instant)>>,
@@ -73,14 +76,17 @@ impl Tables {
         self.watched.borrow_mut().insert(table);
         let mut in_doubt = InDoubt::read(&primary).await?;
         let mut reader = ChunkReader::new(filler.source.backfill_info()?, chunk_table.clone());
-        let (asked, mut is_said, mut seen_less) = (Instant::now(), false, None);
+        let (asked, mut is_said, mut is_checked) = (Instant::now(), false, false);
+        let mut seen_less = None;
         loop {
             let limits = super::pace::probe(filler);
             let probe = reader.read(&Selection::Range(KeyRange::default()), &limits).await?;
             if in_doubt.is_settled(&probe.read_point) {
+                if !std::mem::replace(&mut is_checked, true) {
+                    check_server(filler, &primary, &probe.read_point).await?;
+                }
                 let horizon = self.gate.begin(&probe.read_point);
                 if horizon.open().saw(&probe.read_point) {
-                    check_server(filler, &primary, &probe.read_point).await?;
                     break;
                 }
                 // It lags behind, and will catch up; or it is another one than before, as after a failover.
@@ -90,7 +96,6 @@ impl Tables {
                         table = %planned.source.plain(),
                         "another server is read than before; what was delivered until now must be visible there"
                     );
-                    check_server(filler, &primary, &probe.read_point).await?;
                     self.gate.restart();
                     self.forget_all();
                     (in_doubt, seen_less) = (InDoubt::read(&primary).await?, None);
