@@ -24,15 +24,11 @@ const POLL: Duration = Duration::from_millis(50);
 /// When it is said that a fill waits for transactions.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Since which doubt a table is read, and how.
-type Ready = (u64, ChunkTable);
-
 pub(super) struct Tables {
     plan: Arc<Plan>,
     gate: Arc<Gate>,
     view: Arc<FillView>,
-    /// By table and condition: how it is read, and since which doubt.
-    ready: RefCell<BTreeMap<(usize, Option<String>), Ready>>,
+    ready: RefCell<BTreeMap<(usize, Option<String>), ChunkTable>>,
     /// Whose touches are remembered: those that are ready, and those that were.
     watched: RefCell<BTreeSet<usize>>,
     resting: RefCell<BTreeMap<usize, (u32, Instant)>>,
@@ -55,10 +51,8 @@ impl Tables {
     /// # Errors
     /// A configuration error for a table that has no index to read it by; transient while the server is away.
     pub(super) async fn ready(&self, filler: &Filler, table: usize) -> Result<ChunkTable> {
-        let (filter, doubts) = (self.view.filter(table), self.view.doubts());
-        if let Some((since, ready)) = self.ready.borrow().get(&(table, filter.clone()))
-            && *since == doubts
-        {
+        let filter = self.view.filter(table);
+        if let Some(ready) = self.ready.borrow().get(&(table, filter.clone())) {
             return Ok(ready.clone());
         }
         let planned = &self.plan.tables[table];
@@ -111,7 +105,7 @@ impl Tables {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.ready.borrow_mut().insert((table, filter), (doubts, chunk_table.clone()));
+        self.ready.borrow_mut().insert((table, filter), chunk_table.clone());
         Ok(chunk_table)
     }
 

@@ -158,7 +158,8 @@ pub struct TableStatus {
     /// Its name in the sink.
     pub target: String,
     /// `waiting`, `filling`, `catching-up` (filled, and the stream is not where its rows were read yet), `live`,
-    /// `incomplete` (emptied, and not to be filled), `stopped` (it cannot be filled).
+    /// `rebuilding` (filled beside the one that readers see, for a changed `schema.json`), `incomplete` (emptied, and not
+    /// to be filled), `stopped` (it cannot be filled).
     pub state: &'static str,
     /// Rows that the fill has brought.
     pub rows: u64,
