@@ -201,6 +201,33 @@ impl OpenSinks {
         }
     }
 
+    /// Keeps of tables what `settled` says, which is given a table's index, what is kept of it, and where the sink is.
+    pub fn settle_tables(
+        &mut self,
+        config: &Config,
+        tables: usize,
+        settled: impl Fn(usize, Option<&TableFill>, Lsn) -> Option<TableFill>,
+    ) {
+        let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
+        for (sink, progress, _) in self.sinks.iter_mut().filter(|(_, progress, _)| progress.is_running()) {
+            let mut fills = progress.fills();
+            for table in 0..tables {
+                let Some(fill) = settled(table, fills.get(table), progress.durable_lsn()) else { continue };
+                let write = FillWrite { table, fill: &fill, run: None, clears: false, swaps: false };
+                match patiently(backoff, || sink.fill(&write)) {
+                    Ok(_) => {
+                        if let Some(stopped) = &fill.stopped {
+                            stopped.log(&progress.name, &self.tables[table]);
+                        }
+                        fills.set(table, fill);
+                    }
+                    Err(error) => stop(progress, &error),
+                }
+            }
+            progress.set_fills(fills);
+        }
+    }
+
     /// Takes what waits to be filled as complete where `is_forgone` says so of its table.
     pub fn forgo(&mut self, config: &Config, is_forgone: impl Fn(usize) -> bool) {
         let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
@@ -208,7 +235,10 @@ impl OpenSinks {
             let mut fills = progress.fills();
             // One that takes another's place has to have that one's rows.
             let waits = |table: &usize| {
-                fills.get(*table).is_some_and(|fill| fill.ranges.is_empty() && !fill.is_beside)
+                let waits =
+                    |fill: &TableFill| fill.ranges.is_empty() && !fill.is_beside && fill.stopped.is_none();
+                // What a stopped table had was filled, and has to be again.
+                fills.get(*table).is_some_and(|fill| waits(fill) && fill.from == Lsn::ZERO)
             };
             let tables: Vec<usize> =
                 (0..fills.0.len()).filter(waits).filter(|&table| is_forgone(table)).collect();
@@ -216,7 +246,8 @@ impl OpenSinks {
                 let waiting = fills.get(table).cloned().unwrap_or_else(TableFill::complete);
                 // What it has is of no use where changes are missing, wanted or not.
                 let clears = waiting.clears;
-                let fill = TableFill { owed: waiting.owed, ..TableFill::complete() };
+                let TableFill { owed, relation, .. } = waiting;
+                let fill = TableFill { owed, relation, ..TableFill::complete() };
                 let write = FillWrite { table, fill: &fill, run: None, clears, swaps: false };
                 match patiently(backoff, || sink.fill(&write)) {
                     Ok(_) => fills.set(table, fill),

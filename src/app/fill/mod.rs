@@ -10,6 +10,8 @@ pub mod gate;
 mod pace;
 mod reader;
 pub mod request;
+pub mod resume;
+mod stops;
 mod tables;
 pub mod view;
 
@@ -31,7 +33,9 @@ use super::source::Source;
 use crate::Lsn;
 use crate::capture::chunk::KeyRange;
 use crate::config::Backfill;
+use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
+use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
 use crate::fanout::fill::{Fills, OwedKey, TableState};
 use crate::fanout::outlets::Outlets;
@@ -50,8 +54,14 @@ pub struct Filler {
     pub row_bytes_max: usize,
     /// The queues must not be fuller than this for a chunk, in bytes.
     pub queue_bytes_max: usize,
-    /// What is replicated.
+    /// What is replicated, as it was planned at the start.
     pub plan: Arc<Plan>,
+    /// The same as it is now.
+    pub current: Arc<CurrentPlan>,
+    /// What that is made from.
+    pub schema: Arc<SchemaFile>,
+    /// Where the server was when it was planned.
+    pub planned_at: Lsn,
     /// Where chunks join the stream.
     pub gate: Arc<Gate>,
     /// The sinks' queues.
@@ -110,6 +120,7 @@ impl Filler {
         let workers = (0..shared.filler.config.connections).map(|_| shared.work());
         tokio::select! {
             _ = join_all(workers) => {}
+            () = shared.filler.keep_stops(&shared.tables) => {}
             // Its sender goes with the engine.
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -134,7 +145,11 @@ impl Filler {
                     }
                     jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
                 }
-                TableState::CatchingUp | TableState::Live | TableState::Incomplete | TableState::Left => {}
+                TableState::CatchingUp
+                | TableState::Live
+                | TableState::Incomplete
+                | TableState::Left
+                | TableState::Stopped => {}
             }
         }
         jobs
@@ -159,7 +174,7 @@ impl Shared {
         let mut reader = Reader::new(&self.filler);
         loop {
             if let Some(request) = self.filler.view.take_request() {
-                reader.begin_anew(request).await;
+                reader.begin_anew(&self.tables, request).await;
                 self.filler.view.request_begun();
                 continue;
             }

@@ -11,6 +11,7 @@ use super::Filler;
 use super::gate::Gate;
 use super::view::FillView;
 use crate::capture::chunk::{ChunkReader, ChunkSource, ChunkTable, InDoubt, KeyRange, Selection};
+use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
 
@@ -25,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Tables {
     plan: Arc<Plan>,
+    current: Arc<CurrentPlan>,
     gate: Arc<Gate>,
     view: Arc<FillView>,
     ready: RefCell<BTreeMap<(usize, Option<String>), ChunkTable>>,
@@ -39,6 +41,7 @@ impl Tables {
     pub(super) fn new(filler: &Filler) -> Self {
         Tables {
             plan: filler.plan.clone(),
+            current: filler.current.clone(),
             gate: filler.gate.clone(),
             view: filler.view.clone(),
             ready: RefCell::default(),
@@ -57,7 +60,8 @@ impl Tables {
         if let Some(ready) = self.ready.borrow().get(&(table, filter.clone())) {
             return Ok(ready.clone());
         }
-        let planned = &self.plan.tables[table];
+        let plan = self.current.plan();
+        let planned = &plan.tables[table];
         let source = ChunkSource {
             oid: planned.oid,
             name: planned.source.clone(),
@@ -70,16 +74,21 @@ impl Tables {
         let chunk_table = ChunkTable::inspect(&primary, source).await?;
         self.gate.watch(table);
         self.watched.borrow_mut().insert(table);
-        let in_doubt = InDoubt::read(&primary).await?;
+        let mut generation = self.gate.generation();
+        let mut in_doubt = InDoubt::read(&primary).await?;
         let mut reader = ChunkReader::new(filler.source.backfill_info()?, chunk_table.clone());
         let (asked, mut is_said) = (Instant::now(), false);
         loop {
             let limits = super::pace::probe(filler);
             let probe = reader.read(&Selection::Range(KeyRange::default()), &limits).await?;
             if in_doubt.is_settled(&probe.read_point) {
-                let horizon = self.gate.begin(&probe.read_point);
-                if horizon.open().saw(&probe.read_point) {
-                    break;
+                match self.gate.begin(&probe.read_point, generation) {
+                    Some(horizon) if horizon.open().saw(&probe.read_point) => break,
+                    Some(_) => {}
+                    None => {
+                        generation = self.gate.generation();
+                        in_doubt = InDoubt::read(&primary).await?;
+                    }
                 }
             }
             if asked.elapsed() >= PATIENCE && !std::mem::replace(&mut is_said, true) {

@@ -6,6 +6,7 @@ use super::fills;
 use super::open::{Contents, ask, statement};
 use super::state::Row;
 use super::transport::{Statement, Transport};
+use crate::Lsn;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::error::Result;
 use crate::fanout::fill::TableFill;
@@ -122,7 +123,7 @@ fn made_anew(table: &PlannedTable) -> Result<Vec<Statement>> {
     let mut request = vec![statement(&format!("DROP TABLE IF EXISTS {}", quote(&table.target)), Vec::new())];
     request.extend(Definition::of(table).statements().map(|sql| statement(sql, Vec::new())));
     request.push(note(table));
-    request.push(fills::put(&table.target, &waiting(table))?);
+    request.push(fills::put(&table.target, &TableFill::of(table))?);
     Ok(request)
 }
 
@@ -147,13 +148,12 @@ fn note(table: &PlannedTable) -> Statement {
 
 /// Whole rows are written again, over those that are there.
 fn fill_again(table: &PlannedTable, fill: Option<&TableFill>) -> Result<Option<Statement>> {
-    if fill.is_some_and(|fill| fill.is_left_empty) {
+    // A table that is stopped is filled anew as a whole when it goes on.
+    if fill.is_some_and(|fill| fill.is_left_empty || fill.stopped.is_some()) {
         return Ok(None);
     }
     let clears = fill.is_some_and(|fill| fill.clears);
-    fills::put(&table.target, &TableFill { clears, ..waiting(table) }).map(Some)
-}
-
-fn waiting(table: &PlannedTable) -> TableFill {
-    TableFill::waiting(table.estimated_rows.max(0).unsigned_abs())
+    let (from, relation) = fill.map_or((Lsn::ZERO, None), |fill| (fill.from, fill.relation));
+    let fill = TableFill { clears, from, relation, ..TableFill::of(table) };
+    fills::put(&table.target, &fill).map(Some)
 }

@@ -1,6 +1,7 @@
 //! How far the tables of a D1 database are filled: `_walcast_fills`, and the requests that bring rows from before the
 //! stream.
 
+use super::compose::Lax;
 use super::open::ask;
 use super::request::{Cutter, Part, Poison};
 use super::send::{Extra, Session};
@@ -84,6 +85,8 @@ impl Session {
         };
         // Its rows are named by themselves: the stream's names mean other rows.
         let poison = self.swap_poison(Poison::new());
+        // What the stream may leave out or not find says nothing of them.
+        let lax = self.swap_lax(Lax::default());
         let sent = self.send_extra(
             transport,
             Part { run, span: &span, changes: span.changes.clone() },
@@ -91,6 +94,7 @@ impl Session {
             &plan,
         );
         self.swap_poison(poison);
+        self.swap_lax(lax);
         let fills = self.fills.take();
         let applied = sent?;
         self.fills = fills.map(|mut fills| {

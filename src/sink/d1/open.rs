@@ -246,10 +246,7 @@ fn create(transport: &mut dyn Transport, missing: &[&PlannedTable]) -> Result<()
              ON CONFLICT (target) DO UPDATE SET source = excluded.source, definition = excluded.definition",
             vec![table.target.clone(), table.source.plain(), definition.text()],
         ));
-        statements.push(fills::put(
-            &table.target,
-            &TableFill::waiting(table.estimated_rows.max(0).unsigned_abs()),
-        )?);
+        statements.push(fills::put(&table.target, &TableFill::of(table))?);
         if request.len() + statements.len() > STATEMENTS_MAX && !request.is_empty() {
             ask(transport, &std::mem::take(&mut request))?;
         }

@@ -451,6 +451,11 @@ impl Session {
         std::mem::replace(&mut self.poison, poison)
     }
 
+    /// The same with what tables being filled allow.
+    pub(super) fn swap_lax(&mut self, lax: Lax) -> Lax {
+        std::mem::replace(&mut self.lax, lax)
+    }
+
     pub(super) fn forget_ahead(&mut self) {
         self.ahead = None;
     }
@@ -475,8 +480,7 @@ impl Session {
         let end = End { lsn: Some(lsn), ..End::default() };
         let mut statements = vec![self.state_sql.advance(state, &self.source, &end, &state.usage)];
         for table in &self.plan.tables {
-            let rows_estimated = table.estimated_rows.max(0).unsigned_abs();
-            let fill = TableFill { clears: true, ..TableFill::waiting(rows_estimated) };
+            let fill = TableFill { clears: true, ..TableFill::of(table) };
             statements.push(fills::put(&table.target, &fill)?);
         }
         statements.push(state::read());

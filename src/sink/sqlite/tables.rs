@@ -8,6 +8,7 @@ use std::path::Path;
 use rusqlite::{Connection, Transaction, params};
 
 use super::{failure, fills, shapes};
+use crate::Lsn;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::error::Result;
 use crate::fanout::fill::{Fills, TableFill};
@@ -27,7 +28,7 @@ pub(super) fn prepare(transaction: &Transaction<'_>, plan: &Plan, path: &Path) -
         match Change::of(table, kept) {
             Change::New => {
                 changing.create().map_err(preparing)?;
-                fills::put(transaction, target, &waiting(table))?;
+                fills::put(transaction, target, &TableFill::of(table))?;
                 changes.push(format!("table {target} is new"));
             }
             Change::GoesOn => {}
@@ -47,9 +48,10 @@ pub(super) fn prepare(transaction: &Transaction<'_>, plan: &Plan, path: &Path) -
                 changes.extend(rest.summary().map(|summary| format!("table {target}: {summary}")));
             }
             Change::Rebuild(why) => {
-                changing.create_beside().map_err(preparing)?;
+                create_beside(transaction, table).map_err(preparing)?;
                 let is_left_empty = changing.fill.is_some_and(|fill| fill.is_left_empty);
-                let fill = TableFill { is_beside: true, is_left_empty, ..waiting(table) };
+                let stopped = changing.fill.and_then(|fill| fill.stopped.clone());
+                let fill = TableFill { is_beside: true, is_left_empty, stopped, ..TableFill::of(table) };
                 fills::put(transaction, target, &fill)?;
                 changes.push(format!(
                     "table {target} is built anew, because {why}; until it is full, its readers see it as it was"
@@ -80,10 +82,6 @@ pub(super) fn recreate(connection: &Connection, table: &PlannedTable, target: &s
         Ok(())
     };
     anew().map_err(|error| failure(error, format!("making table {target} anew")))
-}
-
-fn waiting(table: &PlannedTable) -> TableFill {
-    TableFill::waiting(table.estimated_rows.max(0).unsigned_abs())
 }
 
 /// Marks the tables that are not planned any more, and says so once.
@@ -117,6 +115,26 @@ pub(super) fn drop_table(connection: &Connection, target: &str) -> rusqlite::Res
     Ok(())
 }
 
+/// Makes an empty table beside one of the plan. All its rows are read again, and those that have no valid form noted
+/// again.
+pub(super) fn create_beside(connection: &Connection, table: &PlannedTable) -> rusqlite::Result<()> {
+    let beside = beside(table);
+    drop_table(connection, &beside.target)?;
+    connection.execute_batch(&Definition::of(&beside).text())?;
+    note(connection, &beside)?;
+    connection.execute("DELETE FROM _walcast_dead_letters WHERE target = ?1", [&table.target])?;
+    Ok(())
+}
+
+fn note(connection: &Connection, table: &PlannedTable) -> rusqlite::Result<()> {
+    connection.execute(
+        "INSERT INTO _walcast_tables (target, source, definition) VALUES (?1, ?2, ?3)
+         ON CONFLICT (target) DO UPDATE SET source = excluded.source, definition = excluded.definition",
+        params![table.target, table.source.plain(), Definition::of(table).text()],
+    )?;
+    Ok(())
+}
+
 /// One table of the plan, while it is made to be what it is there.
 struct Changing<'a> {
     transaction: &'a Transaction<'a>,
@@ -128,17 +146,6 @@ impl Changing<'_> {
     fn create(&self) -> rusqlite::Result<()> {
         self.transaction.execute_batch(&Definition::of(self.table).text())?;
         self.note()
-    }
-
-    /// A table beside it, empty. All its rows are read again, and those that have no valid form noted again.
-    fn create_beside(&self) -> rusqlite::Result<()> {
-        let beside = beside(self.table);
-        drop_table(self.transaction, &beside.target)?;
-        self.transaction.execute_batch(&Definition::of(&beside).text())?;
-        self.note_of(&beside)?;
-        let target = &self.table.target;
-        self.transaction.execute("DELETE FROM _walcast_dead_letters WHERE target = ?1", [target])?;
-        Ok(())
     }
 
     fn add(&self, added: &[Added]) -> rusqlite::Result<()> {
@@ -158,11 +165,14 @@ impl Changing<'_> {
 
     /// Whole rows are written again, over those that are there.
     fn fill_again(&self) -> Result<()> {
-        if self.fill.is_some_and(|fill| fill.is_left_empty) {
+        // A table that is stopped is filled anew as a whole when it goes on.
+        if self.fill.is_some_and(|fill| fill.is_left_empty || fill.stopped.is_some()) {
             return Ok(());
         }
         let clears = self.fill.is_some_and(|fill| fill.clears);
-        fills::put(self.transaction, &self.table.target, &TableFill { clears, ..waiting(self.table) })
+        let (from, relation) = self.fill.map_or((Lsn::ZERO, None), |fill| (fill.from, fill.relation));
+        let fill = TableFill { clears, from, relation, ..TableFill::of(self.table) };
+        fills::put(self.transaction, &self.table.target, &fill)
     }
 
     fn settle(&self, rest: &Rest) -> rusqlite::Result<()> {
@@ -189,15 +199,6 @@ impl Changing<'_> {
     }
 
     fn note(&self) -> rusqlite::Result<()> {
-        self.note_of(self.table)
-    }
-
-    fn note_of(&self, table: &PlannedTable) -> rusqlite::Result<()> {
-        self.transaction.execute(
-            "INSERT INTO _walcast_tables (target, source, definition) VALUES (?1, ?2, ?3)
-             ON CONFLICT (target) DO UPDATE SET source = excluded.source, definition = excluded.definition",
-            params![table.target, table.source.plain(), Definition::of(table).text()],
-        )?;
-        Ok(())
+        note(self.transaction, self.table)
     }
 }
