@@ -56,7 +56,7 @@
 //!    (`capture::slot::judge`, `tests/source_failures.rs`)
 //! 9. A row of a chunk may be newer than the stream position it is queued at, never older than what the sink holds:
 //!    what its snapshot sees decides, not LSN order. ([`encode::touched`], [`app::fill`], `tests/backfill_simulation`,
-//!    `tests/visibility.rs`, `tests/backfill.rs`)
+//!    `tests/fill_simulation`, `tests/visibility.rs`, `tests/backfill.rs`)
 
 pub mod app;
 pub mod capture;

@@ -562,12 +562,26 @@ fn the_sync_log_says_what_each_region_took_and_what_failed() {
     pipeline.clear_log();
     pipeline.start();
     let api = Api::of(&pipeline);
+    await_status(&pipeline, &api, "/readyz", 200);
     let until = "until=2999-01-01T00:00:00Z";
     let all = api.get(&format!("/logs?limit=3&{until}")).json();
     let (first, second) = (&all["entries"][0], &all["entries"][1]);
     let page = api.get(&format!("/logs?limit=1&{until}&before={}", first["id"])).json();
     assert_eq!((&page["entries"][0], &page["next"]), (second, &second["id"]));
     assert_eq!(api.get("/logs?since=2999-01-01T00:00:00Z").json()["entries"], json!([]));
+    // Of one row: found by its key, with the secret, and by nothing that the file shows.
+    let of_key = |query: &str| api.get_with(SECRET, &format!("/logs?{query}&sink=eu")).json();
+    api.get("/logs?table=t&key=17").assert_problem(401, "unauthorized");
+    api.get_with(SECRET, "/logs?key=17").assert_problem(400, "bad-request");
+    api.get_with(SECRET, "/logs?table=other&key=17").assert_problem(404, "not-found");
+    let inserted = of_key("table=t&key=17");
+    assert_eq!((inserted["entries"].as_array().unwrap().len(), &inserted["unknown"]), (1, &json!(0)));
+    assert_eq!(of_key("table=t&key=1700")["entries"], json!([]));
+    pipeline.exec("UPDATE t SET id = 1700 WHERE id = 17");
+    pipeline.eventually("the move to be logged under both keys", || {
+        let count = |key: &str| of_key(&format!("table=t&key={key}"))["entries"].as_array().unwrap().len();
+        (count("17") == 2 && count("1700") == 1).then_some(())
+    });
     for query in ["outcome=good", "since=yesterday", "limit=0", "before=x", "tables=t"] {
         api.get(&format!("/logs?{query}")).assert_problem(400, "bad-request");
     }

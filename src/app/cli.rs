@@ -73,6 +73,8 @@ enum Command {
     Backfill(commands::refill::BackfillArguments),
     /// Drop and make anew what walcast made in replicas, and fill it again
     Nuke(commands::refill::NukeArguments),
+    /// Have the running engine read walcast.toml and schema.json again
+    Reload(commands::reload::Arguments),
     /// Write schema.json, or compare it with the source and the replicas
     #[command(subcommand)]
     Schema(commands::schema::Command),
@@ -151,6 +153,7 @@ impl Cli {
             Command::Failed(command) => commands::failed::run(&self.global, command).await,
             Command::Backfill(arguments) => commands::refill::backfill(&self.global, arguments).await,
             Command::Nuke(arguments) => commands::refill::nuke(&self.global, arguments).await,
+            Command::Reload(arguments) => commands::reload::run(&self.global, arguments).await,
             Command::Schema(command) => commands::schema::run(&self.global, command).await,
             Command::Teardown(arguments) => commands::teardown::run(&self.global, arguments).await,
             Command::Completions { shell } => {

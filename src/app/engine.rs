@@ -9,6 +9,7 @@
 //! what is queued; the last positions are confirmed; the sessions end. All of it within `shutdown.timeout`, during which
 //! the sessions stay alive; what did not get through is sent again at the next start.
 
+mod blueprint;
 mod branch;
 mod branches;
 mod main_stream;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub use self::blueprint::Blueprint;
 use self::branches::Branches;
 use self::main_stream::MainStream;
 use self::schedule::Schedule;
@@ -51,6 +53,8 @@ use crate::postgres::socket::Socket;
 
 /// A session that lived this long was a good one: the next failure starts the backoff anew.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
+/// How long the sinks may finish what is queued when another engine follows in the same process.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the server may take to end a stream after everything else is done.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -99,13 +103,21 @@ struct Setup {
     options: RunOptions,
     /// Until when the workers try to finish; set once the engine ends.
     deadline: Arc<OnceLock<Instant>>,
+    /// Turns true when another engine is to follow.
+    replaced: watch::Sender<bool>,
 }
+
+/// What an engine is asked for while it runs.
+#[derive(Clone)]
+pub struct Handle(Arc<Setup>);
 
 /// What asks a stream to end in order.
 #[derive(Clone)]
 struct Stop {
     /// The operator.
     shutdown: watch::Receiver<bool>,
+    /// Another engine is to follow.
+    replaced: watch::Receiver<bool>,
     /// The time is over.
     ends: Option<Instant>,
     /// The engine ends for another reason.
@@ -125,7 +137,12 @@ impl Engine {
         self.fanout.progress.clone()
     }
 
-    /// Streams until `shutdown` turns true or the options say so.
+    /// A way to it while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle(self.setup.clone())
+    }
+
+    /// Streams until `shutdown` turns true, another engine is to follow, or the options say so.
     ///
     /// # Errors
     /// What an operator has to resolve, also when all that failed is one sink; everything else was finished first.
@@ -133,7 +150,8 @@ impl Engine {
         let Engine { setup, fanout, target, published, columns } = self;
         let Fanout { outlets, leaving, progress, lanes, transports } = fanout;
         let (over, is_over) = watch::channel(false);
-        let mut stop = Stop { shutdown, ends: setup.options.ends, over: is_over };
+        let replaced = setup.replaced.subscribe();
+        let mut stop = Stop { shutdown, replaced, ends: setup.options.ends, over: is_over };
         let branches = Branches::start(&setup, &outlets, leaving, &lanes, &stop)?;
         let gate = Arc::new(Gate::new(outlets.clone(), setup.current.clone()));
         let (fill_over, is_fill_over) = watch::channel(false);
@@ -202,7 +220,18 @@ impl Engine {
     }
 }
 
+impl Handle {
+    /// Ends the engine in order, but soon: what its sinks have not applied by then, the next one sends again.
+    pub fn replace(&self) {
+        self.0.replaced.send_replace(true);
+    }
+}
+
 impl Setup {
+    fn is_replaced(&self) -> bool {
+        *self.replaced.borrow()
+    }
+
     fn filler(&self, gate: &Arc<Gate>, outlets: &Arc<Outlets>, progress: &Progress) -> Filler {
         Filler {
             source: self.source.clone(),
@@ -222,14 +251,20 @@ impl Setup {
 
     /// From here on the time to finish runs.
     fn start_deadline(&self) -> Instant {
-        *self.deadline.get_or_init(|| Instant::now() + self.config.shutdown.timeout)
+        let timeout = self.config.shutdown.timeout;
+        let limit = if self.is_replaced() { timeout.min(REPLACE_TIMEOUT) } else { timeout };
+        *self.deadline.get_or_init(|| Instant::now() + limit)
     }
 }
 
 /// Lets the workers apply what is queued, confirms it, and ends the main session.
 async fn finish(main: &MainStream, lanes: Vec<Lane>, stream: Option<Stream<Socket>>) {
-    super::notify::stopping();
-    main.setup.options.view.set_phase(Phase::Stopping);
+    if main.setup.is_replaced() {
+        main.setup.options.view.set_phase(Phase::Preparing);
+    } else {
+        super::notify::stopping();
+        main.setup.options.view.set_phase(Phase::Stopping);
+    }
     let deadline = main.setup.start_deadline();
     // First, so that a worker whose queue is empty knows that no other will come.
     let ends: Vec<_> = lanes.into_iter().map(Lane::end).collect();
@@ -241,7 +276,8 @@ async fn finish(main: &MainStream, lanes: Vec<Lane>, stream: Option<Stream<Socke
             }
         };
         if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
-            tracing::warn!("shutdown.timeout is over: what is still queued will be sent again");
+            let limit = if main.setup.is_replaced() { "the time for a reload" } else { "shutdown.timeout" };
+            tracing::warn!("{limit} is over: what is still queued will be sent again");
         }
     };
     let Some(stream) = stream else { return drained.await };
@@ -327,6 +363,7 @@ impl Stop {
         };
         tokio::select! {
             () = turns_true(&mut self.shutdown) => {}
+            () = turns_true(&mut self.replaced) => {}
             () = turns_true(&mut self.over) => {}
             () = time_is_over => {}
         }

@@ -103,11 +103,7 @@ pub fn changes_of(
         }
         Ok(_) if sink.target == SinkTarget::Null => none,
         Ok((is_fed, kept)) => SinkChanges {
-            steps: plan
-                .tables
-                .iter()
-                .filter_map(|table| step(config, sink, table, kept.get(&table.target), is_fed))
-                .collect(),
+            steps: plan.tables.iter().filter_map(|table| step(config, sink, table, &kept, is_fed)).collect(),
             left: left(plan, &kept),
             ..none
         },
@@ -118,7 +114,7 @@ fn step(
     config: &Config,
     sink: &config::Sink,
     table: &PlannedTable,
-    kept: Option<&Kept>,
+    kept: &BTreeMap<String, Kept>,
     is_fed: bool,
 ) -> Option<Step> {
     let estimated = table.estimated_rows.max(0).unsigned_abs();
@@ -150,18 +146,8 @@ fn step(
         Action::Create | Action::Alter | Action::Rebuild => 1 + table.indexes.len() as u64,
     };
     let dollars = is_d1.then(|| (rows * entries) as f64 / 1e6 * DOLLARS_PER_MILLION_ROWS);
-    let is_left = kept.and_then(|kept| kept.fill.as_ref()).is_some_and(|fill| fill.is_left);
-    let message = match is_d1 && is_left {
-        true => "is back: it is made anew and filled".to_owned(),
-        false => message,
-    };
-    let remedy = if is_d1 && action == Action::Rebuild && !is_left {
-        Some("take the change in schema.json back, or give the sink a new database and fill it anew")
-    } else if config.schema_changes == SchemaChanges::Manual && is_fed && !is_begun {
-        Some("walcast schema apply")
-    } else {
-        None
-    };
+    let waits = config.schema_changes == SchemaChanges::Manual && is_fed && !is_begun;
+    let remedy = waits.then_some("walcast schema apply");
     Some(Step {
         table: table.target.clone(),
         action,
@@ -174,15 +160,15 @@ fn step(
 }
 
 fn left(plan: &Plan, kept: &BTreeMap<String, Kept>) -> Vec<Left> {
-    let mut left = Vec::new();
-    for (target, kept) in kept {
+    let (all, mut left) = (kept, Vec::new());
+    for (target, kept) in all.iter().filter(|(_, kept)| kept.there.is_some()) {
         let Some(table) = plan.tables.iter().find(|table| table.target == *target) else {
             left.push(Left { table: target.clone(), column: None });
             continue;
         };
         // Those that were left before, and those that a start would leave.
         let mut columns = kept.left.clone();
-        if let Change::Fits(rest) | Change::Add(_, rest) = Change::of(table, Some(kept)) {
+        if let Change::Fits(rest) | Change::Add(_, rest) = Change::of(table, all) {
             columns.extend(rest.left);
         }
         left.extend(columns.into_iter().map(|name| Left { table: target.clone(), column: Some(name) }));

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_postgres::Client;
 
 use super::source::Source;
@@ -67,28 +68,35 @@ impl Delays {
     }
 }
 
-/// Beats while the engine streams, until it is dropped; does nothing where the configuration has no interval.
-///
-/// # Errors
-/// The source's address is none.
-pub async fn run(config: &Config, view: &Arc<EngineView>) -> Result<()> {
+/// Beats while the engine streams, as the configuration in force says, until it is dropped.
+pub async fn run(mut in_force: watch::Receiver<Arc<Config>>, view: Arc<EngineView>) {
+    loop {
+        let config = in_force.borrow_and_update().clone();
+        tokio::select! {
+            Err(error) = run_by(&config, &view) => {
+                tracing::warn!("no heartbeat, so no delay is measured: {}", error.chain());
+                if in_force.changed().await.is_err() {
+                    return;
+                }
+            }
+            changed = in_force.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Does nothing where the configuration has no interval.
+async fn run_by(config: &Config, view: &Arc<EngineView>) -> Result<()> {
     let Some(interval) = config.heartbeat.interval else { return std::future::pending().await };
     let source = Source::new(&config.source)?;
     let beats = watch::Sender::new(None);
-    let (mut client, mut is_failing, mut listeners) = (None, false, None);
+    let (mut client, mut is_failing, mut listeners) = (None, false, Listeners::default());
     loop {
         tokio::time::sleep(interval).await;
         if !matches!(view.phase(), Phase::Streaming) {
             continue;
         }
         let Some(prepared) = view.prepared() else { continue };
-        listeners.get_or_insert_with(|| {
-            let mut listeners = tokio::task::JoinSet::new();
-            for sink in prepared.progress.sinks() {
-                listeners.spawn(listen(sink.clone(), beats.subscribe(), view.clone()));
-            }
-            listeners
-        });
+        listeners.follow(prepared.progress.sinks(), |sink| listen(sink, beats.subscribe(), view.clone()));
         let beat = tokio::time::timeout(BEAT_TIMEOUT, beat(&source, &mut client)).await;
         match beat.unwrap_or_else(|_| Err(Error::transient("the source takes too long"))) {
             Ok(beat) => {
@@ -102,6 +110,34 @@ pub async fn run(config: &Config, view: &Arc<EngineView>) -> Result<()> {
                 }
             }
         }
+    }
+}
+
+/// One listener for each sink that there is. Dropped, they end.
+#[derive(Default)]
+struct Listeners {
+    tasks: JoinSet<()>,
+    of: Vec<(Arc<SinkProgress>, AbortHandle)>,
+}
+
+impl Listeners {
+    fn follow<T>(&mut self, sinks: Vec<Arc<SinkProgress>>, listen: impl Fn(Arc<SinkProgress>) -> T)
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        self.of.retain(|(sink, task)| {
+            let is_there = sinks.iter().any(|other| Arc::ptr_eq(sink, other));
+            if !is_there {
+                task.abort();
+            }
+            is_there
+        });
+        for sink in sinks {
+            if !self.of.iter().any(|(other, _)| Arc::ptr_eq(&sink, other)) {
+                self.of.push((sink.clone(), self.tasks.spawn(listen(sink))));
+            }
+        }
+        while self.tasks.try_join_next().is_some() {}
     }
 }
 

@@ -29,6 +29,8 @@ pub enum JobKind {
     Backfill,
     /// Drops and creates tables anew.
     Nuke,
+    /// Puts a new configuration into force.
+    Reload,
 }
 
 /// What it does that to.

@@ -7,6 +7,14 @@ pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
+/// The configuration is read again; [`ready`] follows.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!("cannot notify systemd: {error}"),
+    }
+}
+
 /// The engine finishes what it has.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);

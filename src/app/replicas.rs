@@ -37,6 +37,8 @@ pub struct D1Facts {
     pub usage: Usage,
     /// Its size.
     pub bytes: Option<u64>,
+    /// What it keeps of its replicated tables, by name.
+    pub kept: BTreeMap<String, Kept>,
 }
 
 /// Why a target cannot be read.
@@ -90,17 +92,16 @@ fn read(sink: &config::Sink, transports: &Transports) -> Result<Replica, Unreada
         SinkTarget::D1(..) | SinkTarget::D1Worker(..) => {
             let of = |error| Unreadable { is_foreign: false, error };
             let (mut transport, place) = connect(target, transports).map_err(of)?;
-            let d1::Inspected { checkpoint, dead_letters, usage, tables, bytes } =
+            let d1::Inspected { checkpoint, dead_letters, usage, tables, kept, bytes } =
                 d1::inspect(&mut *transport, &place)
                     .map_err(|(error, is_foreign)| Unreadable { is_foreign, error })?;
-            Ok(Replica { checkpoint, dead_letters, tables, d1: Some(D1Facts { usage, bytes }) })
+            Ok(Replica { checkpoint, dead_letters, tables, d1: Some(D1Facts { usage, bytes, kept }) })
         }
         SinkTarget::Null => Ok(Replica::default()),
     }
 }
 
-/// What a sink keeps of its replicated tables, by their names there. Of a D1 database, which is asked no more, it is taken
-/// for granted that they are what they were made for.
+/// What a sink keeps of its replicated tables, by their names there.
 ///
 /// # Errors
 /// They cannot be read.
@@ -108,18 +109,7 @@ pub fn kept(sink: &config::Sink, replica: &Replica) -> Result<BTreeMap<String, K
     if let SinkTarget::Sqlite { path } = &sink.target {
         return sqlite::kept_tables(path);
     }
-    let kept = |table: &StoredTable| {
-        let made_for = sqlite::of_definition(&table.definition)?;
-        let kept = Kept {
-            definition: table.definition.clone(),
-            there: Some(made_for.clone()),
-            made_for,
-            fill: table.fill.clone(),
-            ..Kept::default()
-        };
-        Ok((table.target.clone(), kept))
-    };
-    replica.tables.iter().map(kept).collect()
+    Ok(replica.d1.as_ref().map(|facts| facts.kept.clone()).unwrap_or_default())
 }
 
 fn sqlite_file(path: &std::path::Path) -> Result<Replica> {

@@ -56,7 +56,8 @@ pub fn run(
     let plan = current.plan();
     let tables = plan.tables.iter().map(|table| table.source.plain());
     let counters = gate.is_some().then(|| ChangeCounters::new(tables, OPERATIONS));
-    let mut river = River { counters, gate, haste: Some(haste), ..River::of(current, outlets, options) };
+    let river = River::of(current, outlets, options).with_gate(gate);
+    let mut river = River { counters, haste: Some(haste), ..river };
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
     }
@@ -94,6 +95,11 @@ impl River {
             counters: None,
             haste: None,
         }
+    }
+
+    /// The same in front of a gate.
+    pub fn with_gate(self, gate: Option<Arc<Gate>>) -> Self {
+        River { gate, ..self }
     }
 
     /// Decodes, maps and delivers what one read brought. Also before an error, every transaction that ended is

@@ -130,8 +130,8 @@ impl Sink for AnySink {
 pub struct OpenSinks {
     sinks: Vec<(AnySink, Arc<SinkProgress>, Option<Checkpoint>)>,
     transports: Transports,
-    /// What the plan's tables are called.
-    tables: Arc<[String]>,
+    /// What the runs are mapped by.
+    plan: Arc<Plan>,
 }
 
 impl OpenSinks {
@@ -171,8 +171,7 @@ impl OpenSinks {
             });
             sinks.collect()
         });
-        let tables = plan.tables.iter().map(|table| table.source.plain()).collect();
-        OpenSinks { sinks, transports, tables }
+        OpenSinks { sinks, transports, plan: plan.clone() }
     }
 
     /// The checkpoint of each sink that is open.
@@ -217,7 +216,7 @@ impl OpenSinks {
                 match patiently(backoff, || sink.fill(&write)) {
                     Ok(_) => {
                         if let Some(stopped) = &fill.stopped {
-                            stopped.log(&progress.name, &self.tables[table]);
+                            stopped.log(&progress.name, &self.plan.tables[table].source.plain());
                         }
                         fills.set(table, fill);
                     }
@@ -272,6 +271,13 @@ impl OpenSinks {
         }
     }
 
+    /// Pauses the sinks that are to be, before anything is applied to them.
+    pub fn pause(&self, is_paused: impl Fn(&str) -> bool) {
+        for (_, progress, _) in &self.sinks {
+            progress.set_paused(is_paused(&progress.name));
+        }
+    }
+
     /// Takes a sink out of action.
     pub fn stop(&self, name: &str, error: &Error) {
         if let Some((_, progress, _)) = self.sinks.iter().find(|(_, progress, _)| progress.name == name) {
@@ -315,7 +321,7 @@ impl OpenSinks {
             let name = progress.name.clone();
             let worker =
                 Worker::new(sink, chain, progress.clone(), position, limits, backoff, fastrand::Rng::new())
-                    .with_tables(self.tables.clone());
+                    .with_plan(self.plan.clone());
             let deadline = deadline.clone();
             std::thread::Builder::new()
                 .name(format!("sink-{name}"))

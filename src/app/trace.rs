@@ -289,16 +289,7 @@ struct Seen {
 fn look(sink: &config::Sink, transports: &Transports, table: &PlannedTable, key: &[String]) -> Seen {
     let mut arena = Vec::new();
     let spelt: Vec<Cell> = key.iter().map(|text| Cell::Text(push(&mut arena, text.as_bytes()))).collect();
-    let cells: Vec<Cell> = table
-        .key_columns()
-        .zip(&spelt)
-        .map(|(column, spelt)| {
-            let Cell::Text(slice) = *spelt else { return *spelt };
-            let text = slice.of(&arena).to_vec();
-            // A key without a form in the regions is in none of them.
-            column.conversion.text(&text, &mut arena).unwrap_or(Cell::Null)
-        })
-        .collect();
+    let cells = table.key_cells(key, &mut arena);
     let found = match &sink.target {
         SinkTarget::Sqlite { path } => sqlite::row(path, table, &cells, &arena).map(Some),
         SinkTarget::D1(..) | SinkTarget::D1Worker(..) => replicas::connect(&sink.target, transports)

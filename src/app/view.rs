@@ -1,11 +1,14 @@
 //! What the rest of the process may see of its engine: before it is prepared, while it runs, and while it ends. The
 //! engine writes; the HTTP API reads. Nothing here can steer anything.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
+
+use tokio::sync::watch;
 
 use super::fill::view::FillView;
 use super::heartbeat::Delays;
+use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
 use crate::error::Error;
 use crate::fanout::progress::Progress;
@@ -15,7 +18,7 @@ use crate::sink::d1::budget::{Budget, Standing};
 #[derive(Debug, Default)]
 pub struct EngineView {
     phase: Mutex<Phase>,
-    prepared: OnceLock<Prepared>,
+    prepared: watch::Sender<Option<Arc<Prepared>>>,
     /// How long a commit takes to each sink, where that is measured.
     pub delays: Delays,
 }
@@ -23,7 +26,7 @@ pub struct EngineView {
 /// What the engine is about.
 #[derive(Debug, Clone, Default)]
 pub enum Phase {
-    /// It connects, checks and opens. Set at the start; `Streaming` or `Waiting` follows.
+    /// It connects, checks and opens. Set at the start, and when a reload begins anew; `Streaming` or `Waiting` follows.
     #[default]
     Preparing,
     /// A session streams. `Waiting`, `Resting` or `Stopping` follows.
@@ -59,10 +62,12 @@ impl Phase {
 }
 
 /// What there is once the engine is prepared.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Prepared {
     /// How far each sink is.
     pub progress: Progress,
+    /// The source that it reads.
+    pub identity: SourceIdentity,
     /// What is replicated.
     pub plan: Arc<Plan>,
     /// Which tables are filled, and what keeps others from it.
@@ -95,13 +100,18 @@ impl EngineView {
         self.set_phase(Phase::Waiting { problem: error.chain(), hint });
     }
 
-    /// Shows the prepared engine; only the first one counts.
+    /// Shows the prepared engine, in the place of the one before it, or of what that one was.
     pub fn set_prepared(&self, prepared: Prepared) {
-        let _ = self.prepared.set(prepared);
+        self.prepared.send_replace(Some(Arc::new(prepared)));
     }
 
-    /// The engine's progress and plan, once it is prepared.
-    pub fn prepared(&self) -> Option<&Prepared> {
-        self.prepared.get()
+    /// The engine's progress and plan as they are now, once it is prepared.
+    pub fn prepared(&self) -> Option<Arc<Prepared>> {
+        self.prepared.borrow().clone()
+    }
+
+    /// The same, and what comes in its place.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Prepared>>> {
+        self.prepared.subscribe()
     }
 }

@@ -211,6 +211,7 @@ impl Checker<'_> {
         log.sync_file = log.sync_file.take().map(|path| base.join(path));
         self.duration(steps!["log", "retention"], log.retention, "1min", "10years");
         self.between(steps!["log", "max_entries"], log.max_entries, 1_000..=100_000_000);
+        self.size(steps!["log", "max_key_bytes"], log.max_key_bytes, 0..=4 << 30);
         // A lone unknown word would be a directive for a module of that name, so a misspelt level would hide.
         let is_directives = log.level.contains(['=', ',', '[']);
         let is_level = log.level.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();

@@ -8,6 +8,7 @@
 mod admin;
 mod check;
 mod check_sinks;
+mod difference;
 mod environment;
 mod scalar;
 mod schedule;
@@ -27,6 +28,7 @@ use crate::document::problems::Problems;
 use crate::error::{Error, Result};
 pub use admin::{Admin, SECRET_MIN_CHARS};
 use check::Checker;
+pub use difference::Difference;
 pub use environment::Environment;
 pub use schedule::{Heartbeat, Schedule};
 use sink::WrittenSink;
@@ -144,7 +146,7 @@ pub fn slot_copy(slot: &str, sink: &str) -> String {
 }
 
 /// What one `apply` takes at most.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Batch {
     /// Rows in a batch. Default 5000; 1 to 1 000 000.
@@ -162,7 +164,7 @@ impl Default for Batch {
 }
 
 /// What waits for a sink at most.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Queue {
     /// Bytes that wait for one sink; twice as many while it re-joins the others. Default 8 MiB; 64 KiB to 1 GiB.
@@ -181,7 +183,7 @@ impl Default for Queue {
 }
 
 /// What a sink that falls behind may cost.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CatchUp {
     /// A sink further behind the server than this, in bytes of WAL, is detached and must be filled anew. Default none:
@@ -191,7 +193,7 @@ pub struct CatchUp {
 }
 
 /// The rows from before the stream: of a first start, a new region, a new table.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Backfill {
     /// Whether they are brought. Default `initial`.
@@ -237,7 +239,7 @@ impl Default for Backfill {
 }
 
 /// How large transactions travel.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Transaction {
     /// A transaction larger than this travels in parts of this size, in bytes. Default 1 MiB; 4 KiB to
@@ -253,7 +255,7 @@ impl Default for Transaction {
 }
 
 /// The pauses between attempts; each is up to twice the one before.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
     /// The first pause. Default 50 ms; 1 ms to `retry.max`.
@@ -271,7 +273,7 @@ impl Default for Retry {
 }
 
 /// How the engine ends.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shutdown {
     /// How long the sinks may finish what is queued. Default 10 s; 100 ms to 1 h. What is not finished is replayed
@@ -287,7 +289,7 @@ impl Default for Shutdown {
 }
 
 /// What all D1 sinks share.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct D1 {
     /// Requests to Cloudflare's API in five minutes, for all sinks of one token together. Default 1000; 10 to
@@ -304,7 +306,7 @@ impl Default for D1 {
 }
 
 /// What is logged, and how.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// A level, or directives such as `info,walcast=debug`. `RUST_LOG`, then `LOG_LEVEL` stand in for it. Default
@@ -320,6 +322,11 @@ pub struct Log {
     /// More entries are not kept. Default 200 000; 1000 to 100 000 000.
     #[serde(deserialize_with = "scalar::count")]
     pub max_entries: usize,
+    /// Bytes of that file for hashes of the keys that were touched, four for each key and entry, by which `/logs` finds
+    /// the entries of a row; the oldest are removed. Whoever can read the file can test with them whether a row was
+    /// there. Default 32 MiB; 0, which keeps none, to 4 GiB.
+    #[serde(deserialize_with = "scalar::size")]
+    pub max_key_bytes: usize,
 }
 
 impl Default for Log {
@@ -330,6 +337,7 @@ impl Default for Log {
             sync_file: None,
             retention: Duration::from_secs(7 * 86_400),
             max_entries: 200_000,
+            max_key_bytes: 32 * MIB,
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::scalar;
 
 /// Runs at intervals: each streams until every sink is where the server was, and lets go of the slot.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// From the beginning of a run to that of the next. 1 s to 1 day.
@@ -23,7 +23,7 @@ fn max_duration() -> Duration {
 }
 
 /// How long a commit takes to each sink is measured with one of walcast's own.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Heartbeat {
     /// The pause between two. Default none: not measured, because each is a transaction at the source and a write of the

@@ -55,6 +55,7 @@ format = "json"
 sync_file = "sync.db"
 retention = "30days"
 max_entries = 5000
+max_key_bytes = "1MB"
 [admin]
 listen = "127.0.0.1:8080"
 secret = "correct-horse-battery-staple"
@@ -121,6 +122,7 @@ fn every_key_is_read_and_paths_start_at_the_file() {
     assert_eq!((config.log.level.as_str(), config.log.format), ("info,walcast=debug", LogFormat::Json));
     assert_eq!(config.log.sync_file.as_deref(), Some(Path::new("etc/sync.db")));
     assert_eq!((config.log.retention, config.log.max_entries), (Duration::from_secs(30 * 86_400), 5000));
+    assert_eq!(config.log.max_key_bytes, 1_000_000);
     let admin = &config.admin;
     assert_eq!(admin.listen, Some("127.0.0.1:8080".parse().unwrap()));
     assert_eq!(secret(&config), Some("correct-horse-battery-staple"));

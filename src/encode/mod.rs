@@ -5,6 +5,7 @@
 //! changes. [`value`] converts one value: [`time`], [`mod@array`],
 //! [`json`] and [`binary`] know the forms. [`json_rows`] and [`fold`] are for sinks that bind whole row sets and pay
 //! for each row. [`chunk`] maps what a backfill reads, and [`touched`] says which of it would take a sink back.
+//! [`key_hashes`] are for a log that has to find a row again without keeping it.
 
 pub mod array;
 pub mod binary;
@@ -15,6 +16,7 @@ pub mod current;
 pub mod fold;
 pub mod json;
 pub mod json_rows;
+pub mod key_hashes;
 pub mod mapper;
 mod misfit;
 pub mod plan;

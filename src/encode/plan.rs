@@ -2,6 +2,7 @@
 //! to ask again whether a table has a key or a column has a type that fits.
 
 use crate::capture::table::{Oid, ReplicaIdentity, Table, TableName};
+use crate::encode::cell::Cell;
 use crate::encode::column_type::ColumnType;
 use crate::encode::schema_file::{SchemaFile, TableEntry};
 use crate::encode::value::{Conversion, Fidelity};
@@ -15,7 +16,7 @@ pub struct Plan {
 }
 
 /// One table, from its source to its target.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedTable {
     /// Schema and name at the source.
     pub source: TableName,
@@ -40,7 +41,7 @@ pub struct PlannedTable {
 }
 
 /// One column, from its source to its target.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedColumn {
     /// Its name at the source.
     pub source: String,
@@ -127,6 +128,12 @@ impl Plan {
         Plan { tables: schema.tables.iter().map(planned).collect() }
     }
 
+    /// Whether both replicate the same rows in the same way; estimates aside.
+    pub fn is_same(&self, other: &Plan) -> bool {
+        let of = |table: &PlannedTable| PlannedTable { estimated_rows: 0, ..table.clone() };
+        self.tables.iter().map(of).eq(other.tables.iter().map(of))
+    }
+
     /// The index of the table that is replicated from `source`.
     pub fn find(&self, source: &TableName) -> Option<usize> {
         self.tables.iter().position(|table| table.source == *source)
@@ -167,6 +174,15 @@ impl PlannedTable {
     /// The key's columns in key order.
     pub fn key_columns(&self) -> impl Iterator<Item = &PlannedColumn> {
         self.key.iter().map(|&index| &self.columns[index])
+    }
+
+    /// The key's cells, in key order, of one that is given as the source spells it. What has no form in the regions is
+    /// NULL, which no row's key is.
+    pub fn key_cells(&self, spelt: &[String], arena: &mut Vec<u8>) -> Vec<Cell> {
+        let convert = |(column, text): (&PlannedColumn, &String)| {
+            column.conversion.text(text.as_bytes(), arena).unwrap_or(Cell::Null)
+        };
+        self.key_columns().zip(spelt).map(convert).collect()
     }
 }
 

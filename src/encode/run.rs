@@ -26,6 +26,8 @@ pub struct Run {
     pub(super) misfits: Vec<Misfit>,
     /// What `json_rows` has rendered, for all sinks that ask.
     pub(super) rendered: OnceLock<Rendered>,
+    /// By change, in order: what `key_hashes` has made of its key, for all sinks that ask.
+    pub(super) key_hashes: OnceLock<Vec<(usize, u32)>>,
 }
 
 /// One transaction's share of a run.

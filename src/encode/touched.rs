@@ -58,7 +58,7 @@ mod horizon;
 mod log;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use horizon::{Horizon, Ticket};
 pub use log::{Decision, Owed, Settled, Stale, Touched, Written};

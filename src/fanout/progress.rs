@@ -17,7 +17,7 @@
 //! after `rejoin`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
@@ -28,10 +28,10 @@ use crate::Lsn;
 use crate::error::{Error, Kind};
 use crate::telemetry;
 
-/// The sinks as one slot and its stream see them.
+/// The sinks as one slot and its stream see them. Clones see the same sinks, also those that come and go.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
-    sinks: Vec<Arc<SinkProgress>>,
+    sinks: Arc<RwLock<Vec<Arc<SinkProgress>>>>,
     slot: SlotKind,
 }
 
@@ -46,17 +46,27 @@ enum SlotKind {
 impl Progress {
     /// All sinks, in the configuration's order, as the main slot sees them.
     pub fn new(sinks: Vec<Arc<SinkProgress>>) -> Self {
-        Progress { sinks, slot: SlotKind::Main }
+        Progress { sinks: Arc::new(RwLock::new(sinks)), slot: SlotKind::Main }
     }
 
     /// One sink, as its own copy of the slot sees it.
     pub fn of_copy(sink: Arc<SinkProgress>) -> Self {
-        Progress { sinks: vec![sink], slot: SlotKind::Copy }
+        Progress { sinks: Arc::new(RwLock::new(vec![sink])), slot: SlotKind::Copy }
     }
 
-    /// Every sink, stopped ones included.
-    pub fn sinks(&self) -> &[Arc<SinkProgress>] {
-        &self.sinks
+    /// Every sink that there is now, stopped ones included.
+    pub fn sinks(&self) -> Vec<Arc<SinkProgress>> {
+        self.sinks.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The sink of that name.
+    pub fn find(&self, name: &str) -> Option<Arc<SinkProgress>> {
+        self.sinks().into_iter().find(|sink| sink.name == name)
+    }
+
+    /// Depends on these sinks from now on, in this order. What was confirmed before may be beyond a new one.
+    pub fn set_sinks(&self, sinks: Vec<Arc<SinkProgress>>) {
+        *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
     }
 
     /// The highest position that every sink which depends on the slot has made durable: what may be confirmed. A stopped
@@ -65,8 +75,9 @@ impl Progress {
     pub fn confirmable(&self) -> Lsn {
         // The positions first. A sink that is taken in between the two reads is taken in at or behind them, so leaving
         // it out was right; the other way round, the others' positions might lie behind where it was taken in.
-        let positions: Vec<Lsn> = self.sinks.iter().map(|sink| sink.durable_lsn()).collect();
-        let holding = self.sinks.iter().zip(positions).filter(|(sink, _)| self.depends(sink));
+        let sinks = self.sinks();
+        let positions: Vec<Lsn> = sinks.iter().map(|sink| sink.durable_lsn()).collect();
+        let holding = sinks.iter().zip(positions).filter(|(sink, _)| self.depends(sink));
         holding.map(|(_, lsn)| lsn).min().unwrap_or(Lsn::ZERO)
     }
 
@@ -79,7 +90,7 @@ impl Progress {
     /// The lowest position of a sink that takes this stream: what was committed before it need not be applied again.
     /// Zero until every such sink has a position.
     pub fn needed_from(&self) -> Lsn {
-        let takers = self.sinks.iter().filter(|sink| match sink.state() {
+        let takers = self.sinks().into_iter().filter(|sink| match sink.state() {
             State::Attached | State::CatchingUp(Phase::Joining(_)) => true,
             // It may come back when the stream starts.
             State::CatchingUp(Phase::Left) => true,
@@ -90,8 +101,8 @@ impl Progress {
     }
 
     /// A sink that takes this stream and nothing else, and is behind `confirmed`: the slot has lost what it lacks.
-    pub fn behind(&self, confirmed: Lsn) -> Option<&Arc<SinkProgress>> {
-        self.sinks.iter().find(|sink| {
+    pub fn behind(&self, confirmed: Lsn) -> Option<Arc<SinkProgress>> {
+        self.sinks().into_iter().find(|sink| {
             let is_from_here = self.slot == SlotKind::Copy || sink.state() == State::Attached;
             is_from_here && sink.is_running() && sink.durable_lsn() < confirmed
         })
@@ -103,8 +114,8 @@ impl Progress {
     }
 
     /// The sinks that are still applied to.
-    pub fn running(&self) -> impl Iterator<Item = &Arc<SinkProgress>> {
-        self.sinks.iter().filter(|sink| sink.is_running())
+    pub fn running(&self) -> impl Iterator<Item = Arc<SinkProgress>> + use<> {
+        self.sinks().into_iter().filter(|sink| sink.is_running())
     }
 }
 

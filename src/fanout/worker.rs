@@ -14,9 +14,11 @@ use super::queue::Received;
 use super::retry::{self, Backoff, Decision};
 use super::sink::{Applied, Batch, OpenTransaction, Reached, Sink};
 use crate::Lsn;
+use crate::encode::key_hashes::KeyHashes;
+use crate::encode::plan::Plan;
 use crate::encode::run::{Run, Span};
 use crate::error::{Error, Kind, Result};
-use crate::telemetry::{self, BatchApplied};
+use crate::telemetry::{self, BatchApplied, sync_log};
 
 /// How often a paused sink's worker looks whether it may go on.
 const PAUSE_NAP: Duration = Duration::from_millis(20);
@@ -87,8 +89,10 @@ pub struct Worker<S> {
     attempt: u32,
     /// The sink lost its open transaction: everything is dropped until the stream starts again.
     awaits_restart: bool,
-    /// What the tables are called.
-    tables: Arc<[String]>,
+    /// What the runs' tables are, for the sync log.
+    plan: Arc<Plan>,
+    /// What they are called.
+    tables: Vec<String>,
 }
 
 #[derive(Default)]
@@ -192,13 +196,15 @@ impl<S: Sink> Worker<S> {
             taken: Taken::default(),
             attempt: 0,
             awaits_restart: false,
-            tables: Arc::default(),
+            plan: Arc::default(),
+            tables: Vec::new(),
         }
     }
 
-    /// The tables' names by their index in the plan, for the sync log.
-    pub fn with_tables(self, tables: Arc<[String]>) -> Self {
-        Worker { tables, ..self }
+    /// With the plan that the runs were mapped by, for the sync log: without it, no table is named there.
+    pub fn with_plan(self, plan: Arc<Plan>) -> Self {
+        let tables = plan.tables.iter().map(|table| table.source.plain()).collect();
+        Worker { plan, tables, ..self }
     }
 
     /// Runs until the last queue is closed and empty, the sink stops or is stopped, or `deadline` says that the engine no longer waits.
@@ -480,13 +486,15 @@ impl<S: Sink> Worker<S> {
         let failed_attempts = self.attempt;
         let has_ended = |span: &Span| span.end_lsn.is_some() && span.end_lsn <= end_lsn;
         let is_there = |span: &Span| reached == Reached::All || has_ended(span);
-        let there = batch.spans().filter(|(_, span)| is_there(span));
-        let changed = there.flat_map(|(run, span)| batch.changes(run, span)).map(|change| change.table);
+        let there = || batch.spans().filter(|(_, span)| is_there(span));
+        let changed = there().flat_map(|(run, span)| batch.changes(run, span)).map(|change| change.table);
+        let keys = || there().flat_map(|(run, span)| KeyHashes::of(run, &self.plan).of_span(span));
         let batch_applied = BatchApplied {
             changes,
             transactions,
             dead_letters,
             tables: telemetry::by_table(&self.tables, changed),
+            keys: sync_log::touched(keys),
             bytes,
             took,
             failed_attempts,

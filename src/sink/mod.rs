@@ -1,5 +1,6 @@
 //! Adapters: one folder or file per kind of target. Each implements [`Sink`](crate::fanout::sink::Sink).
 
+pub mod alter;
 pub mod d1;
 pub mod definition;
 pub mod null;
@@ -7,3 +8,4 @@ pub mod reading;
 pub mod replica;
 pub mod shape;
 pub mod sqlite;
+pub mod statement;

@@ -83,17 +83,6 @@ pub(super) fn awaits_operator(place: &dyn Display, changes: &[String]) -> Error 
     .hint("see `walcast schema plan`, then `walcast schema apply`, or set schema_changes = \"auto\"")
 }
 
-/// A table that is not the plan's.
-pub(super) fn other_definition(target: &str, place: &dyn Display) -> Error {
-    Error::new(
-        Kind::NeedsBackfill,
-        format!(
-            "table {target} in {place} was made for another schema.json: its columns, types, key or indexes differ"
-        ),
-    )
-    .hint("see `walcast schema diff`; take the change back, or give the sink a new place and fill it anew")
-}
-
 /// A row has no valid form, and the sink stops for that.
 pub(super) fn rejected(target: &str, commit_lsn: crate::Lsn, reason: &str) -> Error {
     Error::halt(format!("a row of table {target} has no valid form here, at {commit_lsn}: {reason}"))

@@ -3,9 +3,13 @@
 //!
 //! Columns and tables that are not planned any more are never removed here, because somebody may read them.
 
+use std::collections::BTreeMap;
+
 use crate::encode::plan::PlannedTable;
+use crate::error::Result;
 use crate::fanout::fill::TableFill;
-use crate::sink::definition::{Definition, beside, index_name};
+use crate::sink::definition::{BESIDE, Definition, beside, index_name};
+use crate::sink::replica::StoredTable;
 
 /// A table by its columns, key and indexes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,18 +36,59 @@ pub struct Column {
 /// What a replica holds and keeps of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Kept {
-    /// The DDL that it was made, or last altered, for.
+    /// The source table that feeds it, as [`TableName::plain`](crate::capture::table::TableName::plain) writes it.
+    pub source: String,
+    /// The DDL that it was made, or last altered, for; empty for one that readers have not seen yet.
     pub definition: String,
     /// The same as a shape.
     pub made_for: Shape,
     /// The table as it is; `None` where it is gone.
     pub there: Option<Shape>,
-    /// The DDL of what is being built beside it.
-    pub beside: Option<String>,
+    /// What is being built beside it.
+    pub beside: Option<Half>,
     /// How far it is filled.
     pub fill: Option<TableFill>,
     /// Columns that were fed once.
     pub left: Vec<String>,
+}
+
+/// A table that is being built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Half {
+    /// The source table that feeds it.
+    pub source: String,
+    /// The DDL that it was made for.
+    pub definition: String,
+}
+
+/// What a replica keeps in `_walcast_tables` → what it keeps of every table, by the name that readers know. `there` and
+/// `made_for` give the shape of a table, by its name, and of what a definition makes.
+///
+/// # Errors
+/// A definition is none.
+pub fn assemble(
+    stored: Vec<StoredTable>,
+    mut left: BTreeMap<String, Vec<String>>,
+    mut there: impl FnMut(&str) -> Result<Option<Shape>>,
+    made_for: impl Fn(&str) -> Result<Shape>,
+) -> Result<BTreeMap<String, Kept>> {
+    let (halves, whole): (Vec<_>, Vec<_>) =
+        stored.into_iter().partition(|stored| stored.target.starts_with(BESIDE));
+    let mut halves: BTreeMap<String, Half> = halves
+        .into_iter()
+        .map(|StoredTable { target, source, definition, .. }| (target, Half { source, definition }))
+        .collect();
+    let mut kept = BTreeMap::new();
+    for StoredTable { target, source, definition, fill } in whole {
+        let there = there(&target)?;
+        let is_there = |column: &String| there.as_ref().is_some_and(|shape| shape.column(column).is_some());
+        let mut left = left.remove(&target).unwrap_or_default();
+        left.retain(is_there);
+        let made_for = if definition.is_empty() { Shape::default() } else { made_for(&definition)? };
+        let beside = halves.remove(&format!("{BESIDE}{target}"));
+        kept.insert(target, Kept { source, definition, made_for, there, beside, fill, left });
+    }
+    Ok(kept)
 }
 
 /// What has to be done to a table.
@@ -84,15 +129,23 @@ pub struct Rest {
 }
 
 impl Change {
-    /// What a start has to do to the table, of which this is kept.
-    pub fn of(table: &PlannedTable, kept: Option<&Kept>) -> Self {
-        let Some(kept) = kept else { return Change::New };
+    /// What a start has to do to the table, in a replica that keeps this of its tables, by name.
+    pub fn of(table: &PlannedTable, all: &BTreeMap<String, Kept>) -> Self {
+        let source = table.source.plain();
+        let Some(kept) = all.get(&table.target) else {
+            // Its readers are used to a full table.
+            let is_from_there = |kept: &Kept| kept.source == source && kept.there.is_some();
+            let before = all.iter().find(|(_, kept)| is_from_there(kept));
+            return before.map_or(Change::New, |(before, _)| {
+                Change::Rebuild(format!("table {before} had its rows before"))
+            });
+        };
         let (is_beside, is_left) =
             kept.fill.as_ref().map_or((false, false), |fill| (fill.is_beside, fill.is_left));
         if is_beside {
             let wanted = Definition::of(&beside(table)).text();
             return match &kept.beside {
-                Some(half) if *half == wanted => Change::GoesOn,
+                Some(half) if half.definition == wanted && half.source == source => Change::GoesOn,
                 // What readers see has not been fed since.
                 _ => Change::Rebuild("it has changed again while it was being built".to_owned()),
             };
@@ -100,13 +153,14 @@ impl Change {
         if is_left {
             return Change::Rebuild("schema.json did not name it for a time".to_owned());
         }
+        let Some(there) = &kept.there else { return Change::Rebuild("it is gone".to_owned()) };
+        if kept.source != source {
+            return Change::Rebuild(format!("its rows were those of {}, not of {source}", kept.source));
+        }
         if kept.definition == Definition::of(table).text() {
             return Change::Same;
         }
-        match &kept.there {
-            Some(there) => Shape::of(table).change_from(&kept.made_for, there),
-            None => Change::Rebuild("it is gone".to_owned()),
-        }
+        Shape::of(table).change_from(&kept.made_for, there)
     }
 }
 

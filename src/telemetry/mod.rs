@@ -13,7 +13,7 @@ use metrics::{Counter, counter, gauge, histogram};
 
 pub use prometheus::{Exposition, install};
 
-use self::sync_log::{Applied, Event, Outcome};
+use self::sync_log::{Applied, Event, Keys, Outcome};
 use crate::Lsn;
 use crate::error::{Error, Kind};
 
@@ -97,6 +97,8 @@ pub(crate) struct BatchApplied {
     pub(crate) dead_letters: u64,
     /// Of the changes that came, how many were in which table, where that is logged: see [`by_table`].
     pub(crate) tables: BTreeMap<String, u64>,
+    /// Which keys they touched, where that is logged: see [`sync_log::touched`].
+    pub(crate) keys: Keys,
     pub(crate) bytes: usize,
     pub(crate) took: Duration,
     /// The attempts before that failed.
@@ -116,6 +118,7 @@ pub(crate) fn batch_applied(sink: &str, batch: BatchApplied) {
                 changes: batch.changes,
                 dead_letters: batch.dead_letters,
                 tables: batch.tables,
+                keys: batch.keys,
                 bytes: batch.bytes as u64,
                 took: batch.took,
                 attempts: batch.failed_attempts + 1,

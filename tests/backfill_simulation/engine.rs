@@ -17,8 +17,8 @@ use walcast::encode::run::Run;
 use walcast::encode::touched::{Horizon, Owed, Ticket, Touched};
 
 use super::sink::{Item, Target};
-use super::source::Source;
-use super::{IDS, ITEMS, Rows, Seen, Without, plan, wire};
+use super::snapshots::{IDS, ITEMS, Rows, Source, copy, plan};
+use super::{Seen, Without, wire};
 
 /// What one seed does before it is drained.
 const STEPS: u32 = 600;
@@ -86,7 +86,7 @@ impl Simulation {
         let target =
             Target { rows: Rows::new(), lsn: Lsn(1000), ranges, owed: BTreeSet::new(), filled_at: Lsn::ZERO };
         let standbys = vec![0; [0, 0, 1, 2][rng.usize(..4)]];
-        let plan = plan();
+        let plan = plan("INTEGER");
         let engine = Engine::start(&plan, &target, &source, &mut rng);
         let mut simulation =
             Simulation { rng, without, plan, source, standbys, target, engine, seen: Seen::default() };
@@ -487,13 +487,4 @@ impl Engine {
             is_filling: false,
         }
     }
-}
-
-/// Rows as COPY writes them.
-fn copy<'a>(rows: impl Iterator<Item = (&'a i64, &'a [String; 2])>) -> CopyRows {
-    let mut copied = CopyRows::default();
-    for (id, [name, note]) in rows {
-        copied.push(format!("{id}\t{name}\t{note}\n").as_bytes());
-    }
-    copied
 }

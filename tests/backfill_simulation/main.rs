@@ -17,27 +17,17 @@ mod engine;
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod seeds;
 mod sink;
-mod source;
+#[path = "../support/snapshots.rs"]
+mod snapshots;
 #[path = "../support/wire.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
 
-use std::collections::BTreeMap;
 use std::panic::catch_unwind;
-use std::sync::Arc;
-
-use walcast::capture::table::ReplicaIdentity;
-use walcast::encode::plan::Plan;
-use walcast::encode::schema_file::SchemaFile;
 
 use self::engine::Simulation;
 
 const SEEDS: u64 = 600;
-const ITEMS: u32 = 50_001;
-const IDS: i64 = 30;
-
-/// By id: name, and the note that updates may leave out.
-type Rows = BTreeMap<i64, [String; 2]>;
 
 /// The safeguard that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,14 +124,4 @@ impl Seen {
         self.truncates += other.truncates;
         self.restarts += other.restarts;
     }
-}
-
-fn plan() -> Arc<Plan> {
-    let schema = r#"{
-        "items": { "primaryKey": "id", "columns": { "id": "INTEGER", "name": "TEXT", "note": "TEXT" } }
-    }"#;
-    let schema = SchemaFile::parse("schema.json", schema).unwrap();
-    let columns = [("id", 20), ("name", 25), ("note", 25)];
-    let tables = [wire::table(ITEMS, "items", &columns, &["id"], ReplicaIdentity::Default)];
-    Arc::new(Plan::new(&schema, &tables).unwrap())
 }

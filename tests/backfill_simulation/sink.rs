@@ -8,7 +8,7 @@ use walcast::encode::cell::Cell;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::{Change, ChangeKind, Run};
 
-use super::Rows;
+use super::snapshots::Rows;
 
 pub enum Item {
     Run(Arc<Run>),

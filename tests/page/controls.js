@@ -136,6 +136,22 @@ async function theLog({ page }) {
   await page.locator("#log-outcome").selectOption("failed");
   await says(entries.first().locator(".badge"), "failed");
   await says(entries.first().locator(".reason"), /database is locked/);
+  // Of one row, with what has just come.
+  await page.locator("#log-outcome").selectOption("");
+  await page.locator("#log-table").selectOption("apps");
+  await page.locator("#log-key input").fill("999999");
+  await page.keyboard.press("Enter");
+  await says(page.locator("#log-note"), "There is nothing yet that fits.");
+  await page.locator("#log-key input").fill("37");
+  await page.keyboard.press("Enter");
+  await says(page.locator("#log-note"), "");
+  await says(entries.first(), /37 rows in/);
+  const touched = await entries.count();
+  await engine.sql("UPDATE apps SET name = name || '?' WHERE id = 38");
+  await engine.sql("UPDATE apps SET name = name || '?' WHERE id = 37");
+  await eventually(async () => (await entries.count()) === touched + 1, "the entry of the row's change");
+  await page.locator("#log-table").selectOption("");
+  assert.equal(await page.locator("#log-key input").count(), 0);
   await page.locator("#log-since").fill("2099-01-01T00:00:00");
   await says(page.locator("#log-note"), "There is nothing yet that fits.");
   assert.equal(await entries.count(), 0);

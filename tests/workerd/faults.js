@@ -134,16 +134,19 @@ export function clear(db) {
   ordered = db === undefined || db === "*" ? [] : ordered.filter((fault) => fault.db !== db);
 }
 
-// Takes the fault that a request to one of the names meets at this place.
+// Takes the fault that a request to one of the names meets at this place. One that comes by chance and does not come
+// leaves the turn to the next.
 export function take(at, names) {
-  const fault = ordered.find((it) => it.at === at && (names.includes(it.db) || (it.db === "*" && names[0] !== "account")));
-  if (!fault) return undefined;
-  if (fault.after > 0) {
-    fault.after -= 1;
-    return undefined;
+  const isMet = (it) => it.at === at && (names.includes(it.db) || (it.db === "*" && names[0] !== "account"));
+  for (const fault of ordered.filter(isMet)) {
+    if (fault.after > 0) {
+      fault.after -= 1;
+      return undefined;
+    }
+    if (fault.share < 1 && fault.random() >= fault.share) continue;
+    fault.left -= 1;
+    if (fault.left <= 0) ordered = ordered.filter((it) => it !== fault);
+    return fault;
   }
-  if (fault.share < 1 && fault.random() >= fault.share) return undefined;
-  fault.left -= 1;
-  if (fault.left <= 0) ordered = ordered.filter((it) => it !== fault);
-  return fault;
+  return undefined;
 }

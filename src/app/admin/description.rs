@@ -93,6 +93,7 @@ mod tests {
                 "/backfill",
                 "/failed",
                 "/nuke",
+                "/reload",
                 "/retry-failed",
                 "/sinks/{name}/pause",
                 "/sinks/{name}/resume",

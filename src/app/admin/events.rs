@@ -94,14 +94,15 @@ impl Replicated {
 impl Snapshot {
     async fn take(shared: &Shared) -> Self {
         let status = status::current(shared).await;
-        let tables = shared.view.prepared().into_iter().flat_map(|prepared| &prepared.plan.tables);
+        let prepared = shared.view.prepared();
+        let tables = prepared.iter().flat_map(|prepared| &prepared.plan.tables);
         Snapshot {
             at: Timestamp::now().to_string(),
             version: env!("CARGO_PKG_VERSION"),
             liveness: Liveness::of(shared),
             readiness: Readiness::of(shared).await,
             status,
-            keeps_log: shared.config.log.sync_file.is_some(),
+            keeps_log: shared.config().log.sync_file.is_some(),
             tables: tables.map(Replicated::new).collect(),
         }
     }
@@ -142,11 +143,12 @@ impl Events {
 
     /// Tells the entries behind `told`, and returns the last one's number. The first time, nothing: `/logs` has what was.
     async fn tell_entries(&self, shared: &Shared, told: Option<i64>) -> Result<Option<i64>> {
-        let Some(path) = shared.config.log.sync_file.clone() else { return Ok(None) };
+        let Some(path) = shared.config().log.sync_file.clone() else { return Ok(None) };
         let limit = if told.is_some() { ENTRIES_MAX } else { 1 };
         let filter = Filter { after: told, ..Filter::default() };
         let read = tokio::task::spawn_blocking(move || sync_log::read(&path, &filter, limit));
-        let mut entries = read.await.map_err(|error| Error::bug("reading the sync log").because(error))??;
+        let found = read.await.map_err(|error| Error::bug("reading the sync log").because(error))??;
+        let mut entries = found.entries;
         let last = entries.first().map(|newest| newest.id).or(told);
         if told.is_some() && !entries.is_empty() {
             entries.reverse();

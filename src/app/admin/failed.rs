@@ -60,15 +60,16 @@ pub(super) async fn failed(
         return Err(Problem::bad_request(format!("limit must be from 1 to {LIMIT_MAX}")));
     }
     let which = Letters { target: table, ..Letters::default() };
+    let config = shared.config();
     let page = tokio::task::spawn_blocking(move || {
-        let sinks = letters::sinks(&shared.config, sink.as_deref())
+        let sinks = letters::sinks(&config, sink.as_deref())
             .map_err(|error| Problem::not_found(error.to_string()))?;
-        letters::page(&sinks, &Transports::new(&shared.config), &which, after.as_deref(), limit).map_err(
-            |error| match error.kind() {
+        letters::page(&sinks, &Transports::new(&config), &which, after.as_deref(), limit).map_err(|error| {
+            match error.kind() {
                 Kind::Config => Problem::bad_request(error.to_string()),
                 _ => Problem::from(error),
-            },
-        )
+            }
+        })
     });
     page.await.map_err(|error| Error::bug("reading dead letters").because(error))?.map(Json)
 }

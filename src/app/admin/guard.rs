@@ -119,7 +119,8 @@ pub(super) async fn closed(
     Ok(next.run(request).await)
 }
 
-fn need_secret(shared: &Shared, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Problem> {
+/// Refuses who shows no secret.
+pub(super) fn need_secret(shared: &Shared, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Problem> {
     match shared.gate.look(peer.ip(), headers)? {
         Shown::Secret => Ok(()),
         Shown::Nothing if shared.gate.has_secret() => {
@@ -144,7 +145,7 @@ pub(super) async fn readable(
 
 /// Refuses who shows no secret where `protect_reads` asks for it.
 pub(super) fn may_read(shared: &Shared, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Problem> {
-    match shared.config.admin.protect_reads {
+    match shared.config().admin.protect_reads {
         true => need_secret(shared, peer, headers),
         false => Ok(()),
     }

@@ -63,7 +63,7 @@ impl Finding {
 
 impl Liveness {
     pub(super) fn of(shared: &Shared) -> Self {
-        let stalled = shared.observer.stalled().into_iter();
+        let stalled = shared.observer.stalled(shared.config().admin.stall_timeout).into_iter();
         let hint = "restarting walcast is safe: it goes on from the slot and the sinks' checkpoints";
         let problems: Vec<Finding> =
             stalled.map(|(subject, message)| Finding::new(subject, message, Some(hint.to_owned()))).collect();
@@ -73,7 +73,7 @@ impl Liveness {
 
 impl Readiness {
     pub(super) async fn of(shared: &Shared) -> Self {
-        let phase = shared.view.phase();
+        let (phase, config) = (shared.view.phase(), shared.config());
         let mut problems = Vec::new();
         match &phase {
             Phase::Streaming | Phase::Resting { .. } => {}
@@ -85,16 +85,16 @@ impl Readiness {
         }
         let mut catching_up = Vec::new();
         if let Some(prepared) = shared.view.prepared() {
-            problems.extend(prepared.progress.running().flat_map(|sink| tables_of(sink, prepared)));
+            problems.extend(prepared.progress.running().flat_map(|sink| tables_of(&sink, &prepared)));
         }
         for sink in shared.view.prepared().into_iter().flat_map(|prepared| prepared.progress.sinks()) {
             let behind = shared.observer.behind_bytes(sink.durable_lsn());
-            match problem_of(sink, behind, shared.config.catch_up.max_wal) {
+            match problem_of(&sink, behind, config.catch_up.max_wal) {
                 Some(problem) => problems.push(problem),
-                None => catching_up.extend(catching_up_of(sink, behind)),
+                None => catching_up.extend(catching_up_of(&sink, behind)),
             }
         }
-        if let Some(max) = shared.config.admin.max_dead_letters {
+        if let Some(max) = config.admin.max_dead_letters {
             problems.extend(too_many_dead_letters(shared, max as u64).await);
         }
         Readiness { is_ready: problems.is_empty(), phase: phase.as_str(), problems, catching_up }
@@ -103,7 +103,7 @@ impl Readiness {
 
 /// The sinks that hold more dead letters than `max`. They are counted at the sinks, where an operator drops them.
 async fn too_many_dead_letters(shared: &Shared, max: u64) -> Vec<Finding> {
-    let status = shared.status.get(COUNT_AGE_MAX).await;
+    let status = shared.status.get(&shared.config(), COUNT_AGE_MAX).await;
     let counts = status.sinks.into_iter().filter_map(|sink| Some((sink.name, sink.dead_letters?)));
     let too_many = counts.filter(|(_, letters)| *letters > max);
     let finding = |(sink, letters): (String, u64)| {
@@ -197,7 +197,7 @@ fn catching_up_of(sink: &SinkProgress, behind: Option<u64>) -> Option<Finding> {
 
 /// Whether the caller may see more than yes or no. Probes show no secret.
 fn sees_all(shared: &Shared, peer: SocketAddr, headers: &HeaderMap) -> Result<bool, Problem> {
-    Ok(shared.gate.look(peer.ip(), headers)? == Shown::Secret || !shared.config.admin.protect_reads)
+    Ok(shared.gate.look(peer.ip(), headers)? == Shown::Secret || !shared.config().admin.protect_reads)
 }
 
 fn status(is_well: bool) -> StatusCode {
@@ -262,7 +262,7 @@ pub(super) async fn text(shared: &Shared) -> String {
         let lsn = sink.durable_lsn();
         let behind = shared.observer.behind(lsn);
         let lag = behind.map_or_else(String::new, |behind| format!(", {} s behind", behind.as_secs()));
-        text.push_str(&format!("  {}: {} at {lsn}{lag}\n", sink.name, sink_word(sink)));
+        text.push_str(&format!("  {}: {} at {lsn}{lag}\n", sink.name, sink_word(&sink)));
     }
     let findings = liveness.problems.into_iter().chain(readiness.problems).chain(readiness.catching_up);
     for Finding { subject, message, hint } in findings {

@@ -23,6 +23,7 @@ mod page;
 mod problem;
 mod rate;
 mod refill;
+mod reload;
 mod retry;
 mod routes;
 mod row;
@@ -46,10 +47,9 @@ use self::guard::Guard;
 use self::observer::Observer;
 use self::secret::Gate;
 use self::status::StatusCache;
-use super::commands::status::Gatherer;
 use super::demand::Demand;
 use super::jobs::Jobs;
-use super::source::Source;
+use super::reload::Reloads;
 use super::view::EngineView;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -70,7 +70,9 @@ struct Shared {
     view: Arc<EngineView>,
     demand: Arc<Demand>,
     jobs: Arc<Jobs>,
-    config: Arc<Config>,
+    reloads: Reloads,
+    /// What is in force now: see [`Shared::config`].
+    config: watch::Receiver<Arc<Config>>,
     gate: Gate,
     guard: Guard,
     observer: Observer,
@@ -90,10 +92,12 @@ impl AdminServer {
     /// # Errors
     /// The address cannot be listened on.
     pub fn start(
-        config: &Config,
+        in_force: &watch::Receiver<Arc<Config>>,
         view: &Arc<EngineView>,
         demand: &Arc<Demand>,
+        reloads: Reloads,
     ) -> Result<Option<AdminServer>> {
+        let config = in_force.borrow().clone();
         let Some(listen) = config.admin.listen else { return Ok(None) };
         let cannot = |error: std::io::Error| {
             Error::halt(format!("the HTTP API cannot listen on {listen}"))
@@ -115,11 +119,12 @@ impl AdminServer {
             view: view.clone(),
             demand: demand.clone(),
             jobs: Arc::default(),
-            config: Arc::new(config.clone()),
+            config: in_force.clone(),
+            reloads,
             gate: Gate::new(&config.admin),
             guard: Guard::new(&config.admin),
-            observer: Observer::new(Source::new(&config.source)?, config.admin.stall_timeout),
-            status: StatusCache::new(Gatherer::new(config)?),
+            observer: Observer::default(),
+            status: StatusCache::default(),
             events: Events::new(),
             exposition,
             waiting: Semaphore::new(wait::WAITING_MAX),
@@ -137,6 +142,13 @@ impl AdminServer {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+impl Shared {
+    /// The configuration that is in force now.
+    fn config(&self) -> Arc<Config> {
+        self.config.borrow().clone()
     }
 }
 

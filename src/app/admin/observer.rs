@@ -3,11 +3,12 @@
 //! sink is behind, and the gauges among the metrics.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
+use super::Shared;
 use super::health::sink_word;
 use super::lag::LagClock;
 use super::rate::RateClock;
@@ -16,6 +17,7 @@ use crate::Lsn;
 use crate::app::source::Source;
 use crate::app::view::{EngineView, Phase};
 use crate::capture::slot::{self, Slot};
+use crate::config::Config;
 use crate::error::Result;
 use crate::telemetry::{self, SlotSeen};
 
@@ -25,10 +27,16 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Looks, and remembers.
+#[derive(Default)]
 pub(super) struct Observer {
-    source: Source,
-    stall_timeout: Duration,
     seen: Mutex<Seen>,
+}
+
+/// Where it looks.
+struct Place {
+    config: Arc<Config>,
+    source: Source,
+    client: Client,
 }
 
 #[derive(Default)]
@@ -42,17 +50,13 @@ struct Seen {
 }
 
 impl Observer {
-    pub(super) fn new(source: Source, stall_timeout: Duration) -> Self {
-        Observer { source, stall_timeout, seen: Mutex::default() }
-    }
-
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What stands still although it should not: subject and sentence.
-    pub(super) fn stalled(&self) -> Vec<(String, String)> {
-        self.seen().stall.stalled(Instant::now(), self.stall_timeout)
+    pub(super) fn stalled(&self, timeout: Duration) -> Vec<(String, String)> {
+        self.seen().stall.stalled(Instant::now(), timeout)
     }
 
     /// How far a sink at `durable` is behind the source; `None` while that is not known.
@@ -71,33 +75,24 @@ impl Observer {
     }
 
     /// Looks until it is dropped.
-    pub(super) async fn run(&self, view: &EngineView) {
-        let mut client = None;
+    pub(super) async fn run(&self, shared: &Shared) {
+        let (view, mut place) = (&shared.view, None);
         loop {
-            match tokio::time::timeout(LOOK_TIMEOUT, self.look(&mut client)).await {
+            let config = shared.config();
+            match tokio::time::timeout(LOOK_TIMEOUT, look(&config, &mut place)).await {
                 Ok(Ok(slot)) => self.take_in(view, slot.as_ref()),
                 failed => {
                     if let Ok(Err(error)) = failed {
                         tracing::debug!("the source could not be looked at: {}", error.chain());
                     }
-                    client = None;
+                    place = None;
                     self.seen().stall.reset();
                     telemetry::slot_seen(&SlotSeen { health: "unknown", ..SlotSeen::default() });
                 }
             }
-            self.record_engine(view);
+            self.record_engine(view, config.admin.stall_timeout);
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
-    }
-
-    async fn look(&self, client: &mut Option<Client>) -> Result<Option<Slot>> {
-        let connected = match client.take() {
-            Some(connected) if !connected.is_closed() => connected,
-            Some(_) | None => self.source.connect().await?,
-        };
-        let slot = slot::read(&connected, &self.source.config.slot).await?;
-        *client = Some(connected);
-        Ok(slot)
     }
 
     fn take_in(&self, view: &EngineView, slot: Option<&Slot>) {
@@ -131,11 +126,11 @@ impl Observer {
     }
 
     /// Records what the engine shows, whether or not the source could be looked at.
-    fn record_engine(&self, view: &EngineView) {
+    fn record_engine(&self, view: &EngineView, stall_timeout: Duration) {
         let wal = self.seen().wal.unwrap_or(Lsn::ZERO);
         let mut most = None;
         let Some(prepared) = view.prepared() else {
-            return telemetry::engine_seen(None, !self.stalled().is_empty());
+            return telemetry::engine_seen(None, !self.stalled(stall_timeout).is_empty());
         };
         for sink in prepared.progress.sinks() {
             if let Some(standing) = prepared.standing(&sink.name) {
@@ -148,7 +143,7 @@ impl Observer {
             let behind = self.behind(durable);
             most = most.max(behind);
             let lag_bytes = wal.0.saturating_sub(durable.0);
-            telemetry::sink_seen(&sink.name, sink_word(sink), lag_bytes, behind, sink.queued_bytes());
+            telemetry::sink_seen(&sink.name, sink_word(&sink), lag_bytes, behind, sink.queued_bytes());
             sink.look_at_fills(|fills| {
                 for (index, table) in prepared.plan.tables.iter().enumerate() {
                     let is_stopped = fills.get(index).is_some_and(|fill| fill.stopped.is_some());
@@ -157,8 +152,24 @@ impl Observer {
             });
             self.seen().changes.entry(sink.name.clone()).or_default().look(Instant::now(), sink.changes());
         }
-        telemetry::engine_seen(most, !self.stalled().is_empty());
+        telemetry::engine_seen(most, !self.stalled(stall_timeout).is_empty());
     }
+}
+
+/// Looks at the slot that the configuration names.
+async fn look(config: &Arc<Config>, place: &mut Option<Place>) -> Result<Option<Slot>> {
+    let is_there = |place: &Place| !place.client.is_closed() && Arc::ptr_eq(&place.config, config);
+    let found = match place.take().filter(is_there) {
+        Some(found) => found,
+        None => {
+            let source = Source::new(&config.source)?;
+            let client = source.connect().await?;
+            Place { config: config.clone(), source, client }
+        }
+    };
+    let slot = slot::read(&found.client, &found.source.config.slot).await?;
+    *place = Some(found);
+    Ok(slot)
 }
 
 /// The slot's health, as the metrics name it.

@@ -66,6 +66,17 @@ impl Problem {
         Problem { retry_after: Some(retry_after), ..problem }
     }
 
+    /// What was asked for cannot be done as it is now: the error that says why is the caller's.
+    pub(super) fn refused(error: &Error) -> Self {
+        let status = match error.kind() {
+            Kind::Transient | Kind::Throttled { .. } | Kind::Replay => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Rejected | Kind::NeedsBackfill | Kind::Halt | Kind::Config => StatusCode::BAD_REQUEST,
+            Kind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let problem = Problem::new(status, error.kind().as_str(), error.chain());
+        Problem { hint: error.hint_text().map(str::to_owned), ..problem }
+    }
+
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

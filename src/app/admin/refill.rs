@@ -14,7 +14,7 @@ use super::sync::{Begun, answer, begun};
 use crate::app::fill::request::{FillRequest, Refill};
 use crate::app::jobs::{JobKind, JobProgress, JobTarget, Running};
 use crate::app::view::Prepared;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::fanout::fill::TableState;
 use crate::fanout::progress::{SinkProgress, State as SinkState};
 
@@ -127,9 +127,10 @@ fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begun, Pro
         is_left_empty: refill == Some(false),
         filter: condition,
     };
-    let known = prepared.progress.sinks().iter().map(|sink| sink.name.as_str());
-    let request = asked.resolve(&prepared.plan, known).map_err(|error| Problem::not_found(error.chain()))?;
-    if let Some(away) = named(prepared, &request).find(|sink| sink.state() != SinkState::Attached) {
+    let request = resolve(&asked, &prepared).map_err(|error| Problem::not_found(error.chain()))?;
+    if let Some(away) =
+        named(&prepared, &request).into_iter().find(|sink| sink.state() != SinkState::Attached)
+    {
         let state = away.state().as_str();
         return Err(Problem::conflict(format!("sink {} is {state}", away.name), "/status".to_owned())
             .hint("a sink is filled while it takes the main stream; GET /status says what keeps it"));
@@ -140,24 +141,33 @@ fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begun, Pro
     let running = begun(shared, kind, JobTarget { sink: db, table })?;
     prepared.fills.request(request.clone());
     let job = running.job();
-    tokio::spawn(watch(shared.clone(), request, running));
+    tokio::spawn(watch(shared.clone(), asked, running));
     answer(job)
 }
 
-fn named<'a>(
-    prepared: &'a Prepared,
-    request: &'a FillRequest,
-) -> impl Iterator<Item = &'a Arc<SinkProgress>> {
-    prepared.progress.sinks().iter().filter(|sink| request.sinks.contains(&sink.name))
+/// What is asked for, by what the engine has now.
+fn resolve(asked: &Refill, prepared: &Prepared) -> Result<FillRequest> {
+    let sinks = prepared.progress.sinks();
+    asked.resolve(&prepared.plan, sinks.iter().map(|sink| sink.name.as_str()))
+}
+
+fn named(prepared: &Prepared, request: &FillRequest) -> Vec<Arc<SinkProgress>> {
+    let sinks = prepared.progress.sinks().into_iter();
+    sinks.filter(|sink| request.sinks.contains(&sink.name)).collect()
 }
 
 /// Waits until every table is there, or cannot be.
-async fn watch(shared: Arc<Shared>, request: FillRequest, running: Running) {
-    let Some(prepared) = shared.view.prepared() else { return };
+async fn watch(shared: Arc<Shared>, asked: Refill, running: Running) {
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
+        // A reload may have taken away what was asked for, or put it elsewhere.
+        let Some(prepared) = shared.view.prepared() else { return };
+        let request = match resolve(&asked, &prepared) {
+            Ok(request) => request,
+            Err(error) => return running.failed(&error),
+        };
         let (mut rows, mut estimated, mut waits) = (0, 0, Vec::new());
-        for sink in named(prepared, &request) {
+        for sink in named(&prepared, &request) {
             if !sink.is_running() {
                 let error = Error::halt(format!("sink {} is {}", sink.name, sink.state().as_str()));
                 return running.failed(&error.hint("GET /status says why"));

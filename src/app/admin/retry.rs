@@ -111,14 +111,15 @@ async fn run(shared: Arc<Shared>, plan: Arc<Plan>, which: Which, running: Runnin
 }
 
 async fn retry(shared: &Shared, plan: &Arc<Plan>, which: &Which, running: &Running) -> JobResult<String> {
-    let client = Source::new(&shared.config.source)?.connect().await?;
+    let config = shared.config();
+    let client = Source::new(&config.source)?.connect().await?;
     let seen = |done, total| {
         running.set_progress(JobProgress { done, total: Some(total), unit: "dead-letters" });
     };
-    let mut retried = retry::retry(&shared.config, plan, &client, which, seen).await?;
-    if write(shared, &retried.to_write, running).await {
+    let mut retried = retry::retry(&config, plan, &client, which, seen).await?;
+    if write(shared, plan, &retried.to_write, running).await {
         let closed = retried.closed;
-        retried = retry::retry(&shared.config, plan, &client, which, seen).await?;
+        retried = retry::retry(&config, plan, &client, which, seen).await?;
         retried.closed += closed;
     }
     let sentence = retried.sentence();
@@ -129,10 +130,12 @@ async fn retry(shared: &Shared, plan: &Arc<Plan>, which: &Which, running: &Runni
 }
 
 /// Lets the engine read the rows for the sinks that can be filled, and waits until they are there; false if none can.
-async fn write(shared: &Shared, rows: &[RowToWrite], running: &Running) -> bool {
-    let Some(prepared) = shared.view.prepared() else { return false };
+async fn write(shared: &Shared, plan: &Arc<Plan>, rows: &[RowToWrite], running: &Running) -> bool {
+    // Tables are known by their place in the plan, which a reload may have replaced.
+    let current = || shared.view.prepared().filter(|prepared| Arc::ptr_eq(&prepared.plan, plan));
+    let (Some(prepared), config) = (current(), shared.config()) else { return false };
     let can_be_filled = |row: &&RowToWrite| {
-        let sink = shared.config.sinks.iter().find(|sink| sink.name.as_str() == row.sink);
+        let sink = config.sinks.iter().find(|sink| sink.name.as_str() == row.sink);
         sink.is_some_and(|sink| !matches!(sink.target, SinkTarget::Null))
     };
     let rows: Vec<&RowToWrite> = rows.iter().filter(can_be_filled).collect();
@@ -144,14 +147,14 @@ async fn write(shared: &Shared, rows: &[RowToWrite], running: &Running) -> bool 
         prepared.fills.request_rows(RowRequest { sinks: vec![sink.to_owned()], table, rows });
     }
     let is_there = |row: &RowToWrite| {
-        let sink = prepared.progress.sinks().iter().find(|sink| sink.name == row.sink);
+        let sink = prepared.progress.find(&row.sink);
         sink.is_none_or(|sink| {
             let fills = sink.fills();
             !fills.get(row.index).is_some_and(|fill| fill.owed.contains(&row.owed))
         })
     };
     let until = Instant::now() + WRITE_TIMEOUT;
-    while Instant::now() < until {
+    while Instant::now() < until && current().is_some() {
         let missing = rows.iter().filter(|row| !is_there(row)).count();
         if missing == 0 && !prepared.fills.has_pending() {
             break;

@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 use super::description::{self, Frame};
 use super::problem::Problem;
 use super::{
-    Shared, events, failed, guard, health, jobs, logs, page, refill, retry, row, status, steer, sync, wait,
+    Shared, events, failed, guard, health, jobs, logs, page, refill, reload, retry, row, status, steer, sync,
+    wait,
 };
 use crate::error::{Error, Kind};
 
@@ -62,7 +63,10 @@ fn closed() -> Routes {
 
 /// As [`closed`], and may wait for as long as the request says.
 fn closed_and_patient() -> Routes {
-    OpenApiRouter::new().routes(routes!(sync::sync)).routes(routes!(sync::webhook))
+    OpenApiRouter::new()
+        .routes(routes!(sync::sync))
+        .routes(routes!(sync::webhook))
+        .routes(routes!(reload::reload))
 }
 
 /// What all routes say of themselves.

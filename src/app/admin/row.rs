@@ -10,6 +10,7 @@ use super::extract::Segments;
 use super::problem::Problem;
 use crate::app::source::Source;
 use crate::app::trace::{self, Trace};
+use crate::encode::plan::PlannedTable;
 use crate::error::Kind;
 
 /// Where is my row
@@ -38,18 +39,33 @@ pub(super) async fn row(
     Segments((table, key)): Segments<(String, String)>,
 ) -> Result<Json<Trace>, Problem> {
     let prepared = shared.view.prepared();
-    let plan = &prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?.plan;
+    let prepared = prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
+    let (plan, config) = (&prepared.plan, shared.config());
     let planned = plan.tables.iter().find(|planned| planned.source.plain() == table);
     let planned = planned.ok_or_else(|| Problem::not_found("schema.json has no such table"))?;
-    let key: Vec<String> = match planned.key.len() {
-        1 => vec![key],
-        _ => serde_json::from_str(&key)
-            .map_err(|_| Problem::bad_request("a key of several columns is a JSON array of texts"))?,
-    };
-    let client = Source::new(&shared.config.source)?.connect().await?;
-    let traced = trace::trace(&shared.config, plan, &client, &table, &key).await;
+    let key = key_parts(planned, &key)?;
+    let client = Source::new(&config.source)?.connect().await?;
+    let traced = trace::trace(&config, plan, &client, &table, &key).await;
     traced.map(Json).map_err(|error| match error.kind() {
         Kind::Config => Problem::bad_request(error.to_string()),
         _ => Problem::from(error),
     })
+}
+
+/// The values of a key, in key order, as a request writes it.
+pub(super) fn key_parts(table: &PlannedTable, key: &str) -> Result<Vec<String>, Problem> {
+    let parts = match table.key.len() {
+        1 => vec![key.to_owned()],
+        _ => serde_json::from_str(key)
+            .map_err(|_| Problem::bad_request("a key of several columns is a JSON array of texts"))?,
+    };
+    if parts.len() != table.key.len() {
+        let names: Vec<&str> = table.key_columns().map(|column| &*column.source).collect();
+        let (table, names) = (table.source.plain(), names.join(", "));
+        return Err(Problem::bad_request(format!(
+            "the key of table {table} is ({names}): {} given",
+            parts.len()
+        )));
+    }
+    Ok(parts)
 }

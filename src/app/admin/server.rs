@@ -47,7 +47,7 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Arc<Shared>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::select! {
         () = take_connections(&listener, &router, &permits, &connections) => {}
-        () = shared.observer.run(&shared.view) => {}
+        () = shared.observer.run(&shared) => {}
         () = fold_metrics(&shared) => {}
         () = look_into_targets(&shared) => {}
         () = shared.events.run(&shared) => {}
@@ -70,7 +70,7 @@ async fn fold_metrics(shared: &Shared) {
 async fn look_into_targets(shared: &Shared) {
     loop {
         tokio::time::sleep(TARGETS_INTERVAL).await;
-        shared.status.get(TARGETS_INTERVAL).await;
+        shared.status.get(&shared.config(), TARGETS_INTERVAL).await;
     }
 }
 

@@ -15,6 +15,7 @@ use crate::app::commands::status::{
     EngineStatus, Gatherer, RequestStatus, SinkInEngine, SinkState, SinkStatus, Status,
 };
 use crate::app::view::Phase;
+use crate::config::Config;
 use crate::encode::plan::PlannedTable;
 use crate::fanout::fill::TableState;
 use crate::fanout::progress::{SinkProgress, State as Relation};
@@ -25,21 +26,29 @@ use crate::telemetry::{self, TargetSeen};
 const AGE_MAX: Duration = Duration::from_secs(1);
 
 /// Looks once for all who ask together.
-pub(super) struct StatusCache(Mutex<Looks>);
+#[derive(Default)]
+pub(super) struct StatusCache(Mutex<Option<Looks>>);
 
 struct Looks {
+    config: Arc<Config>,
     gatherer: Gatherer,
     last: Option<(Instant, Status)>,
 }
 
 impl StatusCache {
-    pub(super) fn new(gatherer: Gatherer) -> Self {
-        StatusCache(Mutex::new(Looks { gatherer, last: None }))
-    }
-
-    /// The status as it was at most `age_max` ago, or longer where looking is not free.
-    pub(super) async fn get(&self, age_max: Duration) -> Status {
-        let mut looks = self.0.lock().await;
+    /// The status as it was at most `age_max` ago, or longer where looking is not free. What this configuration does not
+    /// name is not looked at.
+    pub(super) async fn get(&self, config: &Arc<Config>, age_max: Duration) -> Status {
+        let mut kept = self.0.lock().await;
+        let looks = match kept.take().filter(|looks| Arc::ptr_eq(&looks.config, config)) {
+            Some(looks) => looks,
+            None => match Gatherer::new(config) {
+                Ok(gatherer) => Looks { config: config.clone(), gatherer, last: None },
+                // It was checked before it came into force.
+                Err(error) => return Status::without_source(&error),
+            },
+        };
+        let looks = kept.insert(looks);
         let age_max = age_max.max(looks.gatherer.interval());
         match &looks.last {
             Some((at, status)) if at.elapsed() < age_max => status.clone(),
@@ -76,11 +85,11 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
 
 /// The status with what the engine knows.
 pub(super) async fn current(shared: &Shared) -> Status {
-    let mut status = shared.status.get(AGE_MAX).await;
+    let mut status = shared.status.get(&shared.config(), AGE_MAX).await;
     let phase = shared.view.phase();
     let mut problems: Vec<String> = shared
         .observer
-        .stalled()
+        .stalled(shared.config().admin.stall_timeout)
         .into_iter()
         .map(|(subject, sentence)| format!("{subject} {sentence}"))
         .collect();
@@ -95,7 +104,7 @@ pub(super) async fn current(shared: &Shared) -> Status {
     status.engine = Some(EngineStatus { phase: phase.as_str(), next_run, started, problems });
     if let Some(prepared) = shared.view.prepared() {
         for sink in &mut status.sinks {
-            let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
+            let live = prepared.progress.find(&sink.name);
             if let Some(live) = live {
                 let seen = Seen {
                     behind: shared.observer.behind(live.durable_lsn()),
@@ -103,7 +112,7 @@ pub(super) async fn current(shared: &Shared) -> Status {
                     standing: prepared.standing(&live.name),
                     delay: shared.view.delays.of(&live.name),
                 };
-                overlay(sink, live, seen);
+                overlay(sink, &live, seen);
                 for table in &mut sink.tables {
                     let of = |planned: &PlannedTable| planned.target == table.target;
                     let index = prepared.plan.tables.iter().position(of);
@@ -131,7 +140,7 @@ pub(super) async fn current(shared: &Shared) -> Status {
 fn freshen(shared: &Shared, sinks: &mut [SinkStatus]) {
     let Some(prepared) = shared.view.prepared() else { return };
     for sink in sinks {
-        let live = prepared.progress.sinks().iter().find(|live| live.name == sink.name);
+        let live = prepared.progress.find(&sink.name);
         let behind = live.and_then(|live| shared.observer.behind_bytes(live.durable_lsn()));
         sink.lag_bytes = sink.lag_bytes.and(behind.or(sink.lag_bytes));
     }

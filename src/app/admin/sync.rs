@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
+use tokio::sync::{SemaphorePermit, watch};
 use utoipa::IntoParams;
 
 use super::Shared;
@@ -34,7 +35,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Sync {
-    /// Whether to answer only once every region is there.
+    /// Whether to answer only once the job has ended.
     #[serde(default)]
     wait: bool,
     /// How long to wait at most: `500ms`, `10s` (the default), up to `60s`. The job goes on after that.
@@ -100,34 +101,48 @@ pub(super) async fn webhook(
     begin(shared, parameters).await
 }
 
-async fn begin(shared: Arc<Shared>, Sync { wait, timeout }: Sync) -> Result<Begun, Problem> {
-    let limit = wait::limit(timeout.as_deref())?;
-    let permit = match wait {
-        true => Some(wait::permit(&shared)?),
-        false => None,
-    };
+/// The permission to wait for a job, and how long; `None` where the request does not.
+pub(super) type Waiting<'a> = Option<(SemaphorePermit<'a>, Duration)>;
+
+impl Sync {
+    /// Whether to wait.
+    pub(super) fn begin<'a>(&self, shared: &'a Shared) -> Result<Waiting<'a>, Problem> {
+        let limit = wait::limit(self.timeout.as_deref())?;
+        match self.wait {
+            true => Ok(Some((wait::permit(shared)?, limit))),
+            false => Ok(None),
+        }
+    }
+}
+
+/// The job, once it has ended or the time to wait is over: then it goes on.
+pub(super) async fn wait_for(waiting: Waiting<'_>, mut job: watch::Receiver<Job>) -> Job {
+    if let Some((_permit, limit)) = waiting {
+        let ended = job.wait_for(|job| job.state != JobState::Running);
+        let _ = tokio::time::timeout(limit, ended).await;
+    }
+    let job = job.borrow();
+    job.clone()
+}
+
+async fn begin(shared: Arc<Shared>, parameters: Sync) -> Result<Begun, Problem> {
+    let waiting = parameters.begin(&shared)?;
     // Before anything is asked that may take long, or fail because the source is away.
     shared.demand.wake();
-    let sinks: Vec<Arc<SinkProgress>> = shared.sinks(None)?.into_iter().cloned().collect();
+    shared.sinks(None)?;
     let target = tokio::time::timeout(SOURCE_TIMEOUT, position(&shared))
         .await
         .map_err(|_| Problem::timeout("the source does not say where it is"))??;
     shared.demand.hasten(target);
     let running = begun(&shared, JobKind::Sync, JobTarget::default())?;
-    let mut job = running.watch();
-    tokio::spawn(watch(running, sinks, target));
-    if permit.is_some() {
-        let ended = job.wait_for(|job| job.state != JobState::Running);
-        // One that is not there in time goes on.
-        let _ = tokio::time::timeout(limit, ended).await;
-    }
-    let job = job.borrow().clone();
-    answer(job)
+    let job = running.watch();
+    tokio::spawn(look(shared.clone(), running, target));
+    answer(wait_for(waiting, job).await)
 }
 
 /// Where the source's WAL is.
 async fn position(shared: &Shared) -> SourceResult<Lsn> {
-    let client = Source::new(&shared.config.source)?.connect().await?;
+    let client = Source::new(&shared.config().source)?.connect().await?;
     Ok(catalog::read_server(&client).await?.current_wal_lsn)
 }
 
@@ -157,10 +172,11 @@ pub(super) fn answer(job: Job) -> Result<Begun, Problem> {
     Ok((status, HeaderMap::from_iter([(header::LOCATION, location)]), Json(job)))
 }
 
-/// Waits until every sink holds `target`.
-async fn watch(running: Running, sinks: Vec<Arc<SinkProgress>>, target: Lsn) {
+/// Waits until every sink that there is then holds `target`.
+async fn look(shared: Arc<Shared>, running: Running, target: Lsn) {
     let started = tokio::time::Instant::now();
     loop {
+        let sinks = shared.view.prepared().map_or_else(Vec::new, |prepared| prepared.progress.sinks());
         let waiting: Vec<&Arc<SinkProgress>> =
             sinks.iter().filter(|sink| sink.durable_lsn() < target).collect();
         let done = (sinks.len() - waiting.len()) as u64;

@@ -77,22 +77,32 @@ pub(super) async fn wait(
         lsn.parse().map_err(|_| Problem::bad_request("lsn is no position such as 0/16B3748"))?;
     let limit = limit(timeout.as_deref())?;
     let _permit = permit(&shared)?;
-    let sinks = shared.sinks(sink.as_deref())?;
-    let mut stopping = shared.stopping.clone();
-    let all_there = async {
-        for sink in &sinks {
-            if !sink.reach(target).await {
-                return Some(*sink);
+    let (mut stopping, mut prepared) = (shared.stopping.clone(), shared.view.subscribe());
+    let until = tokio::time::Instant::now() + limit;
+    let sinks = loop {
+        prepared.mark_unchanged();
+        let sinks = shared.sinks(sink.as_deref())?;
+        let all_there = async {
+            for sink in &sinks {
+                if !sink.reach(target).await {
+                    return Some(sink);
+                }
+            }
+            None
+        };
+        tokio::select! {
+            missing = all_there => match missing {
+                None => break sinks,
+                Some(sink) => return Err(never(sink)),
+            },
+            // Others may be there now.
+            _ = prepared.changed() => continue,
+            () = tokio::time::sleep_until(until) => {}
+            _ = stopping.wait_for(|stop| *stop) => {
+                return Err(Problem::unavailable("the engine is stopping"));
             }
         }
-        None
-    };
-    tokio::select! {
-        missing = all_there => match missing {
-            None => {}
-            Some(sink) => return Err(never(sink)),
-        },
-        () = tokio::time::sleep(limit) => {
+        {
             let missing: Vec<String> = sinks
                 .iter()
                 .filter(|sink| sink.durable_lsn() < target)
@@ -100,10 +110,9 @@ pub(super) async fn wait(
                 .collect();
             return Err(Problem::timeout(format!("not yet at {target}: {}", missing.join(", "))));
         }
-        _ = stopping.wait_for(|stop| *stop) => return Err(Problem::unavailable("the engine is stopping")),
-    }
+    };
     let position =
-        |sink: &&Arc<SinkProgress>| Position { sink: sink.name.clone(), lsn: sink.durable_lsn().to_string() };
+        |sink: &Arc<SinkProgress>| Position { sink: sink.name.clone(), lsn: sink.durable_lsn().to_string() };
     Ok(Json(Reached { lsn: target.to_string(), sinks: sinks.iter().map(position).collect() }))
 }
 
@@ -138,15 +147,15 @@ fn never(sink: &SinkProgress) -> Problem {
 
 impl Shared {
     /// The sink of that name, or all of them.
-    pub(super) fn sinks(&self, name: Option<&str>) -> Result<Vec<&Arc<SinkProgress>>, Problem> {
+    pub(super) fn sinks(&self, name: Option<&str>) -> Result<Vec<Arc<SinkProgress>>, Problem> {
         if let Some(name) = name
-            && !self.config.sinks.iter().any(|sink| sink.name.as_str() == name)
+            && !self.config().sinks.iter().any(|sink| sink.name.as_str() == name)
         {
             return Err(Problem::not_found("there is no sink of that name"));
         }
         let prepared = self.view.prepared();
         let prepared = prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
-        let is_meant = |sink: &&Arc<SinkProgress>| name.is_none_or(|name| sink.name == name);
-        Ok(prepared.progress.sinks().iter().filter(is_meant).collect())
+        let is_meant = |sink: &Arc<SinkProgress>| name.is_none_or(|name| sink.name == name);
+        Ok(prepared.progress.sinks().into_iter().filter(is_meant).collect())
     }
 }

@@ -4,6 +4,7 @@ pub mod check;
 pub mod failed;
 pub mod output;
 pub mod refill;
+pub mod reload;
 pub mod run;
 pub mod schema;
 pub mod status;

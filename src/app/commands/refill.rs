@@ -12,11 +12,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::output;
-use super::run::{prepare, shutdown_on_signal};
+use super::run::shutdown_on_signal;
 use crate::app::admin::client::Client;
 use crate::app::cli::Global;
 use crate::app::engine::RunOptions;
 use crate::app::fill::request::Refill;
+use crate::app::supervisor::prepare;
 use crate::app::view::EngineView;
 use crate::config::Config;
 use crate::error::{Error, Result};

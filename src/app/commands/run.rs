@@ -12,12 +12,12 @@ use tokio::sync::watch;
 use crate::app::admin::AdminServer;
 use crate::app::cli::{self, Global};
 use crate::app::demand::Demand;
-use crate::app::engine::{Engine, RunOptions};
+use crate::app::engine::RunOptions;
+use crate::app::reload::Reloads;
+use crate::app::supervisor::Supervisor;
 use crate::app::view::EngineView;
 use crate::app::{heartbeat, notify};
-use crate::config::Config;
-use crate::error::{Error, Kind, Result};
-use crate::fanout::retry::{Backoff, full_jitter};
+use crate::error::{Error, Result};
 use crate::telemetry::sync_log::{Bounds, SyncLog};
 
 const EXAMPLES: &str = "\
@@ -26,11 +26,8 @@ Examples:
   walcast run --until-caught-up                      bring every replica up to date, then end
   walcast run --until-caught-up --max-duration 25s   the same, but never longer (cron, serverless)
 
-A second signal ends the process at once; nothing is lost, what was not applied is sent again.";
-
-/// How long a run that ends by itself waits for a source that is not ready, such as a slot that a killed run still
-/// holds.
-const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
+SIGHUP, or walcast reload, reads walcast.toml and schema.json again. A second SIGTERM or SIGINT ends the process at once;
+nothing is lost, what was not applied is sent again.";
 
 /// What `walcast run` takes.
 #[derive(Args)]
@@ -60,14 +57,20 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
             return Err(Error::config(format!("--start-at-slot {name}: there is no such sink")));
         }
     }
-    let bounds = Bounds { retention: config.log.retention, entries_max: config.log.max_entries };
+    let bounds = Bounds {
+        retention: config.log.retention,
+        entries_max: config.log.max_entries,
+        key_bytes_max: config.log.max_key_bytes,
+    };
     let _log = config.log.sync_file.as_ref().map(|path| SyncLog::start(path, bounds)).transpose()?;
     let view = Arc::new(EngineView::default());
-    // Before the source is asked for anything: what keeps an engine from starting can be seen there too.
     let demand = Arc::new(Demand::default());
-    let _admin = AdminServer::start(&config, &view, &demand)?;
-    let (beating, watched) = (config.clone(), view.clone());
-    let _heartbeat = tokio::spawn(async move { heartbeat::run(&beating, &watched).await });
+    let (reloads, requests) = Reloads::new();
+    let in_force = watch::Sender::new(Arc::new(config));
+    // Before the source is asked for anything: what keeps an engine from starting can be seen there too.
+    let _admin = AdminServer::start(&in_force.subscribe(), &view, &demand, reloads.clone())?;
+    let (beating, watched) = (in_force.subscribe(), view.clone());
+    let _heartbeat = tokio::spawn(heartbeat::run(beating, watched));
     let options = RunOptions {
         until_caught_up: arguments.until_caught_up,
         ends: arguments.max_duration.map(|limit| Instant::now() + limit),
@@ -76,46 +79,26 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         view,
         demand,
     };
-    let mut shutdown = shutdown_on_signal()?;
+    let shutdown = shutdown_on_signal()?;
+    reload_on_signal(reloads)?;
     let _watchdog = tokio::spawn(notify::watchdog());
-    let engine = tokio::select! {
-        engine = prepare(&config, options) => engine?,
-        _ = shutdown.wait_for(|asked| *asked) => return Ok(ExitCode::SUCCESS),
-    };
-    engine.run(shutdown).await?;
+    Supervisor { load: || global.load(), in_force, options, requests, shutdown }.run().await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prepares the engine. One that runs on waits for a source that is not there yet, or for the engine that it follows;
-/// one that ends by itself soon says so.
-pub(super) async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
-    let patience = options.until_caught_up.then(|| Instant::now() + ONE_SHOT_PATIENCE);
-    let gives_up = [patience, options.ends].into_iter().flatten().min();
-    let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
-    let mut rng = fastrand::Rng::new();
-    for attempt in 0.. {
-        match Engine::prepare(config, options.clone()).await {
-            Err(error) if error.kind() == Kind::Transient => {
-                let wait = full_jitter(attempt, backoff, &mut rng);
-                if gives_up.is_some_and(|gives_up| Instant::now() + wait > gives_up) {
-                    return Err(error);
-                }
-                options.view.set_waiting(&error);
-                tracing::warn!(
-                    wait_ms = wait.as_millis() as u64,
-                    hint = error.hint_text(),
-                    "the source is not ready, retrying: {}",
-                    error.chain()
-                );
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = options.demand.asked() => {}
-                }
+/// Asks for the configuration to be read again at each SIGHUP.
+fn reload_on_signal(reloads: Reloads) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|error| Error::halt("installing a signal handler").because(error))?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // What comes of it, the log says.
+            if let Ok(accepted) = reloads.ask().await {
+                let _ = accepted.done().await;
             }
-            prepared => return prepared,
         }
-    }
-    unreachable!("the loop returns")
+    });
+    Ok(())
 }
 
 /// Turns true at the first SIGTERM or SIGINT; the second ends the process.

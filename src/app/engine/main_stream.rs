@@ -84,7 +84,7 @@ impl MainStream {
         let progress = &self.route.progress;
         let noticed = async {
             loop {
-                let has_all = || progress.running().all(|sink| self.has_all(sink));
+                let has_all = || progress.running().all(|sink| self.has_all(&sink));
                 if self.setup.options.until_caught_up && progress.has_reached(self.target) && has_all() {
                     return Ending::CaughtUp;
                 }
@@ -149,7 +149,7 @@ impl MainStream {
                     ByteSize(behind),
                     ByteSize(max)
                 );
-                sinks::stop(sink, &needs_backfill(message));
+                sinks::stop(&sink, &needs_backfill(message));
             }
         }
         if !running().any(|sink| matches!(sink.state(), State::CatchingUp(_))) {
@@ -162,7 +162,7 @@ impl MainStream {
             let copy = source.copy_of(&sink.name, &copies);
             if let Some((copy, reason)) = copy.and_then(|copy| Some((copy, copy.invalidation()?))) {
                 let message = format!("slot {} was invalidated by the server: {reason}", copy.name);
-                sinks::stop(sink, &needs_backfill(message));
+                sinks::stop(&sink, &needs_backfill(message));
             }
         }
     }

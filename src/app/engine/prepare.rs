@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::watch;
 use tokio_postgres::Client;
 
 use super::tables::known_columns;
-use super::{Engine, RunOptions, Setup, no_sink_left, plan};
+use super::{Blueprint, Engine, RunOptions, Setup, no_sink_left, plan};
 use crate::Lsn;
 use crate::app::fill::request::Refill;
 use crate::app::fill::view::FillView;
 use crate::app::sinks::OpenSinks;
-use crate::app::source::{Judged, Source, Survey, read_schema};
+use crate::app::source::{Judged, Source, Survey};
 use crate::app::view::Prepared;
 use crate::capture::catalog::{self, ServerVersion};
 use crate::capture::publication::{self, Publication, PublicationChange};
@@ -30,13 +31,7 @@ impl Engine {
     /// # Errors
     /// Transient while the source cannot be reached; otherwise what an operator has to resolve, with the next command.
     pub async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
-        let source = Source::new(&config.source)?;
-        let schema = read_schema(&config.schema)?;
-        let client = source.connect().await?;
-        let mut survey = Survey::read_there(&client, &schema).await?;
-        let plan = Arc::new(plan::draw(config, &schema, &mut survey)?);
-
-        let wanted = wanted(config, &plan)?;
+        let Blueprint { source, client, schema, survey, plan, wanted } = Blueprint::draw(config).await?;
         let published = publish(&source, &client, &schema, &survey, &plan).await?;
 
         // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
@@ -89,18 +84,28 @@ impl Engine {
         let target = catalog::read_server(&client).await?.current_wal_lsn;
         let deadline = Arc::new(OnceLock::new());
         let when = deadline.clone();
+        let before = options.view.prepared();
+        sinks.pause(|sink| {
+            let before = before.as_ref().and_then(|before| before.progress.find(sink));
+            before.is_some_and(|before| before.is_paused())
+        });
         let fanout = sinks.spawn(config, move || when.get().copied())?;
         let budget = |sink: &config::Sink| {
             fanout.transports.budget_of(&sink.target).map(|budget| (sink.name.to_string(), budget))
         };
         let fills = Arc::<FillView>::default();
+        if let Some(before) = before {
+            // What was asked for and not begun is asked for still.
+            before.fills.hand_over(&fills, |table| plan.find(&before.plan.tables[table].source));
+        }
         if let Some(refill) = &options.refill {
             let sinks = config.sinks.iter().map(|sink| sink.name.as_str());
             let request = refill.resolve(&plan, sinks)?;
-            request.check(fanout.progress.running())?;
+            request.check(fanout.progress.sinks().iter().filter(|sink| sink.is_running()))?;
             fills.request(request);
         }
         options.view.set_prepared(Prepared {
+            identity,
             fills: fills.clone(),
             progress: fanout.progress.clone(),
             plan: plan.clone(),
@@ -116,6 +121,7 @@ impl Engine {
             fills,
             options,
             deadline,
+            replaced: watch::Sender::new(false),
         });
         let columns = known_columns(&survey.tables);
         Ok(Engine { setup, fanout, target, published: published.is_there, columns })
@@ -144,22 +150,6 @@ impl Anew {
             Anew::Some(sinks) => sinks.contains(sink),
         }
     }
-}
-
-/// By table: whether rows from before the stream are wanted.
-fn wanted(config: &Config, plan: &Plan) -> Result<Vec<bool>> {
-    let names = |table: &PlannedTable| [table.source.plain(), table.source.to_string()];
-    for name in config.backfill.tables.keys() {
-        if !plan.tables.iter().any(|table| names(table).contains(name)) {
-            return Err(Error::config(format!("backfill.tables names {name}, which schema.json does not"))
-                .hint("write the table's name as schema.json does, or take the line out"));
-        }
-    }
-    let is_wanted = |table: &PlannedTable| {
-        let [plain, quoted] = names(table);
-        config.backfill.is_wanted([&plain, &quoted])
-    };
-    Ok(plan.tables.iter().map(is_wanted).collect())
 }
 
 /// By table: what the publication has.

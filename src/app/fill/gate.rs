@@ -68,7 +68,13 @@ impl Log {
 impl Gate {
     /// A gate in front of these queues.
     pub fn new(outlets: Arc<Outlets>, current: Arc<CurrentPlan>) -> Self {
-        let log = Log { touched: Touched::new(LOG_BYTES_MAX), horizon: None, generation: 0 };
+        Gate::with_log_of(LOG_BYTES_MAX, outlets, current)
+    }
+
+    /// The same with a log that takes up to `bytes_max`: one that is too small for what changes begins anew again and
+    /// again.
+    pub fn with_log_of(bytes_max: usize, outlets: Arc<Outlets>, current: Arc<CurrentPlan>) -> Self {
+        let log = Log { touched: Touched::new(bytes_max), horizon: None, generation: 0 };
         Gate { outlets, plan: current.plan(), current, log: Mutex::new(log) }
     }
 

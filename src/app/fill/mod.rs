@@ -7,6 +7,7 @@
 //! catches up is slow enough as it is, and goes on where it was when it is back.
 
 pub mod gate;
+pub mod job;
 mod pace;
 mod reader;
 pub mod request;
@@ -26,20 +27,19 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use self::gate::Gate;
-use self::reader::{OWED_MAX, Reader};
+use self::job::{Job, jobs};
+use self::reader::Reader;
 use self::tables::Tables;
 use self::view::FillView;
 use super::source::Source;
 use crate::Lsn;
-use crate::capture::chunk::KeyRange;
 use crate::config::Backfill;
 use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
-use crate::fanout::fill::{Fills, OwedKey, TableState};
 use crate::fanout::outlets::Outlets;
-use crate::fanout::progress::{Progress, SinkProgress, State};
+use crate::fanout::progress::Progress;
 
 /// How often it is looked whether a sink lacks something.
 const POLL: Duration = Duration::from_millis(50);
@@ -72,37 +72,6 @@ pub struct Filler {
     pub view: Arc<FillView>,
 }
 
-/// One thing to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Job {
-    /// A fill begins where it waits.
-    Begin(usize),
-    /// What is left of a range.
-    Range(usize, KeyRange),
-    /// Rows by themselves.
-    Owed(usize, Vec<OwedKey>),
-}
-
-impl Job {
-    fn table(&self) -> usize {
-        match self {
-            Job::Begin(table) | Job::Range(table, _) | Job::Owed(table, _) => *table,
-        }
-    }
-
-    /// Whether one reader does what the other would do. A range is known by its end; its beginning moves.
-    fn is_in_the_way_of(&self, other: &Job) -> bool {
-        match (self, other) {
-            (Job::Begin(one), other) => *one == other.table(),
-            (Job::Range(one, rest), Job::Range(other, other_rest)) => {
-                one == other && rest.up_to == other_rest.up_to
-            }
-            (Job::Owed(one, _), Job::Owed(other, _)) => one == other,
-            (one, other) => one == other,
-        }
-    }
-}
-
 impl Filler {
     /// Starts the readers, which run until `stop` turns true.
     ///
@@ -125,40 +94,6 @@ impl Filler {
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }
-
-    /// What the sinks that take the main stream lack.
-    fn jobs(&self) -> Vec<Job> {
-        let takers = self.progress.sinks().iter().filter(|sink| can_take(sink));
-        takers.flat_map(|sink| sink.look_at_fills(|fills| self.jobs_of(fills, sink.durable_lsn()))).collect()
-    }
-
-    fn jobs_of(&self, fills: &Fills, position: Lsn) -> Vec<Job> {
-        let mut jobs = Vec::new();
-        for table in 0..self.plan.tables.len() {
-            let Some(fill) = fills.get(table) else { continue };
-            match fill.state(position) {
-                TableState::Waiting => jobs.push(Job::Begin(table)),
-                TableState::Filling => {
-                    if !fill.owed.is_empty() {
-                        let some = fill.owed.iter().take(OWED_MAX).cloned().collect();
-                        jobs.push(Job::Owed(table, some));
-                    }
-                    jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
-                }
-                TableState::CatchingUp
-                | TableState::Live
-                | TableState::Incomplete
-                | TableState::Left
-                | TableState::Stopped => {}
-            }
-        }
-        jobs
-    }
-}
-
-/// Whether a sink takes what it is sent, as far as that is known.
-fn can_take(sink: &SinkProgress) -> bool {
-    sink.state() == State::Attached && !sink.is_paused() && sink.failure().is_none()
 }
 
 /// What the readers share.
@@ -174,13 +109,13 @@ impl Shared {
         let mut reader = Reader::new(&self.filler);
         loop {
             if let Some(request) = self.filler.view.take_request() {
-                reader.begin_anew(&self.tables, request).await;
-                self.filler.view.request_begun();
+                reader.begin_anew(&self.tables, request.clone()).await;
+                self.filler.view.request_begun(&request);
                 continue;
             }
             if let Some(request) = self.filler.view.take_row_request() {
                 reader.owe(request).await;
-                self.filler.view.request_begun();
+                self.filler.view.row_request_begun();
                 continue;
             }
             let Some(job) = self.take() else {
@@ -205,7 +140,7 @@ impl Shared {
 
     /// The next job that nobody does yet. Tables that nobody lacks any more are forgotten.
     fn take(&self) -> Option<Job> {
-        let jobs = self.filler.jobs();
+        let jobs = jobs(&self.filler.progress, self.filler.plan.tables.len());
         let mut busy = self.busy.borrow_mut();
         let needed: BTreeSet<usize> = jobs.iter().chain(busy.iter()).map(Job::table).collect();
         self.tables.keep(&needed);

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
+use super::Filler;
 use super::gate::Offered;
+use super::job::{Job, OWED_MAX, can_take};
 use super::pace::{Pace, yield_to_stream};
 use super::request::{FillRequest, RowRequest};
 use super::resume::How;
 use super::tables::Tables;
-use super::{Filler, Job};
 use crate::Lsn;
 use crate::capture::chunk::{Chunk, ChunkReader, ChunkTable, KeyRange, Selection};
 use crate::capture::snapshot::CommitId;
@@ -24,8 +25,6 @@ use crate::fanout::progress::{SinkProgress, State};
 
 /// Chunks of one range that the sinks have not done yet while the next one is read.
 const AHEAD: usize = 2;
-/// Rows that are read by themselves at once; fewer where they are large.
-pub(super) const OWED_MAX: usize = 200;
 /// How long a chunk waits for a sink that is slower than others.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a request waits for the sinks that it names.
@@ -109,8 +108,8 @@ impl<'a> Reader<'a> {
     /// Waits until the sinks take the main stream, but not for ever.
     async fn await_attached(&self, names: &[String]) {
         let started = Instant::now();
-        let is_away = |sink: &&Arc<SinkProgress>| sink.is_running() && !super::can_take(sink);
-        let named = || self.filler.progress.sinks().iter().filter(|sink| names.contains(&sink.name));
+        let is_away = |sink: &Arc<SinkProgress>| sink.is_running() && !can_take(sink);
+        let named = || self.filler.progress.sinks().into_iter().filter(|sink| names.contains(&sink.name));
         while named().any(|sink| is_away(&sink)) && started.elapsed() < REQUEST_PATIENCE {
             tokio::time::sleep(LOOK).await;
         }
@@ -123,7 +122,7 @@ impl<'a> Reader<'a> {
         for table in tables {
             let planned = &self.filler.plan.tables[table];
             if let Some((_, stopped)) = self.filler.stopped().remove(&table) {
-                let meant = stopped.into_iter().filter(|sink| sinks.contains(sink)).collect::<Vec<_>>();
+                let meant: Vec<String> = stopped.into_iter().filter(|sink| sinks.contains(sink)).collect();
                 if !meant.is_empty()
                     && let Err(error) =
                         self.filler.resume(known, table, meant, How { clears, is_left_empty }).await
@@ -255,7 +254,8 @@ impl<'a> Reader<'a> {
             let begun = fills.get(table).filter(|fill| !fill.ranges.is_empty());
             begun.is_some_and(|fill| !read_by.key_columns().eq(fill.key_columns.iter().map(String::as_str)))
         };
-        let attached = self.filler.progress.sinks().iter().filter(|sink| sink.state() == State::Attached);
+        let attached =
+            self.filler.progress.sinks().into_iter().filter(|sink| sink.state() == State::Attached);
         let sinks = attached.filter(|sink| sink.look_at_fills(is_other)).map(|sink| sink.name.clone());
         let sinks: Vec<String> = sinks.collect();
         if !sinks.is_empty() {

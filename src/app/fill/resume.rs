@@ -9,11 +9,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio_postgres::Client;
 
+use super::Filler;
 use super::gate::Resumed;
+use super::job::can_take;
 use super::tables::Tables;
-use super::{Filler, can_take};
 use crate::Lsn;
 use crate::capture::publication::{self, PublicationChange, PublishedTable};
 use crate::capture::table::Oid;
@@ -25,6 +27,8 @@ use crate::fanout::stop::Stopped;
 
 /// How often it is looked whether the river is between two transactions.
 const POLL: Duration = Duration::from_millis(5);
+/// How long the sinks are awaited.
+const TAKEN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long writers that began before the publication had the table are awaited.
 const WRITERS_PATIENCE: Duration = Duration::from_secs(30);
 /// How often they are looked at.
@@ -45,15 +49,12 @@ impl Filler {
         let mut stopped: BTreeMap<usize, (Stopped, Vec<String>)> = BTreeMap::new();
         for sink in self.progress.sinks().iter().filter(|sink| can_take(sink)) {
             sink.look_at_fills(|fills| {
+                let why = |fill: &TableFill| fill.stopped.clone().filter(|_| !fill.is_left);
                 for (table, fill) in fills.0.iter().enumerate() {
-                    let Some(why) =
-                        fill.as_ref().filter(|fill| !fill.is_left).and_then(|fill| fill.stopped.as_ref())
-                    else {
-                        continue;
-                    };
+                    let Some(why) = fill.as_ref().and_then(why) else { continue };
                     let (latest, sinks) = stopped.entry(table).or_insert_with(|| (why.clone(), Vec::new()));
                     if why.since > latest.since {
-                        *latest = why.clone();
+                        *latest = why;
                     }
                     sinks.push(sink.name.clone());
                 }
@@ -90,15 +91,16 @@ impl Filler {
             relation: Some(relation),
             ..TableFill::waiting(estimated.max(0).unsigned_abs())
         };
-        loop {
-            let (gate, action) =
-                (self.gate.clone(), Action::Resume { fill: fill.clone(), sinks: sinks.clone() });
+        let taken = loop {
+            let gate = self.gate.clone();
+            let action = Action::Resume { fill: fill.clone(), sinks: sinks.clone() };
+            let (receipt, taken) = oneshot::channel();
             let sending = tokio::task::spawn_blocking(move || {
-                let step = FillStep { table, action, sent_at: Lsn::ZERO, receipt: None };
+                let step = FillStep { table, action, sent_at: Lsn::ZERO, receipt: Some(receipt) };
                 gate.resume(step, from)
             });
             match sending.await.map_err(|error| Error::bug("letting a table go on").because(error))? {
-                Resumed::Sent => break,
+                Resumed::Sent => break taken,
                 Resumed::NotNow => tokio::time::sleep(POLL).await,
                 Resumed::Unsound => {
                     return Err(Error::transient(format!(
@@ -106,7 +108,7 @@ impl Filler {
                     )));
                 }
             }
-        }
+        };
         tables.forget_all();
         self.view.set_failure(table, None);
         tracing::info!(
@@ -115,6 +117,8 @@ impl Filler {
             lsn = %from,
             "the table fits schema.json again: it goes on, and is filled anew"
         );
+        // One that is stuck takes the step when it goes on.
+        let _ = tokio::time::timeout(TAKEN_PATIENCE, taken).await;
         Ok(())
     }
 

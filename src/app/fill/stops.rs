@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::Filler;
+use super::job::can_take;
 use super::resume::{How, goes_on_by_itself};
 use super::tables::Tables;
-use super::{Filler, can_take};
 use crate::Lsn;
 use crate::error::Kind;
 use crate::fanout::fill::{Action, FillStep};
@@ -53,7 +54,8 @@ impl Filler {
 
     /// Tells sinks that take the main stream of tables that are gone.
     async fn tell_gone(&self) {
-        let takers = || self.progress.sinks().iter().filter(|sink| can_take(sink));
+        let all = self.progress.sinks();
+        let takers = || all.iter().filter(|sink| can_take(sink));
         for (table, stopped) in self.view.gone() {
             let sinks: Vec<String> = takers()
                 .filter(|sink| !self.view.is_told(table, &sink.name))

@@ -16,6 +16,8 @@ pub struct FillView {
     failed: Mutex<BTreeMap<usize, Problem>>,
     requests: Mutex<VecDeque<FillRequest>>,
     row_requests: Mutex<VecDeque<RowRequest>>,
+    /// Requests that were taken, and of which the sinks do not know yet.
+    taken: Mutex<Vec<FillRequest>>,
     /// Requests that the sinks do not know of yet.
     pending: AtomicUsize,
     /// By table: which rows an operator has asked for, in the source's SQL. Never kept in a sink, because whoever can
@@ -92,12 +94,43 @@ impl FillView {
 
     /// The next request that nobody has begun.
     pub(super) fn take_request(&self) -> Option<FillRequest> {
-        lock(&self.requests).pop_front()
+        let mut requests = lock(&self.requests);
+        let next = requests.pop_front();
+        lock(&self.taken).extend(next.clone());
+        next
     }
 
     /// The sinks know of a request that was taken: what it asks for is what they lack.
-    pub(super) fn request_begun(&self) {
+    pub(super) fn request_begun(&self, request: &FillRequest) {
+        let mut taken = lock(&self.taken);
+        if let Some(at) = taken.iter().position(|other| other == request) {
+            taken.swap_remove(at);
+        }
         self.pending.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The same of a request for rows.
+    pub(super) fn row_request_begun(&self) {
+        self.pending.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Asks `next` for what the sinks do not know of yet; `place` says where a table is there.
+    pub fn hand_over(&self, next: &FillView, place: impl Fn(usize) -> Option<usize>) {
+        let taken = std::mem::take(&mut *lock(&self.taken));
+        let waiting = std::mem::take(&mut *lock(&self.requests));
+        for request in taken.into_iter().chain(waiting) {
+            let tables: Vec<usize> = request.tables.iter().filter_map(|&table| place(table)).collect();
+            if !tables.is_empty() {
+                next.request(FillRequest { tables, ..request });
+            }
+        }
+        let gone = std::mem::take(&mut *lock(&self.gone)).into_iter();
+        lock(&next.gone).extend(gone.filter_map(|(table, gone)| Some((place(table)?, gone))));
+        while let Some(request) = self.take_row_request() {
+            if let Some(table) = place(request.table) {
+                next.request_rows(RowRequest { table, ..request });
+            }
+        }
     }
 
     /// Whether the sinks do not know of every request yet.

@@ -15,7 +15,7 @@ use crate::encode::run::{Change, ChangeKind, Run, Span};
 use crate::encode::value::Conversion;
 
 /// Key (a, b), and a note.
-fn plan() -> Plan {
+pub(in crate::encode) fn plan() -> Plan {
     let column = |name: &str, column_type, base: u32| PlannedColumn {
         source: name.into(),
         target: name.into(),
@@ -45,7 +45,7 @@ fn plan() -> Plan {
     }
 }
 
-enum Did {
+pub(in crate::encode) enum Did {
     Upsert(i64, &'static str),
     Update(i64, &'static str),
     Delete(i64),
@@ -54,7 +54,7 @@ enum Did {
 }
 
 /// A run of one transaction. Every key's `b` is `x`.
-fn run(xid: u32, did: &[Did]) -> Run {
+pub(in crate::encode) fn run(xid: u32, did: &[Did]) -> Run {
     let mut run = Run::default();
     let mut text = |text: &str| push(&mut run.arena, text.as_bytes());
     let (b, mut changes, mut cells) = (Cell::Text(text("x")), Vec::new(), Vec::new());

@@ -152,7 +152,7 @@ impl StageWriter<'_> {
             found.finish(&texts.set_aside, Purpose::SetAside(self.table), composed);
         }
         for (mask, rows) in updates {
-            if let Some(text) = sql.update(self.table, self.planned, mask) {
+            if let Some(text) = sql.update(self.table, mask) {
                 rows.finish(&text, purpose, composed);
             }
         }
@@ -182,12 +182,12 @@ impl StageWriter<'_> {
             Net::Keep | Net::Delete => return,
             Net::Upsert(row) => {
                 let bound = Bound::new(&row.values(self.plan));
-                (Some(sql.upsert_one(self.planned, |index| bound.expression(index))), bound)
+                (Some(sql.upsert_one(self.table, |index| bound.expression(index))), bound)
             }
             Net::Update(row) => {
                 let bound = Bound::new(&row.values(self.plan));
                 let mask = row.mask(self.plan);
-                (sql.update_one(self.planned, mask, |index| bound.expression(index)), bound)
+                (sql.update_one(self.table, mask, |index| bound.expression(index)), bound)
             }
         };
         if let Some(text) = text {
@@ -221,7 +221,7 @@ impl StageWriter<'_> {
             all.finish(bury, purpose, composed);
         }
         for (mask, rows) in moved {
-            let mut text = sql.rename(self.table, self.planned, mask);
+            let mut text = sql.rename(self.table, mask);
             if self.lax.may_be_newer {
                 text = text.replacen("UPDATE ", "UPDATE OR REPLACE ", 1).into();
             }

@@ -6,26 +6,37 @@ use super::open::ask;
 use super::request::{Cutter, Part, Poison};
 use super::send::{Extra, Session};
 use super::state::Row;
+use super::tables::TableSql;
 use super::transport::{Answer, Statement, Transport};
-use crate::encode::plan::Plan;
+use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::run::{Run, Span};
 use crate::error::{Error, Result};
 use crate::fanout::fill::{FillWrite, Fills, TableFill};
 use crate::fanout::sink::Applied;
+use crate::sink::alter::{build_beside, fill_text, put_fill, written};
 use crate::sink::replica::StoredTable;
 
 const READ: &str = "SELECT target, fill FROM _walcast_fills";
-const PUT: &str = "INSERT INTO _walcast_fills (target, fill) VALUES (?1, ?2) \
+/// Without WHERE, SQLite takes ON for the condition of a join.
+const PUT_ALL: &str = "INSERT INTO _walcast_fills (target, fill) \
+    SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true \
     ON CONFLICT (target) DO UPDATE SET fill = excluded.fill";
 
 pub(super) fn read() -> Statement {
     Statement { sql: READ.into(), params: Vec::new() }
 }
 
-/// Keeps how far a table is.
-pub(super) fn put(target: &str, fill: &TableFill) -> Result<Statement> {
-    let text = serde_json::to_string(fill).map_err(|error| Error::bug("writing a fill").because(error))?;
-    Ok(Statement { sql: PUT.into(), params: vec![target.to_owned(), text] })
+/// Lets every table of the plan be filled anew; `written` is the plan with the names of the tables that rows are written to.
+pub(super) fn put_all_anew(plan: &Plan, written: &Plan) -> Result<Statement> {
+    let anew = |(table, written): (&PlannedTable, &PlannedTable)| {
+        let is_beside = written.target != table.target;
+        let fill = TableFill { clears: true, is_beside, ..TableFill::of(table) };
+        Ok((table.target.clone(), fill_text(&fill)?))
+    };
+    let fills: Vec<(String, String)> =
+        plan.tables.iter().zip(&written.tables).map(anew).collect::<Result<_>>()?;
+    let fills = serde_json::to_string(&fills).map_err(|error| Error::bug("writing fills").because(error))?;
+    Ok(Statement::new(PUT_ALL, &[&fills]))
 }
 
 /// The tables of an answer to [`read`].
@@ -52,8 +63,19 @@ impl Session {
                 fills.set(table, fill);
             }
         }
+        self.write_to(&fills);
         self.fills = Some(fills.clone());
         Ok(fills)
+    }
+
+    /// From now on rows are written to the tables that these fills say.
+    fn write_to(&mut self, fills: &Fills) {
+        let written = written(&self.plan, fills);
+        let are_other = |(one, other): (&PlannedTable, &PlannedTable)| one.target != other.target;
+        if written.tables.iter().zip(&self.sql.written().tables).any(are_other) {
+            self.sql = TableSql::new(&self.plan, written, self.options);
+            self.forget_ahead();
+        }
     }
 
     /// Writes a step of a fill. One that is too large for a request comes in several, of which the last keeps how far the
@@ -61,8 +83,14 @@ impl Session {
     pub(super) fn fill(&mut self, transport: &mut dyn Transport, write: &FillWrite<'_>) -> Result<Applied> {
         let plan = self.plan.clone();
         let target = &plan.tables[write.table].target;
-        let mut first = Vec::new();
-        if write.clears {
+        let mut first = match write.swaps {
+            true => self.swap(transport, &plan.tables[write.table])?,
+            false => Vec::new(),
+        };
+        let is_beside = self.sql.written().tables[write.table].target != *target;
+        if write.clears && write.fill.is_beside && !is_beside {
+            first.extend(build_beside(&plan.tables[write.table]));
+        } else if write.clears {
             first.extend(
                 self.sql
                     .of(write.table)
@@ -73,7 +101,7 @@ impl Session {
             let sql = "DELETE FROM _walcast_dead_letters WHERE target = ?1".into();
             first.push(Statement { sql, params: vec![target.clone()] });
         }
-        let last = vec![put(target, write.fill)?];
+        let last = vec![put_fill(target, write.fill)?];
         let nothing = Run::default();
         let run = write.run.unwrap_or(&nothing);
         let span = Span {
@@ -90,17 +118,24 @@ impl Session {
         let sent = self.send_extra(
             transport,
             Part { run, span: &span, changes: span.changes.clone() },
-            Extra { first, last },
+            Extra { first, last, is_once: write.swaps },
             &plan,
         );
         self.swap_poison(poison);
         self.swap_lax(lax);
         let fills = self.fills.take();
         let applied = sent?;
+        if write.swaps {
+            tracing::info!(table = target, "the table that was built beside takes its place");
+        }
         self.fills = fills.map(|mut fills| {
             fills.set(write.table, write.fill.clone());
             fills
         });
+        if let Some(fills) = self.fills.take() {
+            self.write_to(&fills);
+            self.fills = Some(fills);
+        }
         // They are nobody's changes at the source.
         Ok(Applied {
             changes: (run.all_changes().len() as u64).saturating_sub(applied.dead_letters),
@@ -132,6 +167,9 @@ impl Session {
                 let statements = extra.with(cutter.is_done());
                 let after = request.parts.last().map_or(part.changes.end, |part| part.changes.end);
                 match self.send_beside(transport, request, statements, plan)? {
+                    false if extra.is_once => {
+                        return Err(Error::transient("something else was applied meanwhile"));
+                    }
                     // What stood in the way is known now.
                     false => break false,
                     true if cutter.is_done() => break true,

@@ -1,12 +1,16 @@
 //! A database as `walcast status` and `walcast check` see it: read, and left alone.
 
+use std::collections::BTreeMap;
+
+use super::contents::{Contents, stored};
 use super::cost::Usage;
-use super::open::{Contents, ask};
+use super::open::ask;
 use super::state::Row;
 use super::transport::{Statement, Transport};
 use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
 use crate::sink::replica::StoredTable;
+use crate::sink::shape::Kept;
 
 /// What a database holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +23,8 @@ pub struct Inspected {
     pub usage: Usage,
     /// Its replicated tables, by name.
     pub tables: Vec<StoredTable>,
+    /// The same with their shapes, and with what is built beside them.
+    pub kept: BTreeMap<String, Kept>,
     /// Its size, where the answer says so.
     pub bytes: Option<u64>,
 }
@@ -34,7 +40,7 @@ pub fn inspect(transport: &mut dyn Transport, place: &str) -> Result<Inspected, 
 }
 
 fn rest(transport: &mut dyn Transport, contents: Contents) -> Result<Inspected> {
-    let Contents { state, stored, .. } = contents;
+    let Contents { state, kept, .. } = contents;
     let (mut dead_letters, mut bytes) = (0, None);
     if state.is_some() {
         let sql = "SELECT CAST(count(*) AS TEXT) AS letters FROM _walcast_dead_letters";
@@ -48,5 +54,5 @@ fn rest(transport: &mut dyn Transport, contents: Contents) -> Result<Inspected> 
     }
     let usage = state.as_ref().map(|state| state.usage.clone()).unwrap_or_default();
     let checkpoint = state.map(|state| state.checkpoint);
-    Ok(Inspected { checkpoint, dead_letters, usage, tables: stored, bytes })
+    Ok(Inspected { checkpoint, dead_letters, usage, tables: stored(&kept), kept, bytes })
 }

@@ -15,11 +15,11 @@
 //! what they ask of a way to the database, in the form that `body` gives it: `rest`, which shares a `budget` of requests, and `worker`, both over `http`.
 //! `verdict` says what a failed call means.
 
-mod alter;
 pub mod body;
 mod bound;
 pub mod budget;
 mod compose;
+mod contents;
 pub mod cost;
 mod dead_letters;
 mod failures;
@@ -29,11 +29,13 @@ mod inspect;
 mod isolate;
 pub mod limits;
 mod open;
+mod prune;
 mod reading;
 mod request;
 pub mod rest;
 mod send;
 mod state;
+mod swap;
 mod tables;
 pub mod transport;
 pub mod verdict;
@@ -42,6 +44,7 @@ pub mod worker;
 use std::sync::Arc;
 
 pub use inspect::{Inspected, inspect};
+pub use prune::prune;
 pub use reading::{dead_letters, drop_dead_letters, row};
 
 use self::cost::Usage;

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::open::{ask, is_prepared};
+use super::contents::is_prepared;
+use super::open::ask;
 use super::state::{self, Row};
 use super::tables::cell;
 use super::transport::{Answer, Statement, Transport};

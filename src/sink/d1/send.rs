@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::cost::Usage;
 use super::dead_letters::Letters;
-use super::failures::{lost, unix_seconds};
+use super::failures::unix_seconds;
 use super::fills;
 use super::limits::{self, Pace};
 use super::request::{Composer, Cutter, End, Poison, Ready, Request, outstanding};
@@ -26,7 +26,7 @@ use crate::encode::json_rows;
 use crate::encode::plan::Plan;
 use crate::encode::run::ChangeKind;
 use crate::error::{Error, Result};
-use crate::fanout::fill::{Fills, OwedKey, TableFill};
+use crate::fanout::fill::{Fills, OwedKey};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, OpenTransaction, Reached};
 use crate::sink::replica::{missing_row, taken_over};
 
@@ -133,6 +133,8 @@ pub(super) struct Extra {
     pub(super) first: Vec<Statement>,
     /// With the last ones.
     pub(super) last: Vec<Statement>,
+    /// They cannot be done twice: where it is not known whether they were, that is found out first.
+    pub(super) is_once: bool,
 }
 
 impl Extra {
@@ -164,7 +166,7 @@ impl Session {
             writer,
             state,
             options,
-            sql: TableSql::new(plan, options),
+            sql: TableSql::new(plan, (**plan).clone(), options),
             state_sql: StateSql::new(),
             letters: Letters::text(),
             pace: Pace::new(options.request),
@@ -475,18 +477,22 @@ impl Session {
 
     /// Moves the checkpoint anywhere, and lets every table be filled anew.
     pub(super) fn begin_anew(&mut self, transport: &mut dyn Transport, lsn: Lsn) -> Result<()> {
-        self.fills = None;
-        let state = self.state()?;
-        let end = End { lsn: Some(lsn), ..End::default() };
-        let mut statements = vec![self.state_sql.advance(state, &self.source, &end, &state.usage)];
-        for table in &self.plan.tables {
-            let fill = TableFill { clears: true, ..TableFill::of(table) };
-            statements.push(fills::put(&table.target, &fill)?);
+        let plan = self.plan.clone();
+        let fills = fills::put_all_anew(&plan, self.sql.written())?;
+        (self.fills, self.ahead) = (None, None);
+        loop {
+            if self.pending.is_some() {
+                self.settle(transport)?;
+            }
+            let end = End { lsn: Some(lsn), ..End::default() };
+            let request = Request { parts: Vec::new(), ready: Ready::nothing(end, &self.letters) };
+            // Done twice it is the same.
+            if let Sent::Applied =
+                self.send(transport, &request, vec![fills.clone()], &mut Cutter::new(Vec::new()), &plan)?
+            {
+                self.unreported = Applied::default();
+                return Ok(());
+            }
         }
-        statements.push(state::read());
-        let answers = transport.execute(&statements).map_err(|failure| self.failed(&failure))?;
-        let found = answers.last().map(state::parse).transpose()?.flatten();
-        self.state = Some(found.ok_or_else(|| lost("its checkpoint is gone"))?);
-        Ok(())
     }
 }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::fanout::sink::{Checkpoint, OpenTransaction};
 
 /// The tables of walcast's own.
-pub(super) const CREATE: [&str; 4] = [
+pub(super) const CREATE: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS _walcast_checkpoint (
     id                 INTEGER PRIMARY KEY CHECK (id = 1),
     lsn                TEXT    NOT NULL, -- everything that ended at or before this is here
@@ -43,6 +43,11 @@ pub(super) const CREATE: [&str; 4] = [
     "CREATE TABLE IF NOT EXISTS _walcast_fills (
     target TEXT PRIMARY KEY,
     fill   TEXT NOT NULL -- JSON: which rows from before the stream are here
+) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS _walcast_left (
+    target TEXT NOT NULL,
+    column TEXT NOT NULL, -- was fed once; schema.json does not name it any more
+    PRIMARY KEY (target, column)
 ) STRICT, WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS _walcast_dead_letters (
     id         INTEGER PRIMARY KEY,

@@ -20,6 +20,8 @@ use crate::sink::replica::{NOT_IN_REPLICA, OnRejected};
 /// The texts of all tables.
 #[derive(Debug)]
 pub(super) struct TableSql {
+    /// The plan with the names of the tables that rows are written to.
+    written: Plan,
     tables: Vec<Texts>,
     options: Options,
 }
@@ -46,9 +48,17 @@ pub(super) struct Texts {
 }
 
 impl TableSql {
-    /// The texts of the plan's tables, for a sink that writes like this.
-    pub(super) fn new(plan: &Plan, options: Options) -> Self {
-        TableSql { tables: plan.tables.iter().map(|table| Texts::new(table, options)).collect(), options }
+    /// The texts of the plan's tables, for a sink that writes like this. `written` is the plan with the names of the
+    /// tables that rows are written to.
+    pub(super) fn new(plan: &Plan, written: Plan, options: Options) -> Self {
+        let tables = written.tables.iter().zip(&plan.tables);
+        let tables = tables.map(|(table, known)| Texts::new(table, &known.target, options)).collect();
+        TableSql { written, tables, options }
+    }
+
+    /// The plan with the names of the tables that rows are written to.
+    pub(super) fn written(&self) -> &Plan {
+        &self.written
     }
 
     /// The texts of a table, by its index in the plan.
@@ -58,14 +68,15 @@ impl TableSql {
 
     /// Writes the columns of the mask into rows that are there. `?1`: rows. `None` where the mask has none but the key's,
     /// and nothing is to be written.
-    pub(super) fn update(&mut self, table: usize, planned: &PlannedTable, mask: Mask) -> Option<Arc<str>> {
-        let skip_unchanged = self.options.skip_unchanged;
+    pub(super) fn update(&mut self, table: usize, mask: Mask) -> Option<Arc<str>> {
+        let (skip_unchanged, planned) = (self.options.skip_unchanged, &self.written.tables[table]);
         let text = self.tables[table].updates.entry(mask);
         text.or_insert_with(|| update(planned, mask, skip_unchanged).map(Arc::from)).clone()
     }
 
     /// Writes one whole row, for whose columns `value` gives SQL.
-    pub(super) fn upsert_one(&self, planned: &PlannedTable, value: impl Fn(usize) -> String) -> String {
+    pub(super) fn upsert_one(&self, table: usize, value: impl Fn(usize) -> String) -> String {
+        let planned = &self.written.tables[table];
         let values: Vec<String> = (0..planned.columns.len()).map(value).collect();
         upsert_from(planned, &format!("VALUES ({})", values.join(", ")), self.options.skip_unchanged)
     }
@@ -74,15 +85,16 @@ impl TableSql {
     /// [`update`](Self::update).
     pub(super) fn update_one(
         &self,
-        planned: &PlannedTable,
+        table: usize,
         mask: Mask,
         value: impl Fn(usize) -> String,
     ) -> Option<String> {
-        update_from(planned, mask, "", value, self.options.skip_unchanged)
+        update_from(&self.written.tables[table], mask, "", value, self.options.skip_unchanged)
     }
 
     /// Gives rows another key and writes the columns of the mask. `?1`: `[old key, row]`.
-    pub(super) fn rename(&mut self, table: usize, planned: &PlannedTable, mask: Mask) -> Arc<str> {
+    pub(super) fn rename(&mut self, table: usize, mask: Mask) -> Arc<str> {
+        let planned = &self.written.tables[table];
         self.tables[table].moves.entry(mask).or_insert_with(|| rename(planned, mask).into()).clone()
     }
 }
@@ -115,7 +127,8 @@ fn key_is(table: &PlannedTable, value: impl Fn(usize, &PlannedColumn) -> String)
 }
 
 impl Texts {
-    fn new(table: &PlannedTable, options: Options) -> Self {
+    /// `known_as` is the name by which readers, and dead letters, know the table.
+    fn new(table: &PlannedTable, known_as: &str, options: Options) -> Self {
         let target = quote(&table.target);
         let definition = Definition::of(table);
         let drop = format!("DROP TABLE {target}");
@@ -159,7 +172,7 @@ impl Texts {
                 "INSERT INTO _walcast_dead_letters (target, operation, key, reason, commit_lsn, xid) \
                  SELECT {}, 'update', _walcast.value -> 0, {}, _walcast.value ->> 1, _walcast.value ->> 2 FROM json_each(?1) AS _walcast \
                  WHERE NOT EXISTS (SELECT 1 FROM {target} WHERE {}) RETURNING key",
-                literal(&table.target),
+                literal(known_as),
                 match options.on_rejected {
                     OnRejected::DeadLetter => literal(NOT_IN_REPLICA),
                     // A letter without a reason is not taken.

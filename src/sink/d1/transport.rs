@@ -3,19 +3,9 @@
 //! A call is one transaction at the database: all of its statements take effect, or none. One call is in flight at a
 //! time; it may block, for at most the transport's timeout.
 
-use std::sync::Arc;
-
 use super::body::Bulk;
 use super::verdict::Verdict;
-
-/// One SQL statement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statement {
-    /// Its text, one statement without a semicolon.
-    pub sql: Arc<str>,
-    /// Its parameters, `?1` first. Strings only: D1 turns every bound JSON number into a REAL.
-    pub params: Vec<String>,
-}
+pub use crate::sink::statement::Statement;
 
 /// What one statement answered.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -6,18 +6,16 @@ use rusqlite::{Connection, params};
 
 use super::failure;
 use crate::encode::plan::Plan;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fanout::fill::{Fills, TableFill};
+use crate::sink::alter::{PUT_FILL, fill_text};
 use crate::sink::replica::StoredTable;
 
 /// Keeps how far a table is, in the transaction that holds its rows.
 pub(super) fn put(connection: &Connection, target: &str, fill: &TableFill) -> Result<()> {
-    let text = serde_json::to_string(fill).map_err(|error| Error::bug("writing a fill").because(error))?;
+    let text = fill_text(fill)?;
     connection
-        .prepare_cached(
-            "INSERT INTO _walcast_fills (target, fill) VALUES (?1, ?2)
-             ON CONFLICT (target) DO UPDATE SET fill = excluded.fill",
-        )
+        .prepare_cached(PUT_FILL)
         .and_then(|mut statement| statement.execute(params![target, text]))
         .map_err(|error| failure(error, format!("keeping how far table {target} is filled")))?;
     Ok(())

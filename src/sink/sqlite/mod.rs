@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-pub use prune::{Prune, prune};
+pub use prune::prune;
 pub use reading::{dead_letters, drop_dead_letters, row};
 pub use shapes::of_definition;
 pub use state::{inspect, is_foreign, kept_tables, stored_tables};
@@ -34,6 +34,7 @@ use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::fill::{FillWrite, Fills, OwedKey, TableFill};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
+use crate::sink::alter::{self, written};
 use crate::sink::definition::beside;
 use crate::sink::replica::{OnRejected, awaits_operator, check_source, taken_over};
 
@@ -109,7 +110,7 @@ impl Sink for SqliteSink {
             }
             None => None,
         };
-        let written = tables::written(plan, &fills::read(&transaction, plan)?);
+        let written = written(plan, &fills::read(&transaction, plan)?);
         transaction.commit().map_err(|error| failure(error, format!("preparing {}", self.path.display())))?;
         for change in changes.iter().filter(|_| checkpoint.is_some()) {
             tracing::info!(replica = %self.path.display(), "{change}");
@@ -207,7 +208,7 @@ impl Sink for SqliteSink {
         if open.is_building {
             // Whether a swap that failed has come about, only the file knows.
             let fills = fills::read(&open.connection, &open.plan)?;
-            open.write_to(tables::written(&open.plan, &fills));
+            open.write_to(written(&open.plan, &fills));
         }
         Ok(checkpoint)
     }
@@ -228,7 +229,8 @@ impl Open {
             execute(&self.connection, "BEGIN IMMEDIATE")?;
         }
         state::check_epoch(&self.connection, self.epoch)?;
-        tables::create_beside(&self.connection, &self.plan.tables[write.table]).map_err(beginning)?;
+        let statements = alter::build_beside(&self.plan.tables[write.table]);
+        tables::run(&self.connection, &statements).map_err(beginning)?;
         fills::put(&self.connection, &target, write.fill)?;
         if is_alone {
             execute(&self.connection, "COMMIT")?;

@@ -6,8 +6,8 @@ use rusqlite::Connection;
 
 use super::{failure, fills, state};
 use crate::error::Result;
-use crate::sink::definition::BESIDE;
-use crate::sink::shape::{Column, Kept, Shape};
+use crate::sink::replica::StoredTable;
+use crate::sink::shape::{Column, Kept, Shape, assemble};
 
 /// A table as it is; `None` where there is none of this name.
 fn read_shape(connection: &Connection, table: &str) -> Result<Option<Shape>> {
@@ -46,40 +46,30 @@ fn read_shape(connection: &Connection, table: &str) -> Result<Option<Shape>> {
 pub(super) fn kept(connection: &Connection) -> Result<BTreeMap<String, Kept>> {
     let reading = |error| failure(error, "reading what the tables were made for".to_owned());
     let has = |table: &str| state::has_table(connection, table).map_err(reading);
-    let mut definitions: BTreeMap<String, String> = BTreeMap::new();
-    let read = |sql: &str, take: &mut dyn FnMut(String, String)| -> rusqlite::Result<()> {
-        let mut statement = connection.prepare(sql)?;
+    // A file that an older walcast made has neither of them.
+    let mut fills = if has("_walcast_fills")? { fills::read_all(connection)? } else { BTreeMap::new() };
+    let has_left = has("_walcast_left")?;
+    let stored = || -> rusqlite::Result<Vec<StoredTable>> {
+        let mut statement = connection.prepare("SELECT target, source, definition FROM _walcast_tables")?;
+        let tables = statement.query_map([], |row| {
+            let (target, source, definition) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(StoredTable { target, source, definition, fill: None })
+        })?;
+        tables.collect()
+    };
+    let left = || -> rusqlite::Result<BTreeMap<String, Vec<String>>> {
+        let mut left: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut statement = connection.prepare("SELECT target, column FROM _walcast_left ORDER BY column")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            take(row.get(0)?, row.get(1)?);
+            left.entry(row.get(0)?).or_default().push(row.get(1)?);
         }
-        Ok(())
+        Ok(left)
     };
-    let mut note = |target, definition| drop(definitions.insert(target, definition));
-    read("SELECT target, definition FROM _walcast_tables", &mut note).map_err(reading)?;
-    let mut left: Vec<(String, String)> = Vec::new();
-    // A file that an older walcast made has neither of them.
-    if has("_walcast_left")? {
-        let mut note = |target, column| left.push((target, column));
-        read("SELECT target, column FROM _walcast_left ORDER BY column", &mut note).map_err(reading)?;
-    }
-    let mut fills = if has("_walcast_fills")? { fills::read_all(connection)? } else { BTreeMap::new() };
-    let mut kept = BTreeMap::new();
-    for (target, definition) in definitions.iter().filter(|(target, _)| !target.starts_with(BESIDE)) {
-        let there = read_shape(connection, target)?;
-        let is_there = |column: &String| there.as_ref().is_some_and(|shape| shape.column(column).is_some());
-        let of_table = left.iter().filter(|(of, _)| of == target).map(|(_, column)| column);
-        let table = Kept {
-            made_for: of_definition(definition)?,
-            definition: definition.clone(),
-            beside: definitions.get(&format!("{BESIDE}{target}")).cloned(),
-            fill: fills.remove(target),
-            left: of_table.filter(|column| is_there(column)).cloned().collect(),
-            there,
-        };
-        kept.insert(target.clone(), table);
-    }
-    Ok(kept)
+    let mut stored = stored().map_err(reading)?;
+    stored.iter_mut().for_each(|table| table.fill = fills.remove(&table.target));
+    let left = if has_left { left().map_err(reading)? } else { BTreeMap::new() };
+    assemble(stored, left, |table| read_shape(connection, table), of_definition)
 }
 
 /// The table that a definition makes. SQLite itself reads it, in memory.

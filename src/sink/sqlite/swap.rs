@@ -3,12 +3,11 @@
 
 use rusqlite::{Connection, params};
 
-use super::{Open, execute, failure, fills, state};
+use super::{Open, execute, failure, fills, state, tables};
 use crate::encode::plan::PlannedTable;
 use crate::error::Result;
 use crate::fanout::fill::FillWrite;
-use crate::postgres::quote_identifier as quote;
-use crate::sink::definition::{Definition, beside};
+use crate::sink::alter::{self, Other};
 
 /// Puts the table that was built beside the one that readers see in its place, in a transaction of its own unless one is
 /// open.
@@ -32,40 +31,28 @@ pub(super) fn swap(open: &mut Open, write: &FillWrite<'_>) -> Result<()> {
 }
 
 fn replace(connection: &Connection, table: &PlannedTable) -> rusqlite::Result<()> {
-    let (target, new, definition) = (&table.target, beside(table).target, Definition::of(table));
-    let others = others(connection, target)?;
-    connection.execute_batch(&format!(
-        "DROP TABLE IF EXISTS {0}; ALTER TABLE {1} RENAME TO {0};",
-        quote(target),
-        quote(&new)
-    ))?;
-    for index in &definition.indexes {
-        connection.execute_batch(index)?;
-    }
-    for (name, sql) in others {
+    let others = others(connection, &table.target)?;
+    tables::run(connection, &alter::swap(table))?;
+    for Other { name, sql, .. } in others {
         if !has(connection, &name)?
             && let Err(error) = connection.execute_batch(&sql)
         {
-            tracing::warn!(table = target, name, "does not fit the new table, and is gone: {error}");
+            tracing::warn!(table = table.target, name, "does not fit the new table, and is gone: {error}");
         }
     }
-    connection.execute("DELETE FROM _walcast_tables WHERE target = ?1", [&new])?;
-    connection.execute(
-        "UPDATE _walcast_tables SET source = ?2, definition = ?3 WHERE target = ?1",
-        params![target, table.source.plain(), definition.text()],
-    )?;
-    connection.execute("DELETE FROM _walcast_left WHERE target = ?1", [target])?;
     Ok(())
 }
 
 /// What others have made on the table, and would lose with it: indexes and triggers that are not of the form of ours.
-fn others(connection: &Connection, target: &str) -> rusqlite::Result<Vec<(String, String)>> {
-    let sql = "SELECT name, sql FROM sqlite_schema
+fn others(connection: &Connection, target: &str) -> rusqlite::Result<Vec<Other>> {
+    let sql = "SELECT type, name, sql FROM sqlite_schema
                 WHERE tbl_name = ?1 COLLATE NOCASE AND type IN ('index', 'trigger') AND sql IS NOT NULL
                   AND NOT (type = 'index' AND substr(name, 1, length(?2)) = ?2)";
     let mut statement = connection.prepare(sql)?;
     let ours = format!("idx_{target}_");
-    statement.query_map(params![target, ours], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    let other =
+        |row: &rusqlite::Row<'_>| Ok(Other { kind: row.get(0)?, name: row.get(1)?, sql: row.get(2)? });
+    statement.query_map(params![target, ours], other)?.collect()
 }
 
 fn has(connection: &Connection, name: &str) -> rusqlite::Result<bool> {

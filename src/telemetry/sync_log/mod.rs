@@ -1,9 +1,11 @@
 //! The sync log: what each sink took when, how long that took, and what failed, in a local SQLite file of bounded size.
 //!
 //! Enters: one event a batch, over a bounded channel that nobody ever waits for: an event that finds it full is dropped
-//! and counted. Leaves: entries, written by a thread of its own (`writer`), and read by whoever asks (`reader`). The batches that a sink took within a second are one
-//! entry; a failure is an entry of its own. No row value enters.
+//! and counted. Leaves: entries, written by a thread of its own (`writer`), and read by whoever asks (`reader`). The
+//! batches that a sink took within a second are one entry; a failure is an entry of its own. No row value enters, only
+//! hashes of the keys (`keys`).
 
+mod keys;
 mod reader;
 mod writer;
 
@@ -18,7 +20,8 @@ use metrics::counter;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-pub use self::reader::{Entry, Filter, read};
+pub(crate) use self::keys::Keys;
+pub use self::reader::{Entry, Filter, Found, read};
 use self::writer::Writer;
 
 use super::SYNC_LOG_DROPPED_TOTAL;
@@ -29,8 +32,14 @@ use crate::error::{Error, Result};
 const EVENTS_MAX: usize = 8_192;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the process's events go, if anywhere.
-static EVENTS: OnceLock<Sender<Event>> = OnceLock::new();
+/// The log that the process keeps, if any.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    /// Where the events go.
+    events: Sender<Event>,
+    keeps_keys: bool,
+}
 
 /// What a worker says.
 pub(super) enum Event {
@@ -57,6 +66,8 @@ pub(super) struct Applied {
     pub(super) dead_letters: u64,
     /// Of the changes that came, how many were in which table at the source.
     pub(super) tables: BTreeMap<String, u64>,
+    /// The keys that they touched.
+    pub(super) keys: Keys,
     pub(super) bytes: u64,
     pub(super) took: Duration,
     pub(super) attempts: u32,
@@ -91,13 +102,21 @@ impl Outcome {
 
 /// Whether a log is kept.
 pub(super) fn is_kept() -> bool {
-    EVENTS.get().is_some()
+    LOG.get().is_some()
+}
+
+/// The keys with the hashes that `hashes` gives, if keys are logged.
+pub(crate) fn touched<H: Iterator<Item = u32>>(hashes: impl FnOnce() -> H) -> Keys {
+    match LOG.get() {
+        Some(log) if log.keeps_keys => Keys::of(hashes()),
+        _ => Keys::UNKNOWN,
+    }
 }
 
 /// Hands an event on, if a log is kept and there is room.
 pub(super) fn record(event: impl FnOnce() -> Event) {
-    if let Some(events) = EVENTS.get()
-        && events.try_send(event()).is_err()
+    if let Some(log) = LOG.get()
+        && log.events.try_send(event()).is_err()
     {
         counter!(SYNC_LOG_DROPPED_TOTAL).increment(1);
     }
@@ -110,6 +129,9 @@ pub struct Bounds {
     pub retention: Duration,
     /// So are the oldest of more entries than this.
     pub entries_max: usize,
+    /// The keys of the oldest entries are removed where all take more bytes than this, four for each; none are kept
+    /// where it is 0.
+    pub key_bytes_max: usize,
 }
 
 /// The running log. Dropping it writes what has come in, and ends it.
@@ -126,7 +148,8 @@ impl SyncLog {
     pub fn start(path: &Path, bounds: Bounds) -> Result<SyncLog> {
         let writer = Writer::open(path, bounds)?;
         let (events, received) = bounded(EVENTS_MAX);
-        if EVENTS.set(events.clone()).is_err() {
+        let log = Log { events: events.clone(), keeps_keys: bounds.key_bytes_max > 0 };
+        if LOG.set(log).is_err() {
             return Err(Error::bug("this process keeps a sync log already"));
         }
         let thread = std::thread::Builder::new()

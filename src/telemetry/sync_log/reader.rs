@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags, ToSql, params_from_iter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::keys::holds;
 use super::{BUSY_TIMEOUT, Outcome};
 use crate::error::{Error, Result};
 
@@ -50,6 +51,8 @@ pub struct Filter {
     pub sink: Option<String>,
     /// Those with changes of this table, by its name at the source.
     pub table: Option<String>,
+    /// Those that touched a key with one of these hashes, of a `table` that is named too.
+    pub key: Option<Vec<u32>>,
     /// Those with this outcome.
     pub outcome: Option<Outcome>,
     /// Those that ended at or after this, in microseconds since 1970-01-01 UTC.
@@ -62,11 +65,21 @@ pub struct Filter {
     pub after: Option<i64>,
 }
 
+/// What was looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The newest first.
+    pub entries: Vec<Entry>,
+    /// Where a key was looked for: how many entries that fit otherwise were passed over although they may have touched
+    /// it, because it is not known which keys they touched.
+    pub unknown: usize,
+}
+
 /// The newest entries first, up to `limit`.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn read(path: &Path, filter: &Filter, limit: usize) -> Result<Vec<Entry>> {
+pub fn read(path: &Path, filter: &Filter, limit: usize) -> Result<Found> {
     let mut conditions = vec!["true"];
     let mut parameters: Vec<Box<dyn ToSql>> = Vec::new();
     let mut add = |condition, parameter: Option<Box<dyn ToSql>>| {
@@ -85,18 +98,37 @@ pub fn read(path: &Path, filter: &Filter, limit: usize) -> Result<Vec<Entry>> {
     add("id > ?", filter.after.map(|after| Box::new(after) as Box<dyn ToSql>));
     let sql = format!(
         "SELECT id, ended_micros, sink, outcome, batches, transactions, changes, dead_letters, bytes, took_micros,
-                attempts, lsn, problem, tables
-           FROM entries WHERE {} ORDER BY id DESC LIMIT ?",
-        conditions.join(" AND ")
+                attempts, lsn, problem, tables{}
+           FROM entries WHERE {} ORDER BY id DESC{}",
+        if filter.key.is_some() { ", (SELECT hashes FROM keys WHERE entry = id)" } else { "" },
+        conditions.join(" AND "),
+        // Where a key is looked for, how far to read shows only on the way.
+        if filter.key.is_some() { "" } else { " LIMIT ?" }
     );
-    parameters.push(Box::new(limit as i64));
-    let read = || -> rusqlite::Result<Vec<Entry>> {
+    if filter.key.is_none() {
+        parameters.push(Box::new(limit as i64));
+    }
+    let read = || -> rusqlite::Result<Found> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let mut statement = connection.prepare(&sql)?;
-        let entries = statement.query_map(params_from_iter(&parameters), |row| {
-            Ok(Entry {
+        let mut rows = statement.query(params_from_iter(&parameters))?;
+        let mut found = Found::default();
+        while found.entries.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            if let Some(key) = &filter.key {
+                match row.get_ref(14)?.as_blob_or_null()? {
+                    Some(kept) if holds(kept, key) => {}
+                    Some(_) => continue,
+                    None => {
+                        found.unknown += 1;
+                        continue;
+                    }
+                }
+            }
+            found.entries.push(Entry {
                 id: row.get(0)?,
                 ended_micros: row.get(1)?,
                 sink: row.get(2)?,
@@ -111,9 +143,9 @@ pub fn read(path: &Path, filter: &Filter, limit: usize) -> Result<Vec<Entry>> {
                 lsn: row.get(11)?,
                 problem: row.get(12)?,
                 tables: serde_json::from_str(&row.get::<_, String>(13)?).unwrap_or_default(),
-            })
-        })?;
-        entries.collect()
+            });
+        }
+        Ok(found)
     };
     read().map_err(|error| Error::transient("reading the sync log").because(error))
 }

@@ -37,7 +37,12 @@ CREATE TABLE IF NOT EXISTS entries (
     problem      TEXT,
     tables       TEXT    NOT NULL DEFAULT '{}' -- how many changes came, by table
 ) STRICT;
-CREATE INDEX IF NOT EXISTS entries_of_sink ON entries (sink, id);";
+CREATE INDEX IF NOT EXISTS entries_of_sink ON entries (sink, id);
+-- Which keys the batches of an entry touched: their hashes, sorted. Not of every entry.
+CREATE TABLE IF NOT EXISTS keys (
+    entry  INTEGER PRIMARY KEY, -- as in entries
+    hashes BLOB NOT NULL
+) STRICT;";
 
 /// The thread's end of the log.
 pub(super) struct Writer {
@@ -115,10 +120,10 @@ impl Writer {
         if self.pending.is_empty() {
             return;
         }
-        let pending = std::mem::take(&mut self.pending);
+        let mut pending = std::mem::take(&mut self.pending);
         self.writes += 1;
         let is_sweep = self.writes % WRITES_PER_SWEEP == 1;
-        match insert(&mut self.connection, &pending).and_then(|()| match is_sweep {
+        match insert(&mut self.connection, &mut pending).and_then(|()| match is_sweep {
             true => sweep(&self.connection, self.bounds),
             false => Ok(()),
         }) {
@@ -144,13 +149,14 @@ impl Applied {
         self.took += other.took;
         self.attempts += other.attempts;
         self.lsn = self.lsn.max(other.lsn);
+        self.keys.add(other.keys);
         for (table, changes) in other.tables {
             *self.tables.entry(table).or_default() += changes;
         }
     }
 }
 
-fn insert(connection: &mut Connection, pending: &HashMap<String, Vec<Pending>>) -> rusqlite::Result<()> {
+fn insert(connection: &mut Connection, pending: &mut HashMap<String, Vec<Pending>>) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     {
         let mut statement = transaction.prepare_cached(
@@ -158,10 +164,14 @@ fn insert(connection: &mut Connection, pending: &HashMap<String, Vec<Pending>>) 
                                   took_micros, attempts, lsn, problem, tables)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?;
+        let mut keep_keys = transaction
+            .prepare_cached("INSERT INTO keys (entry, hashes) VALUES (last_insert_rowid(), ?1)")?;
         for (sink, entries) in pending {
-            for Pending { ended_micros, outcome, applied, problem } in entries {
+            for entry in entries {
+                let keys = entry.applied.keys.take_bytes();
+                let Pending { ended_micros, outcome, applied, problem } = entry;
                 statement.execute(params![
-                    ended_micros,
+                    *ended_micros,
                     sink,
                     outcome.as_str(),
                     applied.batches as i64,
@@ -172,9 +182,12 @@ fn insert(connection: &mut Connection, pending: &HashMap<String, Vec<Pending>>) 
                     applied.took.as_micros() as i64,
                     applied.attempts,
                     applied.lsn.map(|lsn| lsn.to_string()),
-                    problem,
+                    problem.as_deref(),
                     serde_json::json!(applied.tables).to_string()
                 ])?;
+                if let Some(keys) = keys {
+                    keep_keys.execute([keys])?;
+                }
             }
         }
     }
@@ -186,6 +199,14 @@ fn sweep(connection: &Connection, bounds: Bounds) -> rusqlite::Result<()> {
     connection.execute(
         "DELETE FROM entries WHERE id <= (SELECT max(id) FROM entries) - ?1 OR ended_micros < ?2",
         params![bounds.entries_max as i64, oldest],
+    )?;
+    // From the newest on, as many as there is room for.
+    connection.execute(
+        "DELETE FROM keys WHERE entry < coalesce((SELECT min(id) FROM entries), 0) OR entry <= (
+             SELECT max(entry) FROM (
+                 SELECT entry, sum(length(hashes)) OVER (ORDER BY entry DESC) AS bytes FROM keys
+             ) WHERE bytes > ?1)",
+        [bounds.key_bytes_max as i64],
     )?;
     Ok(())
 }
@@ -225,7 +246,7 @@ fn open(path: &Path) -> Result<Connection> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Filter, read};
+    use super::super::{Filter, Keys, read};
     use super::*;
 
     fn pending(ended_micros: i64, changes: u64) -> Pending {
@@ -241,14 +262,17 @@ mod tests {
         let now = unix_micros(SystemTime::now());
         let mut entries: Vec<Pending> = (0..20).map(|changes| pending(now, changes)).collect();
         entries.insert(15, pending(now - 7_200_000_000, 99));
-        insert(&mut connection, &HashMap::from([("eu".to_owned(), entries)])).unwrap();
-        sweep(&connection, Bounds { retention: Duration::from_secs(3_600), entries_max: 10 }).unwrap();
+        insert(&mut connection, &mut HashMap::from([("eu".to_owned(), entries)])).unwrap();
+        let bounds = Bounds { retention: Duration::from_secs(3_600), entries_max: 10, key_bytes_max: 0 };
+        sweep(&connection, bounds).unwrap();
         let kept: Vec<i64> =
-            read(&path, &Filter::default(), 100).unwrap().iter().map(|entry| entry.changes).collect();
+            read(&path, &Filter::default(), 100).unwrap().entries.iter().map(|entry| entry.changes).collect();
         assert_eq!(kept, [19, 18, 17, 16, 15, 14, 13, 12, 11]);
         let filter = Filter { before: Some(20), sink: Some("eu".to_owned()), ..Filter::default() };
-        assert_eq!(read(&path, &filter, 2).unwrap().len(), 2);
-        assert!(read(&path, &Filter { outcome: Some(Outcome::Failed), ..filter }, 2).unwrap().is_empty());
+        assert_eq!(read(&path, &filter, 2).unwrap().entries.len(), 2);
+        assert!(
+            read(&path, &Filter { outcome: Some(Outcome::Failed), ..filter }, 2).unwrap().entries.is_empty()
+        );
     }
 
     #[test]
@@ -270,12 +294,39 @@ mod tests {
             let tables = [(table.to_owned(), changes)].into();
             entries[1].applied.add(Applied { tables, ..Applied::default() });
         }
-        insert(&mut connection, &HashMap::from([("eu".to_owned(), entries.into())])).unwrap();
+        insert(&mut connection, &mut HashMap::from([("eu".to_owned(), entries.into())])).unwrap();
         let of = |table: &str| {
-            read(&path, &Filter { table: Some(table.to_owned()), ..Filter::default() }, 10).unwrap()
+            read(&path, &Filter { table: Some(table.to_owned()), ..Filter::default() }, 10).unwrap().entries
         };
         assert_eq!(of("apps")[0].tables, [("apps".to_owned(), 2), ("sales.notes".to_owned(), 3)].into());
         assert_eq!((of("sales.notes").len(), of("notes").len()), (1, 0));
+    }
+
+    #[test]
+    fn a_key_finds_its_entries_and_says_how_many_may_be_its_own() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("log.db");
+        let mut connection = open(&path).unwrap();
+        // The first one kept no keys; every other one is of the next key.
+        let of = |hash: u32| {
+            let mut entry = pending(unix_micros(SystemTime::now()), 1);
+            entry.applied.tables.insert("apps".to_owned(), 1);
+            entry.applied.keys = if hash == 0 { Keys::UNKNOWN } else { Keys::of([hash % 3].into_iter()) };
+            entry
+        };
+        insert(&mut connection, &mut HashMap::from([("eu".to_owned(), (0..=9).map(of).collect())])).unwrap();
+        let found = |limit: usize, before: Option<i64>| {
+            let filter = Filter { table: Some("apps".to_owned()), before, ..Filter::default() };
+            let found = read(&path, &Filter { key: Some(vec![1, 77]), ..filter }, limit).unwrap();
+            (found.entries.iter().map(|entry| entry.id).collect::<Vec<_>>(), found.unknown)
+        };
+        assert_eq!(found(10, None), (vec![8, 5, 2], 1));
+        assert_eq!(found(2, None), (vec![8, 5], 0));
+        assert_eq!(found(2, Some(5)), (vec![2], 1));
+        // Of the last three entries, four bytes each, there is room for the keys.
+        let bounds = Bounds { retention: Duration::from_secs(3_600), entries_max: 9, key_bytes_max: 15 };
+        sweep(&connection, bounds).unwrap();
+        assert_eq!(found(10, None), (vec![8], 6));
     }
 
     #[test]

@@ -7,10 +7,12 @@ use clap::Args;
 use super::plan::{changes, name_of};
 use crate::app::cli::Global;
 use crate::app::commands::refill::{asked, run_until_filled};
+use crate::app::d1::{Transports, place};
 use crate::app::evolution::{Left, SinkChanges};
 use crate::config::{Config, SchemaChanges, SinkTarget};
-use crate::error::{Error, Result};
-use crate::sink::sqlite::{self, Prune};
+use crate::error::Result;
+use crate::sink::alter::Prune;
+use crate::sink::{d1, sqlite};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,16 +73,22 @@ fn is_confirmed(sinks: &[SinkChanges]) -> Result<bool> {
 }
 
 fn drop_left(config: &Config, sinks: &[SinkChanges]) -> Result<()> {
+    let transports = Transports::new(config);
     for (sink, changes) in config.sinks.iter().zip(sinks) {
         if changes.left.is_empty() {
             continue;
         }
-        let SinkTarget::Sqlite { path } = &sink.target else {
-            return Err(Error::halt(format!("sink {}: only SQLite files can be pruned yet", sink.name))
-                .hint("drop it in the database yourself"));
-        };
         let prunes: Vec<Prune> = changes.left.iter().map(prune_of).collect();
-        sqlite::prune(path, &prunes)?;
+        match &sink.target {
+            SinkTarget::Sqlite { path } => sqlite::prune(path, &prunes)?,
+            SinkTarget::D1(..) | SinkTarget::D1Worker(..) => {
+                // Dropping may take as long as D1 lets it.
+                if let Some(mut transport) = transports.connect(&sink.target, None)? {
+                    d1::prune(&mut *transport, &place(&sink.target), &prunes)?;
+                }
+            }
+            SinkTarget::Null => {}
+        }
         changes.left.iter().for_each(|left| eprintln!("sink {}: {} is dropped", sink.name, name_of(left)));
     }
     Ok(())

@@ -81,15 +81,11 @@ impl Gatherer {
             Ok((found, answer)) => self.judged(address, found, answer),
             Err(error) => {
                 self.client = None;
-                let source = SourceStatus {
-                    address,
-                    problem: Some(error.chain()),
-                    hint: error.hint_text().map(str::to_owned),
-                    ..SourceStatus::default()
-                };
+                let mut status = Status::without_source(&error);
+                status.source.address = address;
                 let found = self.look_at_sinks().await.unwrap_or_default();
-                let sinks = found.into_iter().map(|found| found.status).collect();
-                Status { is_ok: false, engine: None, source, slot: None, sinks, abandoned_copies: Vec::new() }
+                status.sinks = found.into_iter().map(|found| found.status).collect();
+                status
             }
         }
     }
@@ -286,6 +282,19 @@ fn look(sink: &config::Sink, replica: Result<Replica, Unreadable>) -> Found {
     Found { status, checkpoint }
 }
 
+impl Status {
+    /// What there is to say where the source cannot be asked.
+    pub fn without_source(error: &Error) -> Status {
+        let source = SourceStatus {
+            problem: Some(error.chain()),
+            hint: error.hint_text().map(str::to_owned),
+            ..SourceStatus::default()
+        };
+        let (sinks, abandoned_copies) = (Vec::new(), Vec::new());
+        Status { is_ok: false, engine: None, source, slot: None, sinks, abandoned_copies }
+    }
+}
+
 impl CopyStatus {
     fn new(copy: &Slot) -> Self {
         let unsigned = |bytes: i64| bytes.max(0).unsigned_abs();
@@ -317,7 +326,7 @@ fn table(stored: &StoredTable, position: Lsn) -> TableStatus {
     }
 }
 
-fn cost(D1Facts { usage, bytes }: &D1Facts) -> CostStatus {
+fn cost(D1Facts { usage, bytes, .. }: &D1Facts) -> CostStatus {
     CostStatus {
         rows_written: usage.rows_written,
         requests: usage.requests,

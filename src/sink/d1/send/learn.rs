@@ -65,7 +65,7 @@ impl Session {
                 }
                 Ok(Sent::Again)
             }
-            Verdict::SchemaMissing => Err(open::what_is_missing(transport, &self.plan, &failure)?),
+            Verdict::SchemaMissing => Err(open::what_is_missing(transport, self.sql.written(), &failure)?),
             Verdict::Throttled { .. }
             | Verdict::Busy
             | Verdict::Full
@@ -96,7 +96,10 @@ impl Session {
                 false => lost("its checkpoint is an older engine's"),
             });
         }
-        if found.sequence < known.sequence || found.checkpoint.lsn < known.checkpoint.lsn {
+        // Only what begins anew moves it anywhere.
+        let is_meant =
+            self.pending.as_ref().is_some_and(|pending| pending.end.lsn == Some(found.checkpoint.lsn));
+        if found.sequence < known.sequence || found.checkpoint.lsn < known.checkpoint.lsn && !is_meant {
             return Err(lost(&format!(
                 "its checkpoint went back from {} (request {}) to {} (request {})",
                 known.checkpoint.lsn, known.sequence, found.checkpoint.lsn, found.sequence

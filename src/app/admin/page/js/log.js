@@ -16,12 +16,16 @@ let isLogLoaded = false;
 
 function logFilter() {
   const at = (id) => ($(id).value ? new Date($(id).value) : null);
-  return { sink: $("log-sink").value, outcome: $("log-outcome").value, since: at("log-since"), until: at("log-until") };
+  return {
+    sink: $("log-sink").value, table: $("log-table").value, key: keyIn($("log-key")), outcome: $("log-outcome").value,
+    since: at("log-since"), until: at("log-until"),
+  };
 }
 
-function passes(entry, { sink, outcome, since, until }) {
+/** Whether it fits, but for the key. */
+function passes(entry, { sink, table, outcome, since, until }) {
   const ended = entry.ended_micros / 1000;
-  return (!sink || entry.sink === sink) && (!outcome || entry.outcome === outcome)
+  return (!sink || entry.sink === sink) && (!table || Object.hasOwn(entry.tables, table)) && (!outcome || entry.outcome === outcome)
     && (!since || ended >= since.getTime()) && (!until || ended < until.getTime());
 }
 
@@ -46,19 +50,22 @@ function entryItem(entry) {
 async function loadLog(before = null) {
   const round = ++logRound;
   if (!before) comingEntries = [];
-  const { sink, outcome, since, until } = logFilter();
+  const { sink, table, key, outcome, since, until } = logFilter();
   const query = new URLSearchParams({ limit: ENTRIES_PER_PAGE });
   if (sink) query.set("sink", sink);
+  if (table) query.set("table", table);
+  if (key) query.set("key", key);
   if (outcome) query.set("outcome", outcome);
   if (since) query.set("since", since.toISOString());
   if (until) query.set("until", until.toISOString());
   if (before) query.set("before", before);
   let page;
   try {
-    page = await send("GET", `/logs?${query}`);
+    // Whether a row is there is nobody's business who may not see it.
+    page = await (key ? request : send)("GET", `/logs?${query}`);
   } catch (error) {
     comingEntries = null;
-    setText($("log-note"), error instanceof Refusal ? error.text : "The log cannot be read now.");
+    setText($("log-note"), error instanceof Refusal ? error.text : error instanceof Declined ? "Without the secret, no row is looked for." : "The log cannot be read now.");
     return;
   }
   // The filter may have changed meanwhile.
@@ -76,7 +83,9 @@ async function loadLog(before = null) {
   }
   logNext = page.next;
   show($("log-more"), logNext !== null);
-  setText($("log-note"), $("log-list").children.length === 0 ? "There is nothing yet that fits." : "");
+  const unknown = page.unknown > 0
+    ? `${page.unknown === 1 ? "1 entry of this table does not say" : `${count(page.unknown)} entries of this table do not say`} which rows were touched.` : "";
+  setText($("log-note"), [$("log-list").children.length === 0 ? "There is nothing yet that fits." : "", unknown].join(" ").trim());
 }
 
 /** New entries, the oldest first. */
@@ -86,6 +95,11 @@ function addEntries(entries) {
     return;
   }
   const filter = logFilter();
+  if (filter.key) {
+    // Which rows they touched, only the log itself can tell.
+    if (entries.some((entry) => entry.id > newestEntry && passes(entry, filter))) loadLog();
+    return;
+  }
   for (const entry of entries) {
     if (entry.id <= newestEntry || !passes(entry, filter)) continue;
     newestEntry = entry.id;
@@ -100,8 +114,12 @@ function addEntries(entries) {
   }
 }
 
+$("log-table").addEventListener("change", () => showKeyFields($("log-key"), $("log-table").value));
 $("log-form").addEventListener("change", () => void loadLog());
 // The fields are empty only after this event.
-$("log-form").addEventListener("reset", () => setTimeout(() => loadLog()));
+$("log-form").addEventListener("reset", () => setTimeout(() => {
+  $("log-key").replaceChildren();
+  void loadLog();
+}));
 $("log-form").addEventListener("submit", (event) => event.preventDefault());
 $("log-more").addEventListener("click", () => act($("log-more"), () => loadLog(logNext)));

@@ -17,16 +17,25 @@ function showRowForm({ tables }) {
   $("row-form").dataset.tables = changed;
   rowTables = tables;
   setOptions($("row-table"), tables.map(({ name }) => ({ value: name, text: name })));
-  showKeyFields();
+  showKeyFields($("row-key"), $("row-table").value, { required: true });
+  setOptions($("log-table"), [{ value: "", text: "all" }, ...tables.map(({ name }) => ({ value: name, text: name }))]);
+  showKeyFields($("log-key"), $("log-table").value);
 }
 
-/** One field for each column of the chosen table's key. */
-function showKeyFields() {
-  const table = rowTables.find(({ name }) => name === $("row-table").value);
+/** One field for each column of the table's key. */
+function showKeyFields(container, chosen, attributes) {
+  const table = rowTables.find(({ name }) => name === chosen);
   const fields = (table?.key ?? []).map((column) => h("label", { class: "field" },
     h("span", null, foreign(column)),
-    h("input", { type: "text", required: true, spellcheck: "false", autocapitalize: "off", autocomplete: "off", dir: "auto" })));
-  $("row-key").replaceChildren(...fields);
+    h("input", { type: "text", spellcheck: "false", autocapitalize: "off", autocomplete: "off", dir: "auto", ...attributes })));
+  container.replaceChildren(...fields);
+}
+
+/** The key in these fields as a request writes it; empty where a part of it is. */
+function keyIn(container) {
+  const key = [...container.querySelectorAll("input")].map((input) => input.value);
+  if (key.includes("")) return "";
+  return key.length > 1 ? JSON.stringify(key) : key[0] ?? "";
 }
 
 function shownValue(value) {
@@ -81,12 +90,11 @@ function showTrace(trace) {
       ]), cards));
 }
 
-$("row-table").addEventListener("change", showKeyFields);
+$("row-table").addEventListener("change", () => showKeyFields($("row-key"), $("row-table").value, { required: true }));
 $("row-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const table = $("row-table").value;
-  const key = [...$("row-key").querySelectorAll("input")].map((input) => input.value);
-  const path = [table, key.length === 1 ? key[0] : JSON.stringify(key)].map(encodeURIComponent).join("/");
+  const path = [table, keyIn($("row-key"))].map(encodeURIComponent).join("/");
   act(event.submitter ?? event.target.querySelector("button"), async () => {
     $("row-result").replaceChildren(h("p", { class: "quiet-text" }, "Looking…"));
     try {

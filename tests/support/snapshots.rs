@@ -1,13 +1,27 @@
-//! A model of Postgres with what makes a backfill hard: what its snapshots see, and what is in its WAL.
+//! A model of Postgres with what makes a backfill hard: what its snapshots see, and what is in its WAL. A commit is
+//! there, and may be delivered, before it is visible; xids are given out in another order than commits; updates leave
+//! unchanged TOAST out; keys change; rows come back under their key; the table is emptied.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use walcast::Lsn;
 use walcast::capture::chunk::InDoubt;
+use walcast::capture::copy_text::CopyRows;
 use walcast::capture::snapshot::ReadPoint;
+use walcast::capture::table::ReplicaIdentity;
+use walcast::encode::plan::Plan;
+use walcast::encode::schema_file::SchemaFile;
 
 use super::wire::{self, Value, text};
-use super::{IDS, ITEMS, Rows};
+
+/// The table's oid.
+pub const ITEMS: u32 = 50_001;
+/// Ids go from 1 up to this.
+pub const IDS: i64 = 30;
+
+/// By id: name, and the note that updates may leave out.
+pub type Rows = BTreeMap<i64, [String; 2]>;
 
 /// Postgres: what its snapshots see, and what is in its WAL.
 pub struct Source {
@@ -69,7 +83,7 @@ impl Source {
         self.next_xid
     }
 
-    fn end(&mut self, xid: u64) {
+    pub fn end(&mut self, xid: u64) {
         self.running.remove(&xid);
         self.xmax = self.xmax.max(xid + 1);
     }
@@ -218,4 +232,23 @@ fn apply(rows: &mut Rows, committed: &Committed) {
 
 fn word(rng: &mut fastrand::Rng) -> String {
     (0..rng.usize(1..8)).map(|_| rng.alphabetic()).collect()
+}
+
+/// Rows as COPY writes them.
+pub fn copy<'a>(rows: impl Iterator<Item = (&'a i64, &'a [String; 2])>) -> CopyRows {
+    let mut copied = CopyRows::default();
+    for (id, [name, note]) in rows {
+        copied.push(format!("{id}\t{name}\t{note}\n").as_bytes());
+    }
+    copied
+}
+
+/// The plan whose replicas have ids of this type.
+pub fn plan(id_type: &str) -> Arc<Plan> {
+    let columns = format!(r#"{{ "id": "{id_type}", "name": "TEXT", "note": "TEXT" }}"#);
+    let schema = format!(r#"{{ "items": {{ "primaryKey": "id", "columns": {columns} }} }}"#);
+    let schema = SchemaFile::parse("schema.json", &schema).unwrap();
+    let columns = [("id", 20), ("name", 25), ("note", 25)];
+    let tables = [wire::table(ITEMS, "items", &columns, &["id"], ReplicaIdentity::Default)];
+    Arc::new(Plan::new(&schema, &tables).unwrap())
 }

@@ -1,0 +1,310 @@
+//! The readers, step by step: as `app::fill` has them, without a server.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use walcast::Lsn;
+use walcast::app::fill::gate::{Gate, Offered};
+use walcast::app::fill::job::{Job, jobs};
+use walcast::capture::chunk::{InDoubt, Key, KeyRange};
+use walcast::capture::copy_text::CopyRows;
+use walcast::capture::snapshot::{CommitId, ReadPoint};
+use walcast::encode::chunk;
+use walcast::encode::plan::Plan;
+use walcast::encode::run::Run;
+use walcast::encode::touched::Ticket;
+use walcast::fanout::fill::{Action, FillStep, OwedKey, RangeFill, TableFill};
+use walcast::fanout::outlets::Outlets;
+use walcast::fanout::progress::Progress;
+use walcast::fanout::worker::Delivery;
+
+use super::snapshots::{IDS, Rows, Source, copy};
+use super::{Seen, Without};
+
+/// The table that is filled, by its index in the plan.
+const TABLE: usize = 0;
+
+/// All readers of an engine.
+pub struct Readers {
+    readers: Vec<Reader>,
+    /// Whether whatever was delivered before is visible to every read.
+    is_ready: bool,
+    is_watched: bool,
+    gate: Arc<Gate>,
+    outlets: Arc<Outlets>,
+    progress: Progress,
+    plan: Arc<Plan>,
+    without: Without,
+}
+
+#[derive(Default)]
+struct Reader {
+    job: Option<Job>,
+    at: At,
+}
+
+/// What a reader does next for its job.
+#[derive(Default)]
+enum At {
+    /// It makes sure that the table can be read.
+    #[default]
+    Start,
+    /// It waits until this is visible.
+    Doubt(InDoubt, u64),
+    /// It may begin.
+    Ready,
+    /// It has begun; the snapshot is not taken yet.
+    Opened(Ticket, u64),
+    /// It is read, and waits for its place in the queues.
+    Read(Box<Read>),
+}
+
+struct Read {
+    /// The read point stays known while this is held.
+    _ticket: Ticket,
+    generation: u64,
+    read_point: ReadPoint,
+    run: Option<Run>,
+    last_key: Option<Key>,
+    is_last: bool,
+    seen_lsn: Lsn,
+}
+
+impl Readers {
+    pub fn new(
+        count: usize,
+        without: Without,
+        (gate, outlets): (&Arc<Gate>, &Arc<Outlets>),
+        progress: Progress,
+        plan: &Arc<Plan>,
+    ) -> Readers {
+        Readers {
+            readers: (0..count).map(|_| Reader::default()).collect(),
+            is_ready: false,
+            is_watched: false,
+            gate: gate.clone(),
+            outlets: outlets.clone(),
+            progress,
+            plan: plan.clone(),
+            without,
+        }
+    }
+
+    /// Sends a step without rows, unless the river is inside a transaction.
+    pub fn send(&self, action: Action) -> bool {
+        let mut action = Some(action);
+        self.gate.send_step(|| FillStep {
+            table: TABLE,
+            action: action.take().unwrap(),
+            sent_at: Lsn::ZERO,
+            receipt: None,
+        })
+    }
+
+    /// One reader goes one step.
+    pub fn step(&mut self, source: &mut Source, rng: &mut fastrand::Rng, seen: &mut Seen) {
+        let index = rng.usize(..self.readers.len());
+        let Reader { job, at } = std::mem::take(&mut self.readers[index]);
+        // Its connection breaks now and then.
+        let next = match job.or_else(|| self.take(rng)) {
+            Some(_) if rng.u32(..100) == 0 => {
+                self.is_ready = false;
+                None
+            }
+            Some(job) => self.work(job, at, source, rng, seen),
+            None => None,
+        };
+        match next {
+            Some((job, at)) => self.readers[index] = Reader { job: Some(job), at },
+            None => {
+                if self.gate.restart_if_blind() {
+                    seen.blind += 1;
+                    self.is_ready = false;
+                }
+            }
+        }
+    }
+
+    /// The next job that nobody does yet.
+    fn take(&mut self, rng: &mut fastrand::Rng) -> Option<Job> {
+        let jobs = jobs(&self.progress, self.plan.tables.len());
+        let busy: Vec<&Job> = self.readers.iter().filter_map(|reader| reader.job.as_ref()).collect();
+        let needed: BTreeSet<usize> = jobs.iter().chain(busy.iter().copied()).map(Job::table).collect();
+        let free: Vec<Job> =
+            jobs.into_iter().filter(|job| !busy.iter().any(|other| other.is_in_the_way_of(job))).collect();
+        if !needed.contains(&TABLE) {
+            self.is_ready = false;
+            if std::mem::take(&mut self.is_watched) {
+                self.gate.unwatch(TABLE);
+            }
+        }
+        (!free.is_empty()).then(|| free[rng.usize(..free.len())].clone())
+    }
+
+    /// What the reader does next, if anything.
+    fn work(
+        &mut self,
+        job: Job,
+        at: At,
+        source: &mut Source,
+        rng: &mut fastrand::Rng,
+        seen: &mut Seen,
+    ) -> Option<(Job, At)> {
+        let at = match at {
+            At::Start if self.is_ready => At::Ready,
+            At::Start => {
+                self.gate.watch(TABLE);
+                self.is_watched = true;
+                let generation = self.gate.generation();
+                At::Doubt(source.in_doubt(), generation)
+            }
+            At::Doubt(in_doubt, generation) => {
+                let read_point = source.snapshot();
+                let is_settled = in_doubt.is_settled(&read_point) || self.without == Without::Doubt;
+                match is_settled.then(|| self.gate.begin(&read_point, generation)) {
+                    Some(Some(horizon)) if horizon.open().saw(&read_point) => {
+                        self.is_ready = true;
+                        At::Ready
+                    }
+                    // What was in doubt when the log began anew is another question.
+                    Some(None) => At::Start,
+                    Some(Some(_)) | None => At::Doubt(in_doubt, generation),
+                }
+            }
+            At::Ready => match &job {
+                Job::Begin(_) => return (!self.begin(rng)).then_some((job, At::Ready)),
+                Job::Range(..) | Job::Owed(..) => match self.gate.horizon() {
+                    Some((horizon, generation)) => At::Opened(horizon.open(), generation),
+                    None => {
+                        self.is_ready = false;
+                        return None;
+                    }
+                },
+            },
+            At::Opened(ticket, generation) => self.read(&job, ticket, generation, source, rng, seen),
+            At::Read(read) => return self.offer(job, *read, rng, seen),
+        };
+        Some((job, at))
+    }
+
+    fn begin(&self, rng: &mut fastrand::Rng) -> bool {
+        let keys = (0..rng.usize(..3)).map(|part| Key(vec![(IDS / 3 * (part as i64 + 1)).to_string()]));
+        let ranges = KeyRange::between(keys.collect());
+        let fill = TableFill {
+            key_columns: vec!["id".to_owned()],
+            ranges: ranges.into_iter().map(|rest| RangeFill { rest, is_done: false }).collect(),
+            ..TableFill::waiting(IDS as u64)
+        };
+        self.send(Action::Begin { fill, sinks: None })
+    }
+
+    fn read(
+        &self,
+        job: &Job,
+        ticket: Ticket,
+        generation: u64,
+        source: &Source,
+        rng: &mut fastrand::Rng,
+        seen: &mut Seen,
+    ) -> At {
+        if source.limbo.iter().any(|&index| source.wal[index].empties) {
+            // It waits for its lock.
+            return At::Opened(ticket, generation);
+        }
+        let (read_point, rows) = (source.snapshot(), &source.visible);
+        let limit = rng.usize(1..6);
+        let (rows, last_key, is_last) = match job {
+            Job::Range(_, rest) => range(rows, rest, limit),
+            Job::Owed(_, owed) => (by_key(rows, owed), None, true),
+            Job::Begin(_) => panic!("nothing is read to begin"),
+        };
+        let cause = |owed: &OwedKey| CommitId { xid: owed.xid, commit_lsn: owed.commit_lsn };
+        let is_seen = match job {
+            Job::Owed(_, owed) => owed.iter().all(|owed| read_point.sees(cause(owed))),
+            Job::Range(..) | Job::Begin(_) => true,
+        };
+        if !ticket.saw(&read_point) || !is_seen {
+            seen.refused_reads += 1;
+            return At::Ready;
+        }
+        let run = Some(chunk::encode(&rows, TABLE, &self.plan).unwrap());
+        let seen_lsn = Lsn(source.lsn);
+        let read = Read { _ticket: ticket, generation, read_point, run, last_key, is_last, seen_lsn };
+        At::Read(Box::new(read))
+    }
+
+    fn offer(
+        &mut self,
+        job: Job,
+        mut read: Read,
+        rng: &mut fastrand::Rng,
+        seen: &mut Seen,
+    ) -> Option<(Job, At)> {
+        let (last_key, is_last, seen_lsn) = (read.last_key.clone(), read.is_last, read.seen_lsn);
+        let action = |run| match &job {
+            Job::Range(_, rest) => Action::Chunk { rest: rest.clone(), last_key, is_last, run, seen_lsn },
+            Job::Owed(_, owed) => Action::Paid { owed: owed.clone(), run, seen_lsn },
+            Job::Begin(_) => panic!("nothing is read to begin"),
+        };
+        let make = |run| FillStep {
+            table: TABLE,
+            action: action(run),
+            sent_at: self.outlets.position(),
+            receipt: None,
+        };
+        let offered = match self.without {
+            Without::Gate => self.pass_by(&mut read.run, make),
+            Without::Nothing | Without::Doubt => {
+                self.gate.offer(TABLE, &mut read.run, (&read.read_point, read.generation), make)
+            }
+        };
+        match (offered, job) {
+            (Offered::NotNow, job) => Some((job, At::Read(Box::new(read)))),
+            (Offered::Stale, job) => {
+                seen.stale += 1;
+                (!self.gate.restart_if_blind()).then_some((job, At::Ready)).or_else(|| {
+                    seen.blind += 1;
+                    self.is_ready = false;
+                    None
+                })
+            }
+            (Offered::Sent, Job::Range(table, mut rest)) => {
+                seen.chunks += 1;
+                // It goes on before the sinks have it, or looks for something else.
+                if read.is_last || rng.bool() {
+                    return None;
+                }
+                rest.after = read.last_key.or(rest.after);
+                Some((Job::Range(table, rest), At::Ready))
+            }
+            (Offered::Sent, Job::Owed(..) | Job::Begin(_)) => {
+                seen.paid += 1;
+                None
+            }
+        }
+    }
+
+    /// Past the gate.
+    fn pass_by(&self, run: &mut Option<Run>, make: impl FnOnce(Arc<Run>) -> FillStep) -> Offered {
+        let is_sent = self.outlets.send_between(|| {
+            let run = Arc::new(run.take().unwrap());
+            vec![Delivery::Fill(Arc::new(make(run)))]
+        });
+        if is_sent { Offered::Sent } else { Offered::NotNow }
+    }
+}
+
+/// The first rows of a range, the last one's key, and whether there are no more.
+fn range(rows: &Rows, rest: &KeyRange, limit: usize) -> (CopyRows, Option<Key>, bool) {
+    let id = |key: &Option<Key>| key.as_ref().map(|key| key.0[0].parse::<i64>().unwrap());
+    let (after, up_to) = (id(&rest.after).unwrap_or(0), id(&rest.up_to).unwrap_or(i64::MAX));
+    let found: Vec<_> = rows.iter().filter(|(id, _)| (after + 1..=up_to).contains(*id)).take(limit).collect();
+    let last_key = found.last().map(|(id, _)| Key(vec![id.to_string()]));
+    let is_last = found.len() < limit;
+    (copy(found.into_iter()), last_key, is_last)
+}
+
+fn by_key(rows: &Rows, owed: &[OwedKey]) -> CopyRows {
+    let ids: BTreeSet<i64> = owed.iter().map(|owed| owed.key[0].parse().unwrap()).collect();
+    copy(rows.iter().filter(|(id, _)| ids.contains(id)))
+}

@@ -1,0 +1,190 @@
+//! A running engine reads its configuration again: tables and regions come and go under a writer, and what will not do is
+//! refused whole.
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/pipeline.rs"]
+mod pipeline;
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::{Answer, Api};
+use pipeline::{Pipeline, Session};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+const CREATE: &str = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int);
+                      CREATE TABLE u (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int);
+                      INSERT INTO t (n) SELECT i FROM generate_series(1, 500) i;
+                      INSERT INTO u (n) SELECT i FROM generate_series(1, 500) i";
+const SECRET: &str = "a-secret-of-more-than-thirty-two-characters";
+const T: &str = "SELECT * FROM t ORDER BY id";
+const U: &str = "SELECT * FROM u ORDER BY id";
+
+fn schema(tables: &[&str]) -> Value {
+    let table = json!({"primaryKey": "id", "columns": {"id": "INTEGER", "n": "INTEGER"}});
+    tables.iter().map(|&name| (name.to_owned(), table.clone())).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// A pipeline that replicates `t`, its regions filled, and its API. `lines` end `[admin]` and may begin other sections.
+fn started(lines: &str) -> (Pipeline, Api) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut pipeline = Pipeline::builder()
+        .sections(&format!("[admin]\nlisten = \"127.0.0.1:{port}\"\nsecret = \"{SECRET}\"\n{lines}\n"))
+        .build(CREATE, &schema(&["t"]));
+    pipeline.start();
+    ["eu", "na"].into_iter().for_each(|sink| pipeline.filled(sink));
+    let api = Api::of(&pipeline);
+    (pipeline, api)
+}
+
+fn reload(api: &Api) -> Answer {
+    api.post_with(SECRET, "/reload?wait=true&timeout=60s")
+}
+
+/// Reloads, and returns what became of it.
+fn reloaded(api: &Api) -> String {
+    let answer = reload(api);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["outcome"].as_str().unwrap().to_owned()
+}
+
+fn config(pipeline: &Pipeline) -> String {
+    fs::read_to_string(pipeline.path("walcast.toml")).unwrap()
+}
+
+fn epoch(pipeline: &Pipeline, sink: &str) -> i64 {
+    pipeline.replica(sink).checkpoint().unwrap().epoch
+}
+
+fn walcast(pipeline: &Pipeline, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_walcast"))
+        .args(arguments)
+        .env_clear()
+        .current_dir(pipeline.path(""))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Does this while somebody writes to both tables, and returns once all that was written is in the regions.
+fn under_writes(pipeline: &mut Pipeline, act: impl FnOnce(&mut Pipeline)) {
+    let (stop, url) = (AtomicBool::new(false), pipeline.cluster.url());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let session = Session::connect(&url).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                for table in ["t", "u"] {
+                    let sql = format!(
+                        "INSERT INTO {table} (n) VALUES (0); UPDATE {table} SET n = n + 1 WHERE id % 97 = 3;
+                         DELETE FROM {table} WHERE id % 101 = 7"
+                    );
+                    session.exec(&sql).unwrap();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        });
+        let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(pipeline)));
+        stop.store(true, Ordering::Relaxed);
+        acted.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    pipeline.catch_up();
+}
+
+#[test]
+fn a_table_comes_and_goes_under_a_writer() {
+    let (mut pipeline, api) = started("");
+    under_writes(&mut pipeline, |pipeline| {
+        pipeline.write_schema(&schema(&["t", "u"]));
+        assert_eq!(reloaded(&api), "other tables");
+        ["eu", "na"].into_iter().for_each(|sink| pipeline.filled(sink));
+        let tables = api.get("/status").json()["sinks"][0]["tables"].as_array().unwrap().len();
+        assert_eq!(tables, 2);
+    });
+    pipeline.assert_equal(T, T);
+    pipeline.assert_equal(U, U);
+    under_writes(&mut pipeline, |pipeline| {
+        pipeline.write_schema(&schema(&["u"]));
+        let output = walcast(pipeline, &["reload"]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "done: other tables\n");
+    });
+    pipeline.assert_equal(U, U);
+    let left = pipeline.replica("eu").rows(T);
+    pipeline.exec("DELETE FROM t");
+    pipeline.catch_up();
+    assert_eq!(pipeline.replica("eu").rows(T), left, "a table that was taken out stays as it is");
+    let job = walcast(&pipeline, &["reload", "--json"]);
+    let job: Value = serde_json::from_slice(&job.stdout).unwrap();
+    assert_eq!((&job["kind"], &job["outcome"]), (&json!("reload"), &json!("nothing has changed")));
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn what_will_not_do_is_refused_whole_and_the_old_configuration_stays_in_force() {
+    let (mut pipeline, api) = started("");
+    api.send("POST", "/reload", &[], "").assert_problem(401, "unauthorized");
+    api.post_with("wrong", "/reload").assert_problem(401, "unauthorized");
+    api.post_with(SECRET, "/reload?wait=perhaps").assert_problem(400, "bad-request");
+    let (good, epochs) = (config(&pipeline), ["eu", "na"].map(|sink| epoch(&pipeline, sink)));
+    // Each comes with a region that would do.
+    let region = "[[sink]]\nname = \"ap\"\ntype = \"sqlite\"\npath = \"ap.db\"\n";
+    let with = |from: &str, to: &str| good.replace(from, to) + region;
+    let (twice, table) =
+        (format!("{region}{region}"), json!({"primaryKey": "id", "columns": {"id": "INTEGER"}}));
+    pipeline.exec("CREATE DATABASE other");
+    let other = pipeline.cluster.url();
+    let to_other = other.replace("@/postgres", "@/other");
+    Session::connect(&to_other).unwrap().exec(CREATE).unwrap();
+    for (config, tables, says) in [
+        ("[source".to_owned(), schema(&["t"]), "walcast.toml:1"),
+        (good.clone() + &twice, schema(&["t"]), "sink[3].name: sink[2] has this name already"),
+        (with("[retry]", "[retry]\ninitial = \"1h\""), schema(&["t"]), "retry.initial"),
+        (with("[admin]", "[log]\nlevel = \"debug\"\n[admin]"), schema(&["t"]), "cannot change log.level"),
+        (with("[source]", "[source]\nslot = \"other\""), schema(&["t"]), "cannot change source.slot"),
+        (with(&other, &to_other), schema(&["t"]), "cannot change source.url to another database"),
+        (with("", ""), json!({"t": 1}), "schema.json"),
+        (with("", ""), json!({"t": table, "v": table}), "v does not exist at the source"),
+    ] {
+        fs::write(pipeline.path("walcast.toml"), config).unwrap();
+        pipeline.write_schema(&tables);
+        let answer = reload(&api);
+        answer.assert_problem(400, "config");
+        assert!(answer.json()["message"].as_str().unwrap().contains(says), "{says}: {answer:?}");
+        assert!(!walcast(&pipeline, &["reload"]).status.success());
+    }
+    let refused = "the new configuration is refused, and the old one stays in force";
+    let told = pipeline.log().matches(refused).count();
+    kill_process(Pid::from_raw(pipeline.engine_pid().cast_signed()).unwrap(), Signal::HUP).unwrap();
+    pipeline.eventually("the log to say so once more", || {
+        (pipeline.log().matches(refused).count() > told).then_some(())
+    });
+    pipeline.exec("INSERT INTO t (n) VALUES (7)");
+    pipeline.catch_up();
+    pipeline.assert_equal(T, T);
+    assert_eq!(["eu", "na"].map(|sink| epoch(&pipeline, sink)), epochs, "nobody was opened again");
+    assert!(!pipeline.path("ap.db").exists());
+    let status = api.get("/status").json();
+    assert_eq!(status["sinks"].as_array().unwrap().len(), 2);
+    let jobs = api.get("/jobs").json();
+    assert!(jobs["jobs"].as_array().unwrap().iter().all(|job| job["state"] == "failed"));
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn a_signal_does_the_same_and_what_was_paused_stays_so() {
+    let (mut pipeline, api) = started("");
+    assert_eq!(api.post_with(SECRET, "/sinks/na/pause").status, 200);
+    pipeline.edit_config("[retry]", "[batch]\nmax_rows = 10\n[retry]");
+    kill_process(Pid::from_raw(pipeline.engine_pid().cast_signed()).unwrap(), Signal::HUP).unwrap();
+    pipeline.await_log("the new configuration is in force: other batch");
+    pipeline.eventually("the stream", || (api.get("/readyz").json()["phase"] == "streaming").then_some(()));
+    pipeline.exec("INSERT INTO t (n) VALUES (7)");
+    pipeline.catch_up_one("eu");
+    assert_eq!(pipeline.replica("na").ask("SELECT count(*) FROM t WHERE n = 7 AND id > 500"), "0");
+    assert_eq!(api.post_with(SECRET, "/sinks/na/resume").status, 200);
+    pipeline.catch_up();
+    pipeline.assert_equal(T, T);
+    assert_eq!(pipeline.stop(), Some(0));
+}
