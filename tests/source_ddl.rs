@@ -261,6 +261,78 @@ fn a_table_that_is_created_anew_is_published_and_filled_by_itself() {
 }
 
 #[test]
+fn a_sink_that_is_away_while_a_table_is_created_anew_lacks_nothing_either() {
+    let mut pipeline = started("", &admin());
+    under_load(&mut pipeline, |pipeline| {
+        let api = Api::of(pipeline);
+        assert_eq!(api.post_with(SECRET, "/sinks/na/pause").status, 200);
+        pipeline.exec(
+            "BEGIN; DROP TABLE hot; CREATE TABLE hot (id int PRIMARY KEY, n int, name text);
+             INSERT INTO hot SELECT i, -i, 'again' FROM generate_series(1000, 3000) i; COMMIT",
+        );
+        pipeline.eventually("hot to be filled anew in eu", || {
+            (pipeline.replica("eu").ask("SELECT count(*) FROM hot WHERE n < -1") > "0".to_owned())
+                .then_some(())
+        });
+        assert_eq!(pipeline.replica("na").ask("SELECT count(*) FROM hot WHERE n < -1"), "0");
+        assert_eq!(api.post_with(SECRET, "/sinks/na/resume").status, 200);
+        pipeline.eventually("hot to be filled anew in na", || {
+            (pipeline.replica("na").ask("SELECT count(*) FROM hot WHERE n < -1") > "0".to_owned())
+                .then_some(())
+        });
+        await_live(pipeline);
+    });
+    assert_equal(&pipeline);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn what_came_and_went_while_no_engine_ran_leaves_no_gap() {
+    let mut pipeline = started(PUBLICATION, "");
+    under_load(&mut pipeline, |pipeline| {
+        pipeline.kill();
+        pipeline.exec("INSERT INTO hot VALUES (20000, 1, 'fits')");
+        pipeline.exec("ALTER TABLE hot DROP COLUMN n; DELETE FROM hot WHERE id = 20000 OR id < 50");
+        pipeline.exec("ALTER TABLE hot ADD COLUMN n int DEFAULT 3; INSERT INTO hot (id) VALUES (20001)");
+        pipeline.start();
+        pipeline.await_log("it goes on, and is filled anew");
+        await_live(pipeline);
+    });
+    assert_equal(&pipeline);
+    assert_eq!(pipeline.replica("eu").dead_letters(), [""; 0]);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn a_table_of_d1_databases_stops_and_goes_on_beside_the_one_that_is_read() {
+    let budget = "[d1]\nrequests_per_5_minutes = 100000\n";
+    let builder = Pipeline::builder().d1("eu", "").d1_worker("na", "").sections(budget);
+    let mut pipeline = builder.build(&format!("{TABLES}{PUBLICATION}"), &schema());
+    pipeline.start();
+    pipeline.await_log("streaming");
+    ["eu", "na"].into_iter().for_each(|sink| pipeline.filled(sink));
+    under_load(&mut pipeline, |pipeline| {
+        pipeline.exec("ALTER TABLE hot DROP COLUMN n");
+        await_stop(pipeline, "column n of table");
+        pipeline.exec("DELETE FROM hot WHERE id BETWEEN 100 AND 200");
+        assert_calm_flows(pipeline);
+        pipeline.kill();
+        pipeline.exec("ALTER TABLE hot ADD COLUMN n int DEFAULT 7");
+        assert!(stopped(pipeline, "eu").is_some());
+        pipeline.start();
+        let is_beside = || pipeline.replica("eu").fills()["hot"].get("is_beside").is_some().then_some(());
+        pipeline.eventually("the new table", is_beside);
+        await_live(pipeline);
+    });
+    assert_equal(&pipeline);
+    for sink in ["eu", "na"] {
+        assert_eq!(pipeline.replica(sink).dead_letters(), [""; 0]);
+    }
+    assert_eq!(pipeline.stop(), Some(0));
+    assert_eq!(pipeline.broken_limits(), [""; 0]);
+}
+
+#[test]
 fn an_engine_of_which_every_table_is_stopped_goes_on_and_one_comes_back() {
     let mut pipeline = started("", "");
     pipeline.exec("DROP TABLE hot, calm");
