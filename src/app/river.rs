@@ -83,7 +83,8 @@ impl River {
         River::of(Arc::new(CurrentPlan::new(plan)), outlets, options)
     }
 
-    fn of(current: Arc<CurrentPlan>, outlets: Arc<Outlets>, options: RiverOptions) -> Self {
+    /// The same where the plan may be renewed.
+    pub fn of(current: Arc<CurrentPlan>, outlets: Arc<Outlets>, options: RiverOptions) -> Self {
         River {
             decoder: Decoder::new(),
             mapper: Mapper::of(current, options.part_bytes_max, options.needed_from)
