@@ -6,7 +6,7 @@ const TABLE_STATES = {
   "catching-up": { kind: "behind", word: "filled, the stream is coming" },
   waiting: { kind: "behind", word: "waiting to be filled" },
   incomplete: { kind: "bad", word: "left empty" },
-  stopped: { kind: "stopped", word: "cannot be filled" },
+  stopped: { kind: "stopped", word: "stopped" },
 };
 /** States that end by themselves. */
 const TABLE_COMES = new Set(["filling", "catching-up", "waiting"]);
