@@ -145,7 +145,7 @@ fn what_will_not_do_is_refused_whole_and_the_old_configuration_stays_in_force() 
         (with("[source]", "[source]\nslot = \"other\""), schema(&["t"]), "cannot change source.slot"),
         (with(&other, &to_other), schema(&["t"]), "cannot change source.url to another database"),
         (with("", ""), json!({"t": 1}), "schema.json"),
-        (with("", ""), json!({"t": table, "v": table}), "v does not exist at the source"),
+        (with("", ""), json!({"t": table, "v": table}), "\"v\" does not exist at the source"),
     ] {
         fs::write(pipeline.path("walcast.toml"), config).unwrap();
         pipeline.write_schema(&tables);
@@ -186,5 +186,141 @@ fn a_signal_does_the_same_and_what_was_paused_stays_so() {
     assert_eq!(api.post_with(SECRET, "/sinks/na/resume").status, 200);
     pipeline.catch_up();
     pipeline.assert_equal(T, T);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn a_region_comes_and_goes_under_a_writer_and_the_others_are_not_opened_again() {
+    let (mut pipeline, api) = started("");
+    let epochs = ["eu", "na"].map(|sink| epoch(&pipeline, sink));
+    let before = config(&pipeline);
+    under_writes(&mut pipeline, |pipeline| {
+        pipeline.add_sink("ap");
+        assert_eq!(reloaded(&api), "sinks: ap comes");
+        all_right(pipeline, &api);
+    });
+    pipeline.assert_equal(T, T);
+    assert!(api.get("/metrics").body.contains("sink=\"ap\""));
+    let left = pipeline.replica("ap").rows(T);
+    // It goes, and what it was is seen nowhere any more.
+    fs::write(pipeline.path("walcast.toml"), &before).unwrap();
+    assert_eq!(reloaded(&api), "sinks: ap goes");
+    pipeline.exec("INSERT INTO t (n) SELECT 1 FROM generate_series(1, 100)");
+    for sink in ["eu", "na"] {
+        pipeline.catch_up_one(sink);
+    }
+    let now = pipeline.wal_lsn();
+    pipeline.eventually("the slot to be confirmed without it", || {
+        (pipeline.confirmed_flush_lsn()? >= now).then_some(())
+    });
+    assert_eq!(pipeline.replica("ap").rows(T), left, "its replica stays as it was");
+    assert!(!api.get("/metrics").body.contains("sink=\"ap\""));
+    assert_eq!(api.get("/status").json()["sinks"].as_array().unwrap().len(), 2);
+    assert_eq!(api.post_with(SECRET, "/sinks/ap/pause").status, 404);
+    assert_eq!(slots(&pipeline), ["walcast"]);
+    // It comes back: the slot is past it, so it is filled anew; beside it one whose setting is another.
+    let again = before.replace("name = \"na\"", "name = \"na\"\non_rejected = \"halt\"")
+        + "[[sink]]\nname = \"ap\"\ntype = \"sqlite\"\npath = \"ap.db\"\n";
+    fs::write(pipeline.path("walcast.toml"), again).unwrap();
+    assert_eq!(reloaded(&api), "sinks: na begins anew, ap comes");
+    under_writes(&mut pipeline, |pipeline| all_right(pipeline, &api));
+    pipeline.assert_equal(T, T);
+    assert!(api.get("/metrics").body.contains("sink=\"ap\""));
+    assert_eq!(epoch(&pipeline, "eu"), epochs[0], "it was not opened again");
+    assert_eq!(epoch(&pipeline, "na"), epochs[1] + 1);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+/// Waits until every region is there, and filled.
+fn all_right(pipeline: &Pipeline, api: &Api) {
+    pipeline.eventually("every region to be right", || (api.get("/readyz").status == 200).then_some(()));
+}
+
+fn slots(pipeline: &Pipeline) -> Vec<String> {
+    pipeline.eventually("the copies of the slot to be dropped", || {
+        let slots = pipeline.exec("SELECT slot_name FROM pg_replication_slots");
+        (slots.len() == 1).then_some(slots)
+    })
+}
+
+/// Starts the engine while the region `na` is away in this way, writes, and lets it come back: first a new replica, then
+/// one that has everything up to then.
+fn comes_back_by_itself(kind: &str) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut pipeline = Pipeline::builder()
+        .sections(&format!("[admin]\nlisten = \"127.0.0.1:{port}\"\nsecret = \"{SECRET}\"\n"))
+        .sink("eu", "")
+        .d1("na", "")
+        .build(CREATE, &schema(&["t"]));
+    for is_new in [true, false] {
+        pipeline.clear_log();
+        pipeline.order("na", json!({"kind": kind, "times": "until cleared"}));
+        pipeline.start();
+        let api = Api::of(&pipeline);
+        pipeline.await_log("streaming");
+        pipeline.filled("eu");
+        let readiness = api.get("/readyz");
+        assert_eq!((readiness.status, readiness.body.contains("sink na")), (503, true), "{readiness:?}");
+        write_to(&pipeline, &["eu"]);
+        let at = pipeline.replica("na").checkpoint().map(|checkpoint| checkpoint.lsn);
+        assert!(at.is_none_or(|at| pipeline.confirmed_flush_lsn().unwrap() <= at), "the slot waits for it");
+        pipeline.workerd.as_ref().unwrap().clear_faults().unwrap();
+        write_to(&pipeline, &["eu", "na"]);
+        pipeline.filled("na");
+        all_right(&pipeline, &api);
+        pipeline.assert_equal(T, T);
+        assert_eq!(slots(&pipeline), ["walcast"]);
+        assert_eq!(pipeline.log().contains("new replica"), is_new, "it is filled once");
+        assert_eq!(pipeline.stop(), Some(0));
+        assert!(!pipeline.log().contains("filled anew"));
+    }
+}
+
+#[test]
+fn a_region_that_fails_when_the_engine_starts_joins_the_others_once_it_is_there() {
+    comes_back_by_itself("internal-error");
+}
+
+#[test]
+fn a_region_that_hangs_when_the_engine_starts_joins_the_others_once_it_answers() {
+    comes_back_by_itself("hang");
+}
+
+/// Writes, and waits until these regions have it.
+fn write_to(pipeline: &Pipeline, sinks: &[&str]) {
+    for _ in 0..20 {
+        pipeline.exec(
+            "INSERT INTO t (n) SELECT 1 FROM generate_series(1, 10); UPDATE t SET n = n + 1 WHERE id < 9",
+        );
+    }
+    sinks.iter().for_each(|sink| pipeline.catch_up_one(sink));
+}
+
+#[test]
+fn a_fill_goes_on_where_it_was_when_the_pipeline_begins_anew() {
+    let mut pipeline = Pipeline::builder()
+        .sections(&format!(
+            "[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n[backfill]\nchunk_max_bytes = \"32KiB\"\n"
+        ))
+        .build(
+            "CREATE TABLE t (id int PRIMARY KEY, n int, pad text);
+             INSERT INTO t SELECT i, i, repeat('x', 500) FROM generate_series(1, 20000) i; ANALYZE t",
+            &json!({"t": {"primaryKey": "id", "columns": {"id": "INTEGER", "n": "INTEGER", "pad": "TEXT"}}}),
+        );
+    pipeline.start();
+    let api = Api::of(&pipeline);
+    let rows = || {
+        let fill = pipeline.replica("eu").fills();
+        fill.get("t").and_then(|fill| fill["rows"].as_u64()).unwrap_or(0)
+    };
+    pipeline.eventually("some rows", || (rows() > 1000).then_some(()));
+    pipeline.edit_config("[backfill]\n", "[backfill]\nconnections = 1\n");
+    assert_eq!(api.post_with(SECRET, "/reload").status, 202);
+    pipeline.exec("UPDATE t SET n = n + 1 WHERE id % 10 = 0; DELETE FROM t WHERE id % 1000 = 1");
+    ["eu", "na"].into_iter().for_each(|sink| pipeline.filled(sink));
+    pipeline.catch_up();
+    pipeline.assert_equal("SELECT * FROM t ORDER BY id", "SELECT * FROM t ORDER BY id");
+    pipeline.assert_log(&["the new configuration is in force: other backfill"]);
+    assert_eq!(pipeline.log().matches("the fill begins").count(), 1, "it goes on");
     assert_eq!(pipeline.stop(), Some(0));
 }

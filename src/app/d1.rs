@@ -85,10 +85,17 @@ impl Transports {
     }
 }
 
+impl Transports {
+    /// Ends the waiting for requests.
+    pub fn close(&self) {
+        let budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        budgets.iter().for_each(|(_, _, budget)| budget.close());
+    }
+}
+
 impl Drop for Transports {
     fn drop(&mut self) {
-        let budgets = self.budgets.get_mut().unwrap_or_else(PoisonError::into_inner);
-        budgets.iter().for_each(|(_, _, budget)| budget.close());
+        self.close();
     }
 }
 

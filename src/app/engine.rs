@@ -12,6 +12,8 @@
 mod blueprint;
 mod branch;
 mod branches;
+mod crew;
+mod entrance;
 mod main_stream;
 mod plan;
 mod prepare;
@@ -23,10 +25,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::blueprint::Blueprint;
 use self::branches::Branches;
+use self::crew::Crew;
 use self::main_stream::MainStream;
 use self::schedule::Schedule;
 use self::session::Ending;
@@ -85,6 +88,7 @@ pub struct Engine {
     published: Vec<bool>,
     /// The columns that the planned tables had at the source.
     columns: KnownColumns,
+    orders: mpsc::UnboundedReceiver<Order>,
 }
 
 /// What all streams of an engine share.
@@ -103,13 +107,25 @@ struct Setup {
     options: RunOptions,
     /// Until when the workers try to finish; set once the engine ends.
     deadline: Arc<OnceLock<Instant>>,
+    /// By table: whether rows from before the stream are wanted.
+    wanted: Vec<bool>,
+    /// By table: whether the publication did not have it before the start.
+    came: Vec<bool>,
     /// Turns true when another engine is to follow.
     replaced: watch::Sender<bool>,
+    /// Where other sinks are asked for.
+    orders: mpsc::UnboundedSender<Order>,
 }
 
-/// What an engine is asked for while it runs.
+/// A way to an engine while it runs.
 #[derive(Clone)]
 pub struct Handle(Arc<Setup>);
+
+/// The sinks are to be those of another configuration.
+struct Order {
+    config: Arc<Config>,
+    followed: oneshot::Sender<Result<String>>,
+}
 
 /// What asks a stream to end in order.
 #[derive(Clone)]
@@ -147,12 +163,22 @@ impl Engine {
     /// # Errors
     /// What an operator has to resolve, also when all that failed is one sink; everything else was finished first.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<()> {
-        let Engine { setup, fanout, target, published, columns } = self;
-        let Fanout { outlets, leaving, progress, lanes, transports } = fanout;
+        let Engine { setup, fanout, target, published, columns, mut orders } = self;
+        let Fanout { outlets, leaving, progress, lanes, away, opener } = fanout;
         let (over, is_over) = watch::channel(false);
         let replaced = setup.replaced.subscribe();
         let mut stop = Stop { shutdown, replaced, ends: setup.options.ends, over: is_over };
-        let branches = Branches::start(&setup, &outlets, leaving, &lanes, &stop)?;
+        let branches = Branches::new(&setup, &outlets, leaving, &stop);
+        lanes.iter().for_each(|lane| branches.add(lane));
+        let crew = Crew::new(&setup, &progress, &outlets, opener, branches, lanes, &stop);
+        away.into_iter().for_each(|away| crew.await_opening(away));
+        let following = crew.clone();
+        let follower = tokio::spawn(async move {
+            while let Some(Order { config, followed }) = orders.recv().await {
+                // Whoever asked may be gone.
+                let _ = followed.send(following.follow(&config).await);
+            }
+        });
         let gate = Arc::new(Gate::new(outlets.clone(), setup.current.clone()));
         let (fill_over, is_fill_over) = watch::channel(false);
         let fill = setup.filler(&gate, &outlets, &progress).start(is_fill_over)?;
@@ -205,10 +231,9 @@ impl Engine {
         };
         over.send_replace(true);
         fill_over.send_replace(true);
-        branches.close();
-        finish(&main, lanes, stream).await;
-        branches.end(main.setup.start_deadline() + 2 * FINISH_TIMEOUT).await;
-        drop(transports);
+        follower.abort();
+        finish(&main, crew.close(), stream).await;
+        crew.end(main.setup.start_deadline() + 2 * FINISH_TIMEOUT).await;
         if fill.is_finished() && fill.join().is_err() {
             tracing::error!("the thread of the fills panicked");
         }
@@ -224,6 +249,18 @@ impl Handle {
     /// Ends the engine in order, but soon: what its sinks have not applied by then, the next one sends again.
     pub fn replace(&self) {
         self.0.replaced.send_replace(true);
+    }
+
+    /// Goes on with the sinks of a configuration in which only they are different. Returns who comes and who goes; those
+    /// that come are opened in the background.
+    ///
+    /// # Errors
+    /// Transient where the source cannot be asked, or the engine ends: nothing has changed then.
+    pub async fn follow(&self, config: &Arc<Config>) -> Result<String> {
+        let ends = || Error::transient("the engine ends");
+        let (followed, answer) = oneshot::channel();
+        self.0.orders.send(Order { config: config.clone(), followed }).map_err(|_| ends())?;
+        answer.await.unwrap_or_else(|_| Err(ends()))
     }
 }
 

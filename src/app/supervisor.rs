@@ -56,6 +56,8 @@ enum Change {
     None,
     /// Whoever uses it looks it up.
     InPlace(Config),
+    /// The engine goes on with other sinks.
+    Sinks(Config),
     /// By another engine; what is different.
     Engine(Config, String),
 }
@@ -132,6 +134,21 @@ impl<L: Fn() -> Result<Config>> Supervisor<L> {
                     }
                     return Ok(Some(Reload { config: Arc::new(config), request, outcome }));
                 }
+                Ok(Change::Sinks(config)) => {
+                    let config = Arc::new(config);
+                    let followed = tokio::select! {
+                        ended = &mut running => return ended.map(|()| None),
+                        followed = handle.follow(&config) => followed,
+                    };
+                    match followed {
+                        Ok(outcome) => {
+                            self.put_into_force(&config);
+                            tracing::info!("the new configuration is in force: {outcome}");
+                            request.done(outcome);
+                        }
+                        Err(error) => refuse(request, error),
+                    }
+                }
                 Ok(Change::InPlace(config)) => {
                     self.put_into_force(&Arc::new(config));
                     tracing::info!("a new configuration is in force");
@@ -203,14 +220,13 @@ impl<L: Fn() -> Result<Config>> Supervisor<L> {
         };
         is_same_source(&prepared, &blueprint)?;
         let difference = self.in_force.borrow().difference(&next);
+        let has_stopped = prepared.progress.sinks().iter().any(|sink| !sink.is_running());
         let mut changed: Vec<&str> = difference.pipeline.clone();
-        if difference.sinks {
-            changed.push("sinks");
-        }
         if !prepared.plan.is_same(blueprint.plan()) {
             changed.push("tables");
         }
         Ok(match changed[..] {
+            [] if difference.sinks || has_stopped => Change::Sinks(next),
             [] if difference.is_none() => Change::None,
             [] => Change::InPlace(next),
             _ => Change::Engine(next, format!("other {}", changed.join(", "))),
@@ -218,8 +234,12 @@ impl<L: Fn() -> Result<Config>> Supervisor<L> {
     }
 
     fn put_into_force(&self, config: &Arc<Config>) {
-        config.sinks.iter().for_each(|sink| telemetry::sink_expected(sink.name.as_str()));
-        self.in_force.send_replace(config.clone());
+        let names = |config: &Config| -> Vec<String> {
+            config.sinks.iter().map(|sink| sink.name.to_string()).collect()
+        };
+        let (before, now) = (names(&self.in_force.send_replace(config.clone())), names(config));
+        before.iter().filter(|name| !now.contains(name)).for_each(|name| telemetry::sink_gone(name));
+        now.iter().for_each(|name| telemetry::sink_expected(name));
     }
 }
 

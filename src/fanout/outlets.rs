@@ -150,6 +150,9 @@ impl Outlets {
         }
         let mut waits = false;
         flow.outlets.retain_mut(|outlet| {
+            if outlet.sink.is_retired() {
+                return false;
+            }
             let sent = outlet.queue.try_send(delivery.clone(), bytes);
             outlet.waits = sent == Err(Refused::Full);
             waits |= outlet.waits;
@@ -189,6 +192,9 @@ impl Outlets {
         let starves = outlets.iter().any(is_idle) || !lock(&self.joining).is_empty();
         let mut waits = false;
         outlets.retain_mut(|outlet| {
+            if outlet.sink.is_retired() {
+                return false;
+            }
             if !outlet.waits {
                 return true;
             }
@@ -216,6 +222,16 @@ impl Outlets {
             }
             !is_left
         });
+    }
+
+    /// Closes the queues of sinks that were taken out, if the river rests. A river that flows does so by itself.
+    pub fn let_go(&self) {
+        let stays = |outlet: &Outlet| !outlet.sink.is_retired();
+        lock(&self.joining).retain(stays);
+        lock(&self.returning).retain(stays);
+        if let Ok(mut flow) = self.flow.try_lock() {
+            flow.outlets.retain(stays);
+        }
     }
 
     fn leave_behind(&self, outlet: &Outlet) {

@@ -202,6 +202,10 @@ pub struct SinkProgress {
     relation: Mutex<Relation>,
     failure: Mutex<Option<Failure>>,
     is_paused: AtomicBool,
+    /// It has not been opened yet.
+    is_away: AtomicBool,
+    /// It was taken out of the configuration.
+    is_retired: AtomicBool,
     /// Its queue; a second one while it changes between streams.
     queues: Mutex<Vec<Gauge>>,
     moved: Notify,
@@ -228,6 +232,8 @@ impl SinkProgress {
             }),
             failure: Mutex::new(None),
             is_paused: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
             queues: Mutex::default(),
             moved: Notify::new(),
             fills: Mutex::default(),
@@ -381,7 +387,8 @@ impl SinkProgress {
         }
     }
 
-    pub(super) fn count_retry(&self, error: &Error) {
+    /// Counts a failed attempt, and keeps why.
+    pub fn count_retry(&self, error: &Error) {
         self.retries.fetch_add(1, Ordering::Relaxed);
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, attempts) =
@@ -395,7 +402,8 @@ impl SinkProgress {
         });
     }
 
-    pub(super) fn recover(&self) {
+    /// Says that an attempt succeeded.
+    pub fn recover(&self) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -409,6 +417,54 @@ impl SinkProgress {
             self.enter(&mut relation, State::CatchingUp(Phase::Left));
         }
         was_attached
+    }
+
+    /// The sink is not open yet, and lacks everything behind `lsn`, as far as that is known: the main slot waits for it
+    /// until [`arrive`](Self::arrive), unless it [stands apart](Self::stand_apart).
+    pub fn await_opening(&self, lsn: Lsn) {
+        let mut relation = self.relation();
+        self.move_to(lsn);
+        self.is_away.store(true, Ordering::Release);
+        relation.left_at = Lsn(u64::MAX);
+        relation.obstacle = Some("it has not been opened yet".to_owned());
+        self.enter(&mut relation, State::CatchingUp(Phase::Left));
+    }
+
+    /// The sink is open and has everything up to `lsn`. A copy of the slot brings what follows; where it needs none because
+    /// the main slot `is_held`, that may also start again for it. False for one that was taken out.
+    pub fn arrive(&self, lsn: Lsn, is_held: bool) -> bool {
+        let mut relation = self.relation();
+        if self.is_retired() {
+            return false;
+        }
+        self.move_to(lsn);
+        self.is_away.store(false, Ordering::Release);
+        relation.left_at = if is_held { lsn } else { Lsn(u64::MAX) };
+        relation.obstacle = None;
+        if !matches!(relation.state, State::CatchingUp(Phase::Apart)) {
+            relation.has_own_slot = false;
+            self.enter(&mut relation, State::CatchingUp(Phase::Left));
+        }
+        true
+    }
+
+    /// Whether it has not been opened yet.
+    pub fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Acquire)
+    }
+
+    /// Takes the sink out for good: nothing is applied to it any more, and no slot is held for it.
+    pub fn retire(&self) {
+        let mut relation = self.relation();
+        self.is_retired.store(true, Ordering::Release);
+        relation.state = State::Detached("it was taken out of the configuration".to_owned());
+        drop(relation);
+        self.moved.notify_waiters();
+    }
+
+    /// Whether it was taken out.
+    pub fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
     }
 
     /// Whether a sink that left, and has no copy of the slot, has applied all that was sent to it.
@@ -472,6 +528,9 @@ impl SinkProgress {
 
     /// Takes the sink out of action because of `error`, whose kind says whether a slot can still help it.
     pub fn stop(&self, error: &Error) {
+        if self.is_retired() {
+            return;
+        }
         telemetry::sink_stopped(&self.name, error);
         let reason = error.chain();
         let state = match error.kind() {

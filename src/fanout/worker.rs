@@ -218,6 +218,7 @@ impl<S: Sink> Worker<S> {
                     }
                     return;
                 }
+                Step::Stopped(_) if self.progress.is_retired() => return,
                 Step::Stopped(error) => {
                     tracing::error!(
                         sink = self.progress.name,

@@ -217,6 +217,7 @@ pub(crate) fn slot_seen(slot: &SlotSeen) {
 
 /// Makes what is counted of a sink begin at zero, so that the first of anything is seen to be one more.
 pub(crate) fn sink_expected(sink: &str) {
+    prometheus::show(sink);
     let label = [("sink", sink.to_owned())];
     for total in [SINK_CHANGES_TOTAL, SINK_FILLED_TOTAL, SINK_TRANSACTIONS_TOTAL, SINK_DEAD_LETTERS_TOTAL] {
         counter!(total, &label).increment(0);
@@ -227,6 +228,11 @@ pub(crate) fn sink_expected(sink: &str) {
     for reason in [Kind::Transient, Kind::Throttled { retry_after: Duration::ZERO }, Kind::Replay] {
         counter!(RETRIES_TOTAL, "sink" => sink.to_owned(), "reason" => reason.as_str()).increment(0);
     }
+}
+
+/// A sink was taken out: what was recorded of it is shown no more, until it is expected again.
+pub(crate) fn sink_gone(sink: &str) {
+    prometheus::hide(sink);
 }
 
 /// What a look into a sink's target, and at its own slot, has found.

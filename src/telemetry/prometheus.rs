@@ -1,5 +1,8 @@
 //! The recorder behind `GET /metrics`: keeps what is recorded, and writes it in Prometheus' text format.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -27,13 +30,36 @@ pub struct Exposition(PrometheusHandle);
 impl Exposition {
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> String {
-        self.0.render()
+        let hidden = HIDDEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = self.0.render();
+        if hidden.is_empty() {
+            return text;
+        }
+        // The recorder forgets nothing by itself.
+        let is_shown = |line: &&str| {
+            let sink = line.split_once("sink=\"").and_then(|(_, rest)| rest.split('"').next());
+            sink.is_none_or(|sink| !hidden.contains(sink))
+        };
+        text.split_inclusive('\n').filter(is_shown).collect()
     }
 
     /// Folds what was recorded into what is kept. Without it, and without [`render`](Self::render), memory grows.
     pub fn fold(&self) {
         self.0.run_upkeep();
     }
+}
+
+/// Sinks that were taken out.
+static HIDDEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Shows what is recorded of the sink.
+pub(super) fn show(sink: &str) {
+    HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).remove(sink);
+}
+
+/// Shows nothing of the sink any more.
+pub(super) fn hide(sink: &str) {
+    HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).insert(sink.to_owned());
 }
 
 /// Makes the process record its metrics. Before anything is counted.

@@ -131,11 +131,6 @@ impl Database {
         seen
     }
 
-    /// Whether a table whose definition changes is built anew.
-    pub fn can_rebuild(&self) -> bool {
-        matches!(self.kind, Kind::Sqlite(_))
-    }
-
     /// Somebody else takes a row away, if it is there.
     pub fn take_away(&mut self, id: i64) -> bool {
         if self.readers_see.is_some() {

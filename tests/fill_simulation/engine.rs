@@ -113,7 +113,7 @@ impl Simulation {
                 self.copies.remove(&index);
                 self.databases[index].lose(&mut self.rng);
             }
-            if self.rng.u32(..3) == 0 && self.databases.iter().all(Database::can_rebuild) {
+            if self.rng.u32(..3) == 0 {
                 self.is_text = !self.is_text;
                 self.plan = plan(if self.is_text { "TEXT" } else { "INTEGER" });
             }

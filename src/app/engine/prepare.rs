@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_postgres::Client;
 
 use super::tables::known_columns;
@@ -12,18 +13,23 @@ use super::{Blueprint, Engine, RunOptions, Setup, no_sink_left, plan};
 use crate::Lsn;
 use crate::app::fill::request::Refill;
 use crate::app::fill::view::FillView;
-use crate::app::sinks::OpenSinks;
+use crate::app::sinks::{OpenSinks, Opener};
 use crate::app::source::{Judged, Source, Survey};
 use crate::app::view::Prepared;
 use crate::capture::catalog::{self, ServerVersion};
 use crate::capture::publication::{self, Publication, PublicationChange};
 use crate::capture::slot::{self, Judgement, SinkVerdict, Slot, SlotVerdict, SourceIdentity};
 use crate::capture::table::TableName;
-use crate::config::{self, BackfillMode, Config};
+use crate::config::{BackfillMode, Config};
 use crate::encode::current::CurrentPlan;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Kind, Result};
+
+/// How long the start waits for a sink that cannot be reached. Then the others start without it.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// The same where an engine ran just before.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Engine {
     /// Connects, checks, creates what is missing, opens the sinks and starts their workers.
@@ -44,9 +50,17 @@ impl Engine {
         }
 
         let identity = source.identity(&survey.server);
-        let mut sinks = OpenSinks::open(config, &plan, &identity);
+        let before = options.view.prepared();
+        let patience = if before.is_some() { REOPEN_PATIENCE } else { OPEN_PATIENCE };
+        let mut sinks = OpenSinks::open(config, Opener::new(config, &plan, &identity), patience).await;
+        if options.until_caught_up {
+            sinks.give_up_away();
+        }
         let checkpoints = sinks.checkpoints();
         if checkpoints.is_empty() {
+            if sinks.has_away() {
+                return Err(Error::transient("no sink can be reached"));
+            }
             // A slot that feeds nobody would only hold back WAL.
             return Err(no_sink_left());
         }
@@ -72,27 +86,27 @@ impl Engine {
             (_, Some(confirmed)) => confirmed,
         };
         match is_lost {
-            true => sinks.names().iter().for_each(|sink| sinks.begin_anew(config, sink, start)),
+            true => sinks.names().iter().for_each(|sink| sinks.begin_anew(sink, start)),
             false => settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot, &anew),
         }
-        sinks.settle_tables(config, plan.tables.len(), |table, fill, position| {
+        sinks.settle_tables(|table, fill, position| {
             plan::settled(&plan.tables[table], fill, position, published.came[table])
         });
-        sinks.forgo(config, |table| !wanted[table]);
+        sinks.forgo(|table| !wanted[table]);
+        sinks.hold(start, |sink| {
+            let copy = source.copy_of(sink, &copies).filter(|copy| copy.invalidation().is_none())?;
+            copy.confirmed_flush_lsn
+        });
         settle_copies(&source, &client, config, &sinks, &judgement, &copies).await;
 
         let target = catalog::read_server(&client).await?.current_wal_lsn;
         let deadline = Arc::new(OnceLock::new());
         let when = deadline.clone();
-        let before = options.view.prepared();
         sinks.pause(|sink| {
             let before = before.as_ref().and_then(|before| before.progress.find(sink));
             before.is_some_and(|before| before.is_paused())
         });
         let fanout = sinks.spawn(config, move || when.get().copied())?;
-        let budget = |sink: &config::Sink| {
-            fanout.transports.budget_of(&sink.target).map(|budget| (sink.name.to_string(), budget))
-        };
         let fills = Arc::<FillView>::default();
         if let Some(before) = before {
             // What was asked for and not begun is asked for still.
@@ -109,8 +123,9 @@ impl Engine {
             fills: fills.clone(),
             progress: fanout.progress.clone(),
             plan: plan.clone(),
-            budgets: config.sinks.iter().filter_map(budget).collect(),
+            budgets: fanout.opener.budgets(&config.sinks),
         });
+        let (orders, ordered) = mpsc::unbounded_channel();
         let setup = Arc::new(Setup {
             source,
             config: config.clone(),
@@ -121,10 +136,13 @@ impl Engine {
             fills,
             options,
             deadline,
+            wanted,
+            came: published.came,
             replaced: watch::Sender::new(false),
+            orders,
         });
         let columns = known_columns(&survey.tables);
-        Ok(Engine { setup, fanout, target, published: published.is_there, columns })
+        Ok(Engine { setup, fanout, target, published: published.is_there, columns, orders: ordered })
     }
 }
 
@@ -220,7 +238,7 @@ fn settle(
                 if judgement.slot != SlotVerdict::Create && !is_filled {
                     tracing::warn!(sink, lsn = %start, "new replica of an old slot: what it has fed is missing");
                 }
-                sinks.start_at(config, sink, start);
+                sinks.start_at(sink, start);
             }
             None => {
                 if let SinkVerdict::CatchUp { confirmed } = verdict {
@@ -230,16 +248,16 @@ fn settle(
             }
             Some(_) if *verdict == SinkVerdict::NoCheckpoint && start_at_slot.contains(sink) => {
                 tracing::warn!(sink, lsn = %start, "starts at the slot's position: older rows are missing");
-                sinks.start_at(config, sink, start);
+                sinks.start_at(sink, start);
             }
             Some(_) if is_filled && *verdict == SinkVerdict::NoCheckpoint => {
                 tracing::info!(sink, lsn = %start, "new replica: it begins here and is filled");
-                sinks.start_at(config, sink, start);
+                sinks.start_at(sink, start);
             }
             Some(error)
                 if matches!(verdict, SinkVerdict::SlotAhead { .. }) && (is_single || anew.includes(sink)) =>
             {
-                sinks.begin_anew(config, sink, start);
+                sinks.begin_anew(sink, start);
                 tracing::warn!(sink, lsn = %start, "the replica is filled anew: {}", error.chain());
             }
             Some(error) => sinks.stop(sink, &error),

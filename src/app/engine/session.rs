@@ -250,7 +250,10 @@ impl Session<'_> {
             self.route.progress.sinks().iter().all(|sink| {
                 let position = sink.durable_lsn();
                 let state = sink.fills().state(*table, position);
-                !sink.is_running() || position >= until || !matches!(state, TableState::Live)
+                !sink.is_running()
+                    || sink.is_away()
+                    || position >= until
+                    || !matches!(state, TableState::Live)
             })
         };
         OlderForms { tables: (0..self.setup.plan.tables.len()).filter(is_read_anew).collect(), until }

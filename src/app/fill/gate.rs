@@ -187,8 +187,14 @@ impl Gate {
 
     /// Sends a step without rows; false while the river is inside a transaction.
     pub fn send_step(&self, make: impl FnOnce() -> FillStep) -> bool {
-        let _log = self.log();
-        self.outlets.send_between(|| vec![Delivery::Fill(Arc::new(make()))])
+        let mut log = self.log();
+        self.outlets.send_between(|| {
+            let step = make();
+            if matches!(step.action, Action::Begin { .. }) {
+                log.touched.begin(step.table);
+            }
+            vec![Delivery::Fill(Arc::new(step))]
+        })
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

@@ -272,9 +272,31 @@ impl Touched {
             "too much changes in the tables being filled: chunks are read again"
         );
         self.forgotten.extend(self.transactions.drain(..).map(|touches| touches.commit));
-        self.forgotten.dedup();
         self.tables.values_mut().for_each(|keys| *keys = Keys::default());
         self.bytes = 0;
+        self.tidy_forgotten();
+    }
+
+    /// Forgets what touched a table: its fill begins, and a sink may have none of it, because it was emptied or came
+    /// later. Chunks are [`Stale`] until they see all of that.
+    pub fn begin(&mut self, table: usize) {
+        let (table, bytes, forgotten) = (table as u32, &mut self.bytes, &mut self.forgotten);
+        self.transactions.retain(|touches| {
+            let is_kept = touches.table != table;
+            if !is_kept {
+                *bytes -= touches.bytes;
+                forgotten.push(touches.commit);
+            }
+            is_kept
+        });
+        if let Some(keys) = self.tables.get_mut(&table) {
+            *keys = Keys::default();
+        }
+        self.tidy_forgotten();
+    }
+
+    fn tidy_forgotten(&mut self) {
+        self.forgotten.dedup();
         if self.forgotten.len() * size_of::<CommitId>() > self.bytes_max {
             self.forgotten = Vec::new();
             self.is_blind = true;

@@ -251,6 +251,20 @@ fn chunk(plan: &Plan) -> Run {
 }
 
 #[test]
+fn what_touched_a_table_before_its_fill_began_may_be_in_no_sink() {
+    let plan = plan();
+    let mut log = log(&[run(20, &[Did::Delete(1), Did::Update(2, "n")])]);
+    log.begin(0);
+    assert_eq!(log.bytes(), 0);
+    let mut rows = CopyRows::default();
+    ["old\tx\t1\t5", "old\tx\t3\t5"].iter().for_each(|row| rows.push(row.as_bytes()));
+    let mut chunk = chunk::encode(&rows, 0, &plan).unwrap();
+    assert_eq!(log.settle(0, &mut chunk, &plan, &sees(20, &[])), Err(Stale));
+    let mut chunk = chunk::encode(&rows, 0, &plan).unwrap();
+    assert_eq!(log.settle(0, &mut chunk, &plan, &sees(21, &[])).unwrap().kept, 2);
+}
+
+#[test]
 fn a_filled_table_is_forgotten() {
     let mut log = log(&[run(20, &[Did::Delete(1), Did::Move(2, 3)])]);
     assert!(log.is_watching() && log.bytes() > 0);

@@ -81,6 +81,14 @@ impl Session {
     /// Writes a step of a fill. One that is too large for a request comes in several, of which the last keeps how far the
     /// table is: rows that are written once more are the same.
     pub(super) fn fill(&mut self, transport: &mut dyn Transport, write: &FillWrite<'_>) -> Result<Applied> {
+        if self.is_pending() {
+            self.settle(transport)?;
+            self.fills = None;
+        }
+        let known = self.fills(transport)?;
+        if write.swaps && known.get(write.table).is_some_and(|fill| !fill.is_beside) {
+            return Err(Error::transient("the table has taken its place already"));
+        }
         let plan = self.plan.clone();
         let target = &plan.tables[write.table].target;
         let mut first = match write.swaps {
@@ -123,19 +131,16 @@ impl Session {
         );
         self.swap_poison(poison);
         self.swap_lax(lax);
-        let fills = self.fills.take();
+        // Unless it is known, it is read again.
+        self.fills = None;
         let applied = sent?;
         if write.swaps {
             tracing::info!(table = target, "the table that was built beside takes its place");
         }
-        self.fills = fills.map(|mut fills| {
-            fills.set(write.table, write.fill.clone());
-            fills
-        });
-        if let Some(fills) = self.fills.take() {
-            self.write_to(&fills);
-            self.fills = Some(fills);
-        }
+        let mut fills = known;
+        fills.set(write.table, write.fill.clone());
+        self.write_to(&fills);
+        self.fills = Some(fills);
         // They are nobody's changes at the source.
         Ok(Applied {
             changes: (run.all_changes().len() as u64).saturating_sub(applied.dead_letters),
