@@ -271,14 +271,12 @@ fn a_sink_that_is_away_while_a_table_is_created_anew_lacks_nothing_either() {
              INSERT INTO hot SELECT i, -i, 'again' FROM generate_series(1000, 3000) i; COMMIT",
         );
         pipeline.eventually("hot to be filled anew in eu", || {
-            (pipeline.replica("eu").ask("SELECT count(*) FROM hot WHERE n < -1") > "0".to_owned())
-                .then_some(())
+            (pipeline.replica("eu").ask("SELECT count(*) FROM hot WHERE n < -1") != "0").then_some(())
         });
         assert_eq!(pipeline.replica("na").ask("SELECT count(*) FROM hot WHERE n < -1"), "0");
         assert_eq!(api.post_with(SECRET, "/sinks/na/resume").status, 200);
         pipeline.eventually("hot to be filled anew in na", || {
-            (pipeline.replica("na").ask("SELECT count(*) FROM hot WHERE n < -1") > "0".to_owned())
-                .then_some(())
+            (pipeline.replica("na").ask("SELECT count(*) FROM hot WHERE n < -1") != "0").then_some(())
         });
         await_live(pipeline);
     });

@@ -95,6 +95,9 @@ pub struct Job {
     pub progress: Option<JobProgress>,
     /// What it waits for now, one sentence each.
     pub waits_for: Vec<String>,
+    /// Of a nuke: how each D1 database is brought back to what it was before, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ways_back: Vec<String>,
     /// What came of it.
     pub outcome: Option<String>,
     /// What to do about that.
@@ -140,6 +143,7 @@ impl Jobs {
             ended: None,
             progress: None,
             waits_for: Vec::new(),
+            ways_back: Vec::new(),
             outcome: None,
             hint: None,
         });
@@ -203,6 +207,11 @@ impl Running {
             job.waits_for = waits_for;
             is_new
         });
+    }
+
+    /// Says how to go back to what was there before.
+    pub fn set_ways_back(&self, ways_back: Vec<String>) {
+        self.0.send_modify(|job| job.ways_back = ways_back);
     }
 
     /// Ends it: everything is done.

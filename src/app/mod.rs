@@ -2,6 +2,7 @@
 //! shutdown order; nothing else in the crate may import it.
 
 pub mod admin;
+mod bookmark;
 pub mod check;
 pub mod cli;
 pub mod commands;

@@ -1,13 +1,17 @@
-//! The rows of a chunk → a run of upserts. Pure.
+//! The rows of a chunk → a run of upserts, and the rows that were asked for and are gone → removals. Pure.
 //!
 //! A chunk brings the same text that the stream brings, so each value goes through the same conversion
 //! (`row_writer`), and a row without a valid form becomes a [`ChangeKind::Reject`] with its reason.
 //! The run has no spans, because nothing in it is a transaction's: it belongs between transactions, once
 //! [`touched`](super::touched) has held it against what was delivered.
 
+use std::collections::HashSet;
+
+use super::cell::Cell;
+use super::json_rows;
 use super::plan::Plan;
 use super::row_writer::{Rejected, RowWriter};
-use super::run::{ChangeKind, Run};
+use super::run::{Change, ChangeKind, Run};
 use crate::capture::copy_text::{CopyRow, CopyRows};
 use crate::decode::message::Value;
 use crate::error::{Error, Result};
@@ -40,6 +44,38 @@ pub fn encode(rows: &CopyRows, table: usize, plan: &Plan) -> Result<Run> {
         }
     }
     Ok(run)
+}
+
+/// Appends the removal of every one of these rows that is not in the run: they were asked for by their keys, which are as
+/// the source writes them and in the plan's key order, and are not there. A key without a valid form is in no replica.
+pub fn push_gone<'k>(run: &mut Run, keys: impl Iterator<Item = &'k [String]>, table: usize, plan: &Plan) {
+    let planned = &plan.tables[table];
+    // What is rejected is there. Where its key cannot be told, any could be it.
+    let rejected: Option<HashSet<Vec<String>>> = run.source_keys.iter().map(|(_, key)| key.clone()).collect();
+    let Some(rejected) = rejected else { return };
+    let upserts = run.changes.iter().filter(|change| change.kind == ChangeKind::Upsert);
+    let found: HashSet<Vec<u8>> = upserts
+        .map(|&change| {
+            let row = run.row(change, plan);
+            text(planned.key.iter().map(|&index| row[index]), &run.arena)
+        })
+        .collect();
+    for key in keys.filter(|key| !rejected.contains(*key)) {
+        let values = planned.key_columns().zip(key);
+        let cells = values.map(|(column, value)| column.conversion.text(value.as_bytes(), &mut run.arena));
+        let Ok(cells) = cells.collect::<Result<Vec<Cell>, _>>() else { continue };
+        if !found.contains(&text(cells.iter().copied(), &run.arena)) {
+            let first_cell = run.cells.len() as u32;
+            run.cells.extend(cells);
+            run.changes.push(Change { kind: ChangeKind::Delete, table: table as u32, first_cell });
+        }
+    }
+}
+
+fn text(key: impl Iterator<Item = Cell>, arena: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    json_rows::array(key, arena, &mut text);
+    text
 }
 
 /// Appends one row or its rejection; false where it has too few columns or too many.

@@ -26,6 +26,10 @@
 //! visible), so if `S` sees a touch of `k`, it sees every earlier one. `N` is therefore a tail of what happened to `k`,
 //! and its order is the order of delivery.
 //!
+//! A row that was read by its key and is not there has the same decision: `r` is then its absence, which is kept as a
+//! removal. It is needed where the sink holds a row that the source deleted before the sink's place in the stream, as
+//! one that it was wrongly left with.
+//!
 //! What looks like a special case and is none:
 //!
 //! * *A transaction between the snapshot and the queueing* is in the log when the chunk is decided, and `S` does not see
@@ -40,6 +44,10 @@
 //! * *A row that the stream rejected* is no touch: the sink kept what it had, and a chunk may bring that.
 //! * *TRUNCATE* locks out everything else, so all rows of an `S` that does not see it are older. (The chunk's transaction
 //!   holds its lock before its snapshot, so a table that is emptied meanwhile does not read as empty.)
+//!
+//! **A fill that begins** may begin with an empty table, so case 2 no longer holds for what was delivered before: the log
+//! forgets it ([`Touched::begin`]), and the fill's chunks are read by who sees all of it. Then nothing that moved before
+//! has to be owed either.
 //!
 //! **A move without all values** (key `a` becomes `b`, unchanged TOAST) is the one touch that a chunk cannot set right.
 //! The sink needs its row `a` for it. If `a` was not filled yet, it misses; later chunks do not have `a` any more, and

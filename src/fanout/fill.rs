@@ -18,8 +18,10 @@ use crate::capture::chunk::{Key, KeyRange};
 use crate::encode::plan::PlannedTable;
 use crate::encode::run::Run;
 
-/// With more rows missing, the whole table is filled anew.
-const MISSES_MAX: usize = 1000;
+/// With more rows owed, the whole table is filled anew.
+const OWED_MAX: usize = 1000;
+/// How often the limit is doubled: each time that it was met, so that a table whose rows are owed quickly gets through.
+const DOUBLINGS_MAX: u32 = 6;
 
 /// What a step takes in a queue beside its rows.
 const STEP_BYTES: usize = 1024;
@@ -47,6 +49,9 @@ pub struct TableFill {
     pub seen_lsn: Lsn,
     /// Rows that must be read by themselves.
     pub owed: Vec<OwedKey>,
+    /// How often it began anew because too many rows were owed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub overflows: u32,
     /// What is in the table goes when the fill begins.
     pub clears: bool,
     /// The operator has emptied it and wants it so.
@@ -62,7 +67,7 @@ pub struct TableFill {
     pub stopped: Option<Stopped>,
     /// Changes of transactions that were committed before this are left out: whatever is read of the table has them.
     #[serde_as(as = "DisplayFromStr")]
-    #[serde(default = "zero", skip_serializing_if = "is_zero")]
+    #[serde(default = "zero", skip_serializing_if = "is_from_the_start")]
     pub from: Lsn,
     /// The OID of the relation that its rows are from; `None` where that was never noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +78,7 @@ fn zero() -> Lsn {
     Lsn::ZERO
 }
 
-fn is_zero(lsn: &Lsn) -> bool {
+fn is_from_the_start(lsn: &Lsn) -> bool {
     *lsn == Lsn::ZERO
 }
 
@@ -152,6 +157,7 @@ impl TableFill {
             filled_lsn: Lsn::ZERO,
             seen_lsn: Lsn::ZERO,
             owed: Vec::new(),
+            overflows: 0,
             clears: false,
             is_left_empty: false,
             is_beside: false,
@@ -218,11 +224,20 @@ impl TableFill {
             || position < self.filled_lsn
     }
 
-    /// The same with rows that are owed; `None` if they are already.
+    /// The same with rows that are owed; `None` if they are already. With too many the fill begins anew: what it reads
+    /// then sees all that was delivered before, so none of them is owed any more.
     fn owing(&self, owed: &[OwedKey]) -> Option<TableFill> {
         let mut fill = self.clone();
         fill.owed.extend(owed.iter().filter(|one| !self.owed.contains(one)).cloned());
-        (fill.owed.len() > self.owed.len()).then_some(fill)
+        if fill.owed.len() == self.owed.len() {
+            return None;
+        }
+        if fill.owed.len() <= OWED_MAX << self.overflows.min(DOUBLINGS_MAX) {
+            return Some(fill);
+        }
+        let waiting = TableFill::waiting(fill.rows.max(fill.rows_estimated));
+        let TableFill { is_beside, from, relation, .. } = fill;
+        Some(TableFill { overflows: self.overflows + 1, is_beside, from, relation, ..waiting })
     }
 
     /// What is left of its ranges.
@@ -294,7 +309,7 @@ pub enum Action {
         /// The sinks.
         sinks: Vec<String>,
     },
-    /// Rows were read by themselves: each as an upsert, or nothing where it is not there any more.
+    /// Rows were read by themselves: each as an upsert, or a removal where it is not there any more.
     Paid {
         /// What was owed.
         owed: Vec<OwedKey>,
@@ -371,9 +386,11 @@ impl Fills {
             Action::Begin { fill, sinks: None } => {
                 let before = before.filter(|fill| fill.state(position) == TableState::Waiting)?;
                 // What has been owed since is not in doubt.
-                let (owed, is_beside) = (before.owed.clone(), before.is_beside);
+                let (owed, is_beside, overflows) = (before.owed.clone(), before.is_beside, before.overflows);
                 let (from, relation) = origin(Some(before));
-                Some(TableFill { owed, clears: false, is_beside, from, relation, ..fill.clone() })
+                let begun =
+                    TableFill { owed, overflows, clears: false, is_beside, from, relation, ..fill.clone() };
+                Some(begun)
             }
             Action::Chunk { .. } | Action::Paid { .. } if position > step.sent_at => None,
             Action::Chunk { rest, last_key, is_last, run, seen_lsn } => {
@@ -391,9 +408,9 @@ impl Fills {
             // Where rows may be newer than the stream, the row that moves may be another one by now.
             Action::Owe(owed) => match before?.state(position) {
                 TableState::Live | TableState::Incomplete | TableState::Left | TableState::Stopped => None,
-                TableState::Waiting | TableState::Filling | TableState::CatchingUp => {
-                    before?.owing(std::slice::from_ref(owed))
-                }
+                // What is read once it begins sees it.
+                TableState::Waiting => None,
+                TableState::Filling | TableState::CatchingUp => before?.owing(std::slice::from_ref(owed)),
             },
             Action::Miss(owed) => missing(before, owed),
             Action::Stop { sinks: None, stopped } if position > stopped.since => None,
@@ -433,16 +450,12 @@ fn origin(before: Option<&TableFill>) -> (Lsn, Option<u32>) {
 fn missing(before: Option<&TableFill>, owed: &[OwedKey]) -> Option<TableFill> {
     let complete = TableFill::complete();
     let before = before.unwrap_or(&complete);
-    let fill = before.owing(owed).filter(|_| before.stopped.is_none())?;
-    // So many that all of it is read once more.
-    let is_little = fill.owed.len() <= MISSES_MAX;
-    if is_little {
-        return Some(fill);
-    }
-    let owed = before.owed.clone();
-    let waiting = TableFill::waiting(fill.rows.max(fill.rows_estimated));
-    let (from, relation) = origin(Some(before));
-    Some(TableFill { owed, is_beside: fill.is_beside, from, relation, ..waiting })
+    if before.stopped.is_some() { None } else { before.owing(owed) }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a sink writes in one step of a fill, all or nothing.
@@ -452,7 +465,8 @@ pub struct FillWrite<'a> {
     pub table: usize,
     /// How far it is afterwards.
     pub fill: &'a TableFill,
-    /// Rows to write over what is there, and rejections.
+    /// Rows to write over what is there, removals of such that are gone, and rejections. Where removing means marking,
+    /// only what is not marked yet is.
     pub run: Option<&'a Run>,
     /// Everything in the table goes first.
     pub clears: bool,
@@ -554,6 +568,27 @@ mod tests {
         assert_eq!(fills.get(0).unwrap().open_ranges().count(), 1, "the fill goes on");
         fills.set(0, TableFill { is_left_empty: true, ..TableFill::complete() });
         assert!(!taken(&mut fills, &retry(&["eu"])), "it is wanted empty");
+    }
+
+    #[test]
+    fn a_table_that_owes_too_many_rows_begins_anew_and_may_owe_more_the_next_time() {
+        let owed = |id: usize| OwedKey { key: vec![id.to_string()], commit_lsn: Lsn(50), xid: 4 };
+        let mut fills = Fills::default();
+        fills.set(0, TableFill { is_beside: true, ..TableFill::waiting(9) });
+        for limit in [OWED_MAX, 2 * OWED_MAX] {
+            assert!(!taken(&mut fills, &step(Action::Owe(owed(0)))), "what is read once it begins sees it");
+            assert!(taken(&mut fills, &begin(None)));
+            for id in 0..limit {
+                assert!(taken(&mut fills, &step(Action::Owe(owed(id)))));
+            }
+            assert_eq!(fills.get(0).unwrap().owed.len(), limit);
+            assert!(taken(&mut fills, &step(Action::Owe(owed(limit)))));
+            let fill = fills.get(0).unwrap();
+            assert_eq!(
+                (fill.state(Lsn(60)), fill.owed.len(), fill.is_beside),
+                (TableState::Waiting, 0, true)
+            );
+        }
     }
 
     #[test]

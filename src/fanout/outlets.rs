@@ -65,6 +65,17 @@ pub struct Outlet {
     waits: bool,
 }
 
+impl Outlet {
+    /// Puts it into the queue, if there is room.
+    fn put(&self, delivery: &Delivery, bytes: usize) -> Result<(), Refused> {
+        self.queue.try_send(delivery.clone(), bytes)?;
+        if matches!(delivery, Delivery::Fill(step) if !step.comes_first()) {
+            self.sink.fill_step_sent();
+        }
+        Ok(())
+    }
+}
+
 impl Outlets {
     /// Outlets without a queue yet. The receiver is told of every sink that was attached and is left behind because it
     /// exhausted the `patience`.
@@ -153,7 +164,7 @@ impl Outlets {
             if outlet.sink.is_retired() {
                 return false;
             }
-            let sent = outlet.queue.try_send(delivery.clone(), bytes);
+            let sent = outlet.put(delivery, bytes);
             outlet.waits = sent == Err(Refused::Full);
             waits |= outlet.waits;
             sent != Err(Refused::Closed)
@@ -205,7 +216,7 @@ impl Outlets {
                     return false;
                 }
             }
-            let sent = outlet.queue.try_send(delivery.clone(), bytes);
+            let sent = outlet.put(delivery, bytes);
             outlet.waits = sent == Err(Refused::Full);
             waits |= outlet.waits;
             sent != Err(Refused::Closed)

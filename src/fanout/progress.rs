@@ -210,6 +210,8 @@ pub struct SinkProgress {
     queues: Mutex<Vec<Gauge>>,
     moved: Notify,
     fills: Mutex<Fills>,
+    fill_steps_sent: AtomicU64,
+    fill_steps_done: AtomicU64,
 }
 
 impl SinkProgress {
@@ -237,6 +239,8 @@ impl SinkProgress {
             queues: Mutex::default(),
             moved: Notify::new(),
             fills: Mutex::default(),
+            fill_steps_sent: AtomicU64::new(0),
+            fill_steps_done: AtomicU64::new(0),
         })
     }
 
@@ -281,6 +285,26 @@ impl SinkProgress {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.retain(|queue| queue.used_bytes().is_some());
         queues.push(queue);
+    }
+
+    /// How many steps of fills were put into its queues, less those that only say what is owed.
+    pub fn fill_steps_sent(&self) -> u64 {
+        self.fill_steps_sent.load(Ordering::Acquire)
+    }
+
+    /// How many of them it is done with.
+    pub fn fill_steps_done(&self) -> u64 {
+        self.fill_steps_done.load(Ordering::Acquire)
+    }
+
+    /// One more is in its queue.
+    pub fn fill_step_sent(&self) {
+        self.fill_steps_sent.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It is done with one more, whatever came of it.
+    pub fn fill_step_done(&self) {
+        self.fill_steps_done.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The sink's relation to the stream.

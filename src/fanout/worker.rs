@@ -87,6 +87,8 @@ pub struct Worker<S> {
     taken: Taken,
     /// Failed attempts at what is taken.
     attempt: u32,
+    /// An attempt failed, and the target has not been asked yet what became of it.
+    is_unsure: bool,
     /// The sink lost its open transaction: everything is dropped until the stream starts again.
     awaits_restart: bool,
     /// What the runs' tables are, for the sync log.
@@ -195,6 +197,7 @@ impl<S: Sink> Worker<S> {
             missing: Vec::new(),
             taken: Taken::default(),
             attempt: 0,
+            is_unsure: false,
             awaits_restart: false,
             plan: Arc::default(),
             tables: Vec::new(),
@@ -254,6 +257,15 @@ impl<S: Sink> Worker<S> {
         if self.progress.is_paused() {
             return Step::Wait(PAUSE_NAP);
         }
+        if self.is_unsure && !self.awaits_restart {
+            if let Err(error) = self.relearn() {
+                self.attempt += 1;
+                return self.wait_after(error);
+            }
+            if self.has_lost_the_start() {
+                return self.ask_for_replay();
+            }
+        }
         match self.attempt() {
             Ok(reached) => {
                 if self.attempt > 0 {
@@ -276,6 +288,9 @@ impl<S: Sink> Worker<S> {
                 }
                 let taken = std::mem::take(&mut self.taken);
                 drop(taken.runs);
+                if taken.fill.is_some() {
+                    self.progress.fill_step_done();
+                }
                 self.queue.release(taken.bytes - taken.released_bytes);
                 if taken.is_restart_next { self.restart() } else { Step::Done }
             }
@@ -531,14 +546,19 @@ impl<S: Sink> Worker<S> {
             error.chain()
         );
         if let Err(error) = self.relearn() {
-            return match retry::decide(error.kind(), self.attempt, self.backoff, &mut self.rng) {
-                Decision::Retry(wait) => Step::Wait(wait),
-                Decision::Replay | Decision::Stop => Step::Stopped(error),
-            };
+            return self.wait_after(error);
         }
         match decision {
             Decision::Retry(wait) if !self.has_lost_the_start() => Step::Wait(wait),
             _ => self.ask_for_replay(),
+        }
+    }
+
+    /// When the target is asked again that could not be asked where it is.
+    fn wait_after(&mut self, error: Error) -> Step {
+        match retry::decide(error.kind(), self.attempt, self.backoff, &mut self.rng) {
+            Decision::Retry(wait) => Step::Wait(wait),
+            Decision::Replay | Decision::Stop => Step::Stopped(error),
         }
     }
 
@@ -584,6 +604,7 @@ impl<S: Sink> Worker<S> {
     }
 
     fn relearn(&mut self) -> Result<()> {
+        self.is_unsure = true;
         let checkpoint = self.sink.checkpoint()?;
         if checkpoint.lsn < self.progress.durable_lsn() {
             return Err(Error::new(
@@ -601,6 +622,7 @@ impl<S: Sink> Worker<S> {
         self.progress.set_fills(self.fills.clone());
         self.position = checkpoint.lsn;
         self.open = checkpoint.open;
+        self.is_unsure = false;
         Ok(())
     }
 

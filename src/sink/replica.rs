@@ -2,6 +2,7 @@
 //! and what becomes of a row that it does not take.
 
 use std::fmt::Display;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::capture::slot::SourceIdentity;
 use crate::encode::cell::Cell;
@@ -103,6 +104,12 @@ pub(super) fn missing_row(run: &Run, span: &Span, change: Change, plan: &Plan) -
     };
     let key = table.key.iter().map(text).collect::<Option<_>>()?;
     Some((change.table as usize, OwedKey { key, commit_lsn: span.commit_lsn, xid: span.xid }))
+}
+
+/// Now, in microseconds since 1970-01-01 UTC.
+pub(super) fn unix_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// The dead letter of a change that has a valid form, but which the replica does not take.

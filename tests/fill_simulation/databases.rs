@@ -131,6 +131,12 @@ impl Database {
         seen
     }
 
+    /// Somebody else puts a row where none is.
+    pub fn put(&self, id: i64) {
+        let sql = "INSERT INTO items (id, name, note) VALUES (?1, 'theirs', 'theirs')";
+        self.with(|connection| connection.execute(sql, [id]).unwrap());
+    }
+
     /// Somebody else takes a row away, if it is there.
     pub fn take_away(&mut self, id: i64) -> bool {
         if self.readers_see.is_some() {

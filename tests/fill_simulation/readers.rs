@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use walcast::Lsn;
 use walcast::app::fill::gate::{Gate, Offered};
-use walcast::app::fill::job::{Job, jobs};
+use walcast::app::fill::job::{Job, jobs, jobs_to_begin};
+use walcast::app::fill::pending::Pending;
 use walcast::capture::chunk::{InDoubt, Key, KeyRange};
 use walcast::capture::copy_text::CopyRows;
 use walcast::capture::snapshot::{CommitId, ReadPoint};
@@ -15,7 +16,7 @@ use walcast::encode::run::Run;
 use walcast::encode::touched::Ticket;
 use walcast::fanout::fill::{Action, FillStep, OwedKey, RangeFill, TableFill};
 use walcast::fanout::outlets::Outlets;
-use walcast::fanout::progress::Progress;
+use walcast::fanout::progress::{Progress, State};
 use walcast::fanout::worker::Delivery;
 
 use super::snapshots::{IDS, Rows, Source, copy};
@@ -35,6 +36,7 @@ pub struct Readers {
     progress: Progress,
     plan: Arc<Plan>,
     without: Without,
+    pending: Pending,
 }
 
 #[derive(Default)]
@@ -87,6 +89,7 @@ impl Readers {
             progress,
             plan: plan.clone(),
             without,
+            pending: Pending::default(),
         }
     }
 
@@ -127,9 +130,10 @@ impl Readers {
 
     /// The next job that nobody does yet.
     fn take(&mut self, rng: &mut fastrand::Rng) -> Option<Job> {
-        let jobs = jobs(&self.progress, self.plan.tables.len());
+        let all = jobs(&self.progress, self.plan.tables.len());
+        let jobs = jobs_to_begin(&self.progress, self.plan.tables.len(), &self.pending);
         let busy: Vec<&Job> = self.readers.iter().filter_map(|reader| reader.job.as_ref()).collect();
-        let needed: BTreeSet<usize> = jobs.iter().chain(busy.iter().copied()).map(Job::table).collect();
+        let needed: BTreeSet<usize> = all.iter().chain(busy.iter().copied()).map(Job::table).collect();
         let free: Vec<Job> =
             jobs.into_iter().filter(|job| !busy.iter().any(|other| other.is_in_the_way_of(job))).collect();
         if !needed.contains(&TABLE) {
@@ -195,7 +199,17 @@ impl Readers {
             ranges: ranges.into_iter().map(|rest| RangeFill { rest, is_done: false }).collect(),
             ..TableFill::waiting(IDS as u64)
         };
-        self.send(Action::Begin { fill, sinks: None })
+        let is_sent = self.send(Action::Begin { fill, sinks: None });
+        if is_sent {
+            self.note(Job::Begin(TABLE));
+        }
+        is_sent
+    }
+
+    /// It is on its way to whoever takes the main stream.
+    fn note(&self, job: Job) {
+        let sinks = self.progress.sinks().into_iter();
+        self.pending.sent(job, sinks.filter(|sink| sink.state() == State::Attached));
     }
 
     fn read(
@@ -227,7 +241,11 @@ impl Readers {
             seen.refused_reads += 1;
             return At::Ready;
         }
-        let run = Some(chunk::encode(&rows, TABLE, &self.plan).unwrap());
+        let mut run = chunk::encode(&rows, TABLE, &self.plan).unwrap();
+        if let Job::Owed(_, owed) = job {
+            chunk::push_gone(&mut run, owed.iter().map(|owed| owed.key.as_slice()), TABLE, &self.plan);
+        }
+        let run = Some(run);
         let seen_lsn = Lsn(source.lsn);
         let read = Read { _ticket: ticket, generation, read_point, run, last_key, is_last, seen_lsn };
         At::Read(Box::new(read))
@@ -258,6 +276,9 @@ impl Readers {
                 self.gate.offer(TABLE, &mut read.run, (&read.read_point, read.generation), make)
             }
         };
+        if offered == Offered::Sent {
+            self.note(job.clone());
+        }
         match (offered, job) {
             (Offered::NotNow, job) => Some((job, At::Read(Box::new(read)))),
             (Offered::Stale, job) => {

@@ -32,6 +32,8 @@ const REFUSALS = {
   "401": [401, 10000, "Authentication error"],
   "403": [403, 7403, "The given account is not valid or is not authorized to access this service"],
   "404": [404, 7404, "The database could not be found"],
+  // What a server says that plays the API in part.
+  "404-route": [404, 7003, "Could not route to this path, perhaps your object identifier is invalid?"],
 };
 
 const GATEWAYS = { "502": "Bad gateway", "503": "Service unavailable", "504": "Gateway time-out" };

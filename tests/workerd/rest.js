@@ -8,7 +8,7 @@ import * as ledger from "./ledger.js";
 // Everything that begins like this is a valid token, so that tests can have several.
 const TOKEN = /^Bearer (test-token[\w-]*)$/;
 const ACCOUNT = "0123456789abcdef0123456789abcdef";
-const PATH = /^\/client\/v4\/accounts\/([^/]+)\/d1\/database(?:\/([^/]+)(?:\/(query|raw|time_travel\/bookmark))?)?$/;
+const PATH = /^\/client\/v4\/accounts\/([^/]+)\/d1\/database(?:\/([^/]+)(?:\/(query|raw|time_travel\/bookmark|time_travel\/restore))?)?$/;
 const HINTS = ["wnam", "enam", "weur", "eeur", "apac", "oc"];
 
 const success = (result, more = {}) => Response.json({ result, errors: [], messages: [], success: true, ...more });
@@ -46,7 +46,9 @@ async function routed(request, url, { databases, env, ctx, token }) {
       await databases.remove(database);
       return success(null);
     case "GET time_travel/bookmark":
-      return success({ bookmark: `${Date.now().toString(16).padStart(8, "0")}-00000000-00000000-${"0".repeat(32)}` });
+      return serve({ at: "front", database, token, env, ctx }, () => bookmarked(databases, database));
+    case "POST time_travel/restore":
+      return restored(databases, database, url.searchParams.get("bookmark"));
     case "POST query":
     case "POST raw":
       return serve({ at: "front", database, token, env, ctx }, () =>
@@ -84,6 +86,21 @@ async function collection(request, url, databases) {
 async function described(databases, { id, name, created_at }) {
   const { num_tables, file_size } = await databases.object(id).describe();
   return { uuid: id, name, version: "production", created_at, num_tables, file_size };
+}
+
+// D1 has a bookmark of every moment; the rig, of those that somebody has asked for. They sort by time.
+async function bookmarked(databases, database) {
+  const at = Date.now().toString(16).padStart(16, "0");
+  const bookmark = `${at.slice(0, 8)}-${at.slice(8)}-00000000-${crypto.randomUUID().replaceAll("-", "")}`;
+  await databases.object(database.id).keep(bookmark);
+  return success({ bookmark });
+}
+
+async function restored(databases, database, bookmark) {
+  const object = databases.object(database.id);
+  const { result } = await (await bookmarked(databases, database)).json();
+  if (!(await object.restore(bookmark))) return envelope(400, 7400, `Invalid bookmark: ${bookmark}`);
+  return success({ bookmark, previous_bookmark: result.bookmark, message: "the database is what it was" });
 }
 
 async function json(request) {

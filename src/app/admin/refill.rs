@@ -11,6 +11,7 @@ use super::Shared;
 use super::extract::Body;
 use super::problem::Problem;
 use super::sync::{Begun, answer, begun};
+use crate::app::bookmark::{self, WayBack};
 use crate::app::fill::request::{FillRequest, Refill};
 use crate::app::jobs::{JobKind, JobProgress, JobTarget, Running};
 use crate::app::view::Prepared;
@@ -37,6 +38,8 @@ pub(super) struct Which {
     condition: Option<String>,
     /// For a nuke: whether the tables are filled again. Default true.
     refill: Option<bool>,
+    /// For a nuke: go on although there is no way back to what a D1 database holds. Default false.
+    yes: Option<bool>,
 }
 
 /// How much of it.
@@ -75,12 +78,16 @@ pub(super) async fn backfill(
     if which.refill.is_some() {
         return Err(Problem::bad_request("refill means nothing in a backfill"));
     }
-    begin(&shared, JobKind::Backfill, which)
+    if which.yes.is_some() {
+        return Err(Problem::bad_request("yes means nothing in a backfill"));
+    }
+    begin(&shared, JobKind::Backfill, which).await
 }
 
 /// Drop tables, make them anew and fill them
 ///
-/// Only what walcast made. Until a table is full again, its readers see fewer rows.
+/// Only what walcast made. Until a table is full again, its readers see fewer rows. The job says how each D1 database is
+/// brought back to what it was; where there is no way back, as through the companion Worker, `yes` has to be true.
 #[utoipa::path(
     post,
     path = "/nuke",
@@ -92,7 +99,7 @@ pub(super) async fn backfill(
         (status = 400, description = "The body is wrong", body = Problem),
         (status = 401, description = "The secret is missing or wrong", body = Problem),
         (status = 404, description = "There is no such sink or table", body = Problem),
-        (status = 409, description = "A job does this already, or the sink is not attached", body = Problem),
+        (status = 409, description = "A job does this already, the sink is not attached, or there is no way back", body = Problem),
     )
 )]
 pub(super) async fn nuke(
@@ -102,11 +109,11 @@ pub(super) async fn nuke(
     if which.condition.is_some() {
         return Err(Problem::bad_request("where means nothing in a nuke"));
     }
-    begin(&shared, JobKind::Nuke, which)
+    begin(&shared, JobKind::Nuke, which).await
 }
 
-fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begun, Problem> {
-    let Which { what, db, table, condition, refill } = which;
+async fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begun, Problem> {
+    let Which { what, db, table, condition, refill, yes } = which;
     let fits = match what {
         Some(What::All) => db.is_none() && table.is_none(),
         Some(What::Db) => db.is_some() && table.is_none(),
@@ -139,10 +146,49 @@ fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begun, Pro
         .check(prepared.progress.sinks().iter())
         .map_err(|error| Problem::conflict(error.chain(), "/status".to_owned()))?;
     let running = begun(shared, kind, JobTarget { sink: db, table })?;
-    prepared.fills.request(request.clone());
+    if kind == JobKind::Nuke {
+        match ways_back(shared, &request.sinks, yes == Some(true)).await {
+            Ok(ways_back) => running.set_ways_back(ways_back),
+            Err((problem, error)) => {
+                running.failed(&error);
+                return Err(problem);
+            }
+        }
+    }
+    // The configuration may have been read again meanwhile.
+    let now = shared.view.prepared().unwrap_or(prepared);
+    let request = resolve(&asked, &now).map_err(|error| Problem::not_found(error.chain()))?;
+    now.fills.request(request);
     let job = running.job();
     tokio::spawn(watch(shared.clone(), asked, running));
     answer(job)
+}
+
+/// How each database is brought back. `is_sure`: also where there is no way.
+async fn ways_back(
+    shared: &Arc<Shared>,
+    sinks: &[String],
+    is_sure: bool,
+) -> Result<Vec<String>, (Problem, Error)> {
+    let (config, sinks) = (shared.config(), sinks.to_vec());
+    let asked = tokio::task::spawn_blocking(move || bookmark::ways_back(&config, &sinks)).await;
+    let asked = asked.unwrap_or_else(|error| Err(Error::bug("asking for bookmarks").because(error)));
+    let ways = asked.map_err(|error| {
+        let copy = Error::new(error.kind(), error.chain());
+        (Problem::from(error), copy)
+    })?;
+    let sentences: Vec<String> = ways.iter().map(WayBack::sentence).collect();
+    match ways.iter().zip(&sentences).find(|(way, _)| way.command.is_none() && !is_sure) {
+        Some((_, sentence)) => {
+            let hint = "ask again with \"yes\": true";
+            let problem = Problem::conflict(sentence.clone(), "/status".to_owned()).hint(hint);
+            Err((problem, Error::halt(sentence.clone()).hint(hint)))
+        }
+        None => {
+            sentences.iter().for_each(|sentence| tracing::warn!("{sentence}"));
+            Ok(sentences)
+        }
+    }
 }
 
 /// What is asked for, by what the engine has now.
@@ -197,7 +243,8 @@ async fn watch(shared: Arc<Shared>, asked: Refill, running: Running) {
         }
         running.set_progress(JobProgress { done: rows, total: Some(estimated), unit: "rows" });
         if waits.is_empty() && !prepared.fills.has_pending() {
-            return running.done(format!("{rows} rows written"));
+            let outcome = [vec![format!("{rows} rows written")], running.job().ways_back].concat();
+            return running.done(outcome.join("; "));
         }
         running.set_waits_for(waits);
     }

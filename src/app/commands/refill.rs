@@ -14,6 +14,7 @@ use serde_json::json;
 use super::output;
 use super::run::shutdown_on_signal;
 use crate::app::admin::client::Client;
+use crate::app::bookmark::ways_back;
 use crate::app::cli::Global;
 use crate::app::engine::RunOptions;
 use crate::app::fill::request::Refill;
@@ -36,7 +37,9 @@ Examples:
   walcast nuke --table apps --yes                one table in all replicas
   walcast nuke --all --yes --no-refill           leaves empty tables, which take what the stream brings
 
-Only tables that walcast made are dropped, never anything else. Until a table is full again, its readers see fewer rows.";
+Only tables that walcast made are dropped, never anything else. Until a table is full again, its readers see fewer rows.
+Before a D1 database is touched, the command is printed that brings it back (Time Travel). Through the companion Worker
+there is none, and only --yes goes on.";
 
 /// How often progress is shown.
 const TICK: Duration = Duration::from_millis(200);
@@ -102,7 +105,7 @@ pub async fn backfill(global: &Global, arguments: BackfillArguments) -> Result<E
     global.log()?;
     let BackfillArguments { table, sink, condition, json } = arguments;
     let refill = Refill { sinks: sink, tables: table, filter: condition, ..Refill::default() };
-    run(global, refill, json).await
+    run(global.load()?, refill, json).await
 }
 
 /// Drops tables, makes them anew and fills them.
@@ -113,11 +116,20 @@ pub async fn nuke(global: &Global, arguments: NukeArguments) -> Result<ExitCode>
     global.log()?;
     let NukeArguments { table, sink, no_refill, yes, json, .. } = arguments;
     let refill = Refill { sinks: sink, tables: table, clears: true, is_left_empty: no_refill, filter: None };
+    let config = global.load()?;
+    let (asked, sinks) = (config.clone(), refill.sinks.clone());
+    let ways = tokio::task::spawn_blocking(move || ways_back(&asked, &sinks)).await;
+    let ways = ways.map_err(|error| Error::bug("asking for bookmarks").because(error))??;
+    ways.iter().for_each(|way| eprintln!("{}", way.sentence()));
+    if !yes && let Some(way) = ways.iter().find(|way| way.command.is_none()) {
+        return Err(Error::config(format!("there is no way back from emptying sink {}", way.sink))
+            .hint("walcast nuke … --yes empties it all the same"));
+    }
     if !yes && !is_confirmed(&refill)? {
         eprintln!("nothing was touched");
         return Ok(ExitCode::FAILURE);
     }
-    run(global, refill, json).await
+    run(config, refill, json).await
 }
 
 /// Asks for what is to be emptied, which nobody types by accident.
@@ -149,8 +161,7 @@ pub(super) fn asked(what: &str, word: &str, instead: &str) -> Result<bool> {
 }
 
 /// Asks the engine that runs, or runs one until everything is there, and shows how far it is.
-async fn run(global: &Global, refill: Refill, json: bool) -> Result<ExitCode> {
-    let config = global.load()?;
+async fn run(config: Config, refill: Refill, json: bool) -> Result<ExitCode> {
     if let Some(client) = Client::new(&config.admin).filter(Client::is_there) {
         return tokio::task::spawn_blocking(move || ask(&client, &refill, json))
             .await
@@ -212,6 +223,10 @@ fn ask(client: &Client, refill: &Refill, json: bool) -> Result<ExitCode> {
                 fields.into_iter().filter_map(|(field, value)| Some((field, value.as_ref()?)))
             {
                 body[field] = json!(value);
+            }
+            if refill.clears {
+                // Whoever was asked has seen whether there is a way back.
+                body["yes"] = json!(true);
             }
             if refill.is_left_empty {
                 body["refill"] = json!(false);

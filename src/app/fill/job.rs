@@ -1,5 +1,6 @@
 //! What there is to be read for the sinks, as they say themselves.
 
+use super::pending::Pending;
 use crate::Lsn;
 use crate::capture::chunk::KeyRange;
 use crate::fanout::fill::{Fills, OwedKey, TableState};
@@ -43,18 +44,36 @@ impl Job {
 /// What the sinks that take the main stream lack of the plan's tables.
 pub fn jobs(progress: &Progress, tables: usize) -> Vec<Job> {
     let takers = progress.sinks().into_iter().filter(|sink| can_take(sink));
-    takers.flat_map(|sink| sink.look_at_fills(|fills| jobs_of(fills, tables, sink.durable_lsn()))).collect()
+    let lacks = |fills: &Fills, position| jobs_of(fills, tables, position, &[]);
+    takers.flat_map(|sink| sink.look_at_fills(|fills| lacks(fills, sink.durable_lsn()))).collect()
 }
 
-fn jobs_of(fills: &Fills, tables: usize, position: Lsn) -> Vec<Job> {
+/// The same without what is on its way to them.
+pub fn jobs_to_begin(progress: &Progress, tables: usize, pending: &Pending) -> Vec<Job> {
+    let takers = progress.sinks().into_iter().filter(|sink| can_take(sink));
+    takers
+        .flat_map(|sink| {
+            let (sent, position) = (pending.of(&sink), sink.durable_lsn());
+            sink.look_at_fills(|fills| jobs_of(fills, tables, position, &sent))
+        })
+        .collect()
+}
+
+fn jobs_of(fills: &Fills, tables: usize, position: Lsn, sent: &[Job]) -> Vec<Job> {
     let mut jobs = Vec::new();
     for table in 0..tables {
         let Some(fill) = fills.get(table) else { continue };
         match fill.state(position) {
             TableState::Waiting => jobs.push(Job::Begin(table)),
             TableState::Filling => {
-                if !fill.owed.is_empty() {
-                    let some = fill.owed.iter().take(OWED_MAX).cloned().collect();
+                let is_sent = |one: &OwedKey| {
+                    let in_job =
+                        |job: &Job| matches!(job, Job::Owed(of, rows) if *of == table && rows.contains(one));
+                    sent.iter().any(in_job)
+                };
+                let owed = fill.owed.iter().filter(|one| !is_sent(one));
+                let some: Vec<OwedKey> = owed.take(OWED_MAX).cloned().collect();
+                if !some.is_empty() {
                     jobs.push(Job::Owed(table, some));
                 }
                 jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
@@ -66,6 +85,7 @@ fn jobs_of(fills: &Fills, tables: usize, position: Lsn) -> Vec<Job> {
             | TableState::Stopped => {}
         }
     }
+    jobs.retain(|job| !sent.contains(job));
     jobs
 }
 

@@ -9,6 +9,7 @@
 pub mod gate;
 pub mod job;
 mod pace;
+pub mod pending;
 mod reader;
 pub mod request;
 pub mod resume;
@@ -27,7 +28,8 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use self::gate::Gate;
-use self::job::{Job, jobs};
+use self::job::{Job, jobs, jobs_to_begin};
+use self::pending::Pending;
 use self::reader::Reader;
 use self::tables::Tables;
 use self::view::FillView;
@@ -85,7 +87,12 @@ impl Filler {
     }
 
     async fn run(self, mut stop: watch::Receiver<bool>) {
-        let shared = Shared { tables: Tables::new(&self), busy: RefCell::default(), filler: Rc::new(self) };
+        let shared = Shared {
+            tables: Tables::new(&self),
+            pending: Pending::default(),
+            busy: RefCell::default(),
+            filler: Rc::new(self),
+        };
         let workers = (0..shared.filler.config.connections).map(|_| shared.work());
         tokio::select! {
             _ = join_all(workers) => {}
@@ -100,13 +107,15 @@ impl Filler {
 struct Shared {
     filler: Rc<Filler>,
     tables: Tables,
+    /// What is on its way to the sinks.
+    pending: Pending,
     /// What is being done.
     busy: RefCell<Vec<Job>>,
 }
 
 impl Shared {
     async fn work(&self) {
-        let mut reader = Reader::new(&self.filler);
+        let mut reader = Reader::new(&self.filler, &self.pending);
         loop {
             if let Some(request) = self.filler.view.take_request() {
                 reader.begin_anew(&self.tables, request.clone()).await;
@@ -140,9 +149,10 @@ impl Shared {
 
     /// The next job that nobody does yet. Tables that nobody lacks any more are forgotten.
     fn take(&self) -> Option<Job> {
-        let jobs = jobs(&self.filler.progress, self.filler.plan.tables.len());
+        let (progress, tables) = (&self.filler.progress, self.filler.plan.tables.len());
+        let (all, jobs) = (jobs(progress, tables), jobs_to_begin(progress, tables, &self.pending));
         let mut busy = self.busy.borrow_mut();
-        let needed: BTreeSet<usize> = jobs.iter().chain(busy.iter()).map(Job::table).collect();
+        let needed: BTreeSet<usize> = all.iter().chain(busy.iter()).map(Job::table).collect();
         self.tables.keep(&needed);
         self.filler.view.keep_filters(|table| needed.contains(&table));
         let is_free = |job: &&Job| !busy.iter().any(|other| other.is_in_the_way_of(job));

@@ -10,6 +10,7 @@ use super::Filler;
 use super::gate::Offered;
 use super::job::{Job, OWED_MAX, can_take};
 use super::pace::{Pace, yield_to_stream};
+use super::pending::Pending;
 use super::request::{FillRequest, RowRequest};
 use super::resume::How;
 use super::tables::Tables;
@@ -38,6 +39,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 pub(super) struct Reader<'a> {
     filler: &'a Filler,
+    pending: &'a Pending,
     pace: Pace,
     connections: BTreeMap<usize, ChunkReader>,
     /// How many rows are read by themselves at once.
@@ -63,8 +65,8 @@ struct Sent {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(filler: &'a Filler) -> Self {
-        Reader { filler, pace: Pace::new(filler), connections: BTreeMap::new(), owed_max: OWED_MAX }
+    pub(super) fn new(filler: &'a Filler, pending: &'a Pending) -> Self {
+        Reader { filler, pending, pace: Pace::new(filler), connections: BTreeMap::new(), owed_max: OWED_MAX }
     }
 
     /// Does a job, or as much of it as the sinks go along with.
@@ -75,14 +77,14 @@ impl<'a> Reader<'a> {
         let table = job.table();
         let read_by = tables.ready(self.filler, table).await?;
         match job {
-            Job::Begin(_) => self.begin(tables, table, &read_by).await,
-            Job::Range(_, rest) => self.range(tables, table, &read_by, rest.clone()).await,
-            Job::Owed(_, owed) => self.pay(tables, table, &read_by, owed).await,
+            Job::Begin(_) => self.begin(table, &read_by).await,
+            Job::Range(_, rest) => self.range(table, &read_by, rest.clone()).await,
+            Job::Owed(_, owed) => self.pay(table, &read_by, owed).await,
         }
     }
 
     /// Cuts the table into ranges, and lets the fill begin where it waits.
-    async fn begin(&mut self, tables: &Tables, table: usize, read_by: &ChunkTable) -> Result<()> {
+    async fn begin(&mut self, table: usize, read_by: &ChunkTable) -> Result<()> {
         let client = self.filler.source.connect().await?;
         let ranges = read_by.ranges(&client, self.filler.config.connections).await?;
         let planned = &self.filler.plan.tables[table];
@@ -98,10 +100,9 @@ impl<'a> Reader<'a> {
             began: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             ..TableFill::waiting(planned.estimated_rows.max(0).unsigned_abs())
         };
-        let mut done = self.send_step(table, Action::Begin { fill, sinks: None }).await;
-        if tokio::time::timeout(PATIENCE, &mut done).await.is_err() {
-            tables.await_step(table, done);
-        }
+        let done = self.send_step(table, Action::Begin { fill, sinks: None }).await;
+        self.sent(Job::Begin(table));
+        taken(done).await;
         Ok(())
     }
 
@@ -164,13 +165,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads what is left of a range, chunk by chunk, while the sinks take it.
-    async fn range(
-        &mut self,
-        tables: &Tables,
-        table: usize,
-        read_by: &ChunkTable,
-        mut rest: KeyRange,
-    ) -> Result<()> {
+    async fn range(&mut self, table: usize, read_by: &ChunkTable, mut rest: KeyRange) -> Result<()> {
         self.forget_other_keys(table, read_by).await;
         let mut sent: VecDeque<Sent> = VecDeque::new();
         let mut useless = 0;
@@ -179,7 +174,7 @@ impl<'a> Reader<'a> {
                 return Err(Error::transient("what was read is too old, again and again"));
             }
             while sent.len() >= AHEAD {
-                if !self.take_receipt(tables, table, sent.pop_front()).await {
+                if !self.take_receipt(table, sent.pop_front()).await {
                     return Ok(());
                 }
             }
@@ -202,6 +197,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             useless = 0;
+            self.sent(Job::Range(table, rest.clone()));
             if last_key.is_some() {
                 rest.after = last_key;
             }
@@ -212,14 +208,14 @@ impl<'a> Reader<'a> {
             }
         }
         for one in sent {
-            self.take_receipt(tables, table, Some(one)).await;
+            self.take_receipt(table, Some(one)).await;
         }
         Ok(())
     }
 
     /// Waits until the sinks are done with a chunk, but not for long where others are: a sink that is stuck has its own
     /// queue. False if no sink has gone along: another range is more use.
-    async fn take_receipt(&mut self, tables: &Tables, table: usize, sent: Option<Sent>) -> bool {
+    async fn take_receipt(&mut self, table: usize, sent: Option<Sent>) -> bool {
         let Some(Sent { rest, bytes, at, mut done }) = sent else { return true };
         loop {
             let is_done = tokio::time::timeout(LOOK, &mut done).await.is_ok();
@@ -230,9 +226,6 @@ impl<'a> Reader<'a> {
                 return has_gone_along;
             }
             if at.elapsed() >= PATIENCE {
-                if !has_gone_along {
-                    tables.await_step(table, done);
-                }
                 return has_gone_along;
             }
         }
@@ -266,13 +259,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads rows by themselves, from a snapshot that sees why. More of them than fit a chunk follow.
-    async fn pay(
-        &mut self,
-        tables: &Tables,
-        table: usize,
-        read_by: &ChunkTable,
-        owed: &[OwedKey],
-    ) -> Result<()> {
+    async fn pay(&mut self, table: usize, read_by: &ChunkTable, owed: &[OwedKey]) -> Result<()> {
         let is_seen = |read: &Read| {
             let cause = |owed: &OwedKey| CommitId { xid: owed.xid, commit_lsn: owed.commit_lsn };
             owed.iter().all(|owed| read.chunk.read_point.sees(cause(owed)))
@@ -280,7 +267,7 @@ impl<'a> Reader<'a> {
         for _ in 0..USELESS_MAX {
             let owed = &owed[..owed.len().min(self.owed_max)];
             let selection = Selection::Rows(owed.iter().map(|owed| read_by.key_from(&owed.key)).collect());
-            let Some(read) = self.read(table, read_by, &selection).await?.filter(is_seen) else {
+            let Some(mut read) = self.read(table, read_by, &selection).await?.filter(is_seen) else {
                 tokio::time::sleep(POLL).await;
                 continue;
             };
@@ -289,16 +276,17 @@ impl<'a> Reader<'a> {
                 self.owed_max = owed.len() / 2;
                 continue;
             }
+            if let Some(run) = read.run.as_mut().filter(|_| read.chunk.is_last) {
+                let keys = owed.iter().map(|owed| owed.key.as_slice());
+                chunk::push_gone(run, keys, table, &self.filler.plan);
+            }
             let (paid, seen_lsn) = (owed.to_vec(), read.seen_lsn);
             let (receipt, done) = oneshot::channel();
             let action = move |run| Action::Paid { owed: paid, run, seen_lsn };
             if self.offer(table, read, receipt, action).await == Offered::Sent {
-                self.take_receipt(
-                    tables,
-                    table,
-                    Some(Sent { rest: None, bytes: 0, at: Instant::now(), done }),
-                )
-                .await;
+                self.sent(Job::Owed(table, owed.to_vec()));
+                let sent = Sent { rest: None, bytes: 0, at: Instant::now(), done };
+                self.take_receipt(table, Some(sent)).await;
                 return Ok(());
             }
         }
@@ -344,6 +332,12 @@ impl<'a> Reader<'a> {
         };
         let run = Some(chunk::encode(&chunk.rows, table, &self.filler.current.plan())?);
         Ok(Some(Read { run, chunk, seen_lsn, ticket, generation }))
+    }
+
+    /// What does this job is on its way to every sink that takes the main stream.
+    fn sent(&self, job: Job) {
+        let sinks = self.filler.progress.sinks().into_iter();
+        self.pending.sent(job, sinks.filter(|sink| sink.state() == State::Attached));
     }
 
     /// Puts a chunk among the stream's deliveries.

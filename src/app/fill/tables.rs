@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::Filler;
 use super::gate::Gate;
 use super::view::FillView;
@@ -19,10 +17,11 @@ use crate::error::{Error, Kind, Result};
 const REST: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// How often it is looked whether what was in doubt is visible.
 const POLL: Duration = Duration::from_millis(50);
-/// How long a table waits for sinks that do not take what was read of it. Others may lack it too.
-const AWAITED_MAX: Duration = Duration::from_secs(30);
 /// When it is said that a fill waits for transactions.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A table, and the condition on its rows.
+type Way = (usize, Option<String>);
 
 pub(super) struct Tables {
     plan: Arc<Plan>,
@@ -30,12 +29,10 @@ pub(super) struct Tables {
     gate: Arc<Gate>,
     view: Arc<FillView>,
     /// By table and condition: how it is read, and since which doubt.
-    ready: RefCell<BTreeMap<(usize, Option<String>), (u64, ChunkTable)>>,
+    ready: RefCell<BTreeMap<Way, (u64, ChunkTable)>>,
     /// Whose touches are remembered: those that are ready, and those that were.
     watched: RefCell<BTreeSet<usize>>,
     resting: RefCell<BTreeMap<usize, (u32, Instant)>>,
-    /// Steps that no sink has taken yet, and since when.
-    awaited: RefCell<BTreeMap<usize, (oneshot::Receiver<()>, Instant)>>,
 }
 
 impl Tables {
@@ -48,7 +45,6 @@ impl Tables {
             ready: RefCell::default(),
             watched: RefCell::default(),
             resting: RefCell::default(),
-            awaited: RefCell::default(),
         }
     }
 
@@ -124,28 +120,9 @@ impl Tables {
         self.ready.borrow_mut().clear();
     }
 
-    /// Keeps what tells when the sinks are done with a step that they are slow to take: until then nothing else is read
-    /// of the table, or for a while.
-    pub(super) fn await_step(&self, table: usize, done: oneshot::Receiver<()>) {
-        self.awaited.borrow_mut().insert(table, (done, Instant::now()));
-    }
-
-    fn is_awaited(&self, table: usize) -> bool {
-        let mut awaited = self.awaited.borrow_mut();
-        let is_open = awaited.get_mut(&table).is_some_and(|(done, since)| {
-            matches!(done.try_recv(), Err(oneshot::error::TryRecvError::Empty))
-                && since.elapsed() < AWAITED_MAX
-        });
-        if !is_open {
-            awaited.remove(&table);
-        }
-        is_open
-    }
-
-    /// Whether the table waits after an error, or for sinks that are slow.
+    /// Whether the table waits after an error.
     pub(super) fn is_resting(&self, table: usize) -> bool {
-        self.is_awaited(table)
-            || self.resting.borrow().get(&table).is_some_and(|(_, until)| Instant::now() < *until)
+        self.resting.borrow().get(&table).is_some_and(|(_, until)| Instant::now() < *until)
     }
 
     pub(super) fn succeeded(&self, table: usize) {

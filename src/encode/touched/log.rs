@@ -265,6 +265,24 @@ impl Touched {
         self.forgotten.retain(|commit| !floor.sees(*commit));
     }
 
+    /// A fill of the table begins, and sinks may drop what they have of it. What was delivered before is then no reason to
+    /// leave a row out: chunks from now on must see all of it, or are [`Stale`].
+    pub fn begin(&mut self, table: usize) {
+        let table = table as u32;
+        let Some(keys) = self.tables.get_mut(&table) else { return };
+        *keys = Keys::default();
+        let (bytes, forgotten) = (&mut self.bytes, &mut self.forgotten);
+        self.transactions.retain(|touches| {
+            let is_kept = touches.table != table;
+            if !is_kept {
+                *bytes -= touches.bytes;
+                forgotten.push(touches.commit);
+            }
+            is_kept
+        });
+        self.limit_forgotten();
+    }
+
     /// Keeps only which transactions there were.
     fn forget(&mut self) {
         tracing::debug!(
@@ -274,29 +292,10 @@ impl Touched {
         self.forgotten.extend(self.transactions.drain(..).map(|touches| touches.commit));
         self.tables.values_mut().for_each(|keys| *keys = Keys::default());
         self.bytes = 0;
-        self.tidy_forgotten();
+        self.limit_forgotten();
     }
 
-    /// Forgets what touched a table: its fill begins, and a sink may have none of it, because it was emptied or came
-    /// later. Chunks are [`Stale`] until they see all of that.
-    pub fn begin(&mut self, table: usize) {
-        let (table, bytes, forgotten) = (table as u32, &mut self.bytes, &mut self.forgotten);
-        self.transactions.retain(|touches| {
-            let is_kept = touches.table != table;
-            if !is_kept {
-                *bytes -= touches.bytes;
-                forgotten.push(touches.commit);
-            }
-            is_kept
-        });
-        if let Some(keys) = self.tables.get_mut(&table) {
-            *keys = Keys::default();
-        }
-        self.tidy_forgotten();
-    }
-
-    fn tidy_forgotten(&mut self) {
-        self.forgotten.dedup();
+    fn limit_forgotten(&mut self) {
         if self.forgotten.len() * size_of::<CommitId>() > self.bytes_max {
             self.forgotten = Vec::new();
             self.is_blind = true;
@@ -367,6 +366,9 @@ impl Touched {
             key.clear();
             match change.kind {
                 ChangeKind::Reject => key.extend_from_slice(run.rejection(change).key.as_bytes()),
+                ChangeKind::Delete => {
+                    json_rows::array(run.key(change, plan).iter().copied(), &run.arena, &mut key);
+                }
                 _ => {
                     let row = run.row(change, plan);
                     json_rows::array(planned.key.iter().map(|&index| row[index]), &run.arena, &mut key);
@@ -375,6 +377,11 @@ impl Touched {
             match self.decide(table, &key, read_point) {
                 Decision::Keep => settled.kept += 1,
                 Decision::LeaveOut => {
+                    settled.left_out += 1;
+                    continue;
+                }
+                // A row that was gone and changes all the same has come back.
+                Decision::Overlay { .. } if change.kind == ChangeKind::Delete => {
                     settled.left_out += 1;
                     continue;
                 }

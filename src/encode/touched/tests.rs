@@ -251,17 +251,18 @@ fn chunk(plan: &Plan) -> Run {
 }
 
 #[test]
-fn what_touched_a_table_before_its_fill_began_may_be_in_no_sink() {
+fn what_was_delivered_before_a_fill_began_leaves_no_row_out_but_must_be_seen() {
     let plan = plan();
-    let mut log = log(&[run(20, &[Did::Delete(1), Did::Update(2, "n")])]);
+    let mut log = log(&[run(20, &[Did::Upsert(1, "then gone with its table")])]);
     log.begin(0);
     assert_eq!(log.bytes(), 0);
-    let mut rows = CopyRows::default();
-    ["old\tx\t1\t5", "old\tx\t3\t5"].iter().for_each(|row| rows.push(row.as_bytes()));
-    let mut chunk = chunk::encode(&rows, 0, &plan).unwrap();
-    assert_eq!(log.settle(0, &mut chunk, &plan, &sees(20, &[])), Err(Stale));
-    let mut chunk = chunk::encode(&rows, 0, &plan).unwrap();
-    assert_eq!(log.settle(0, &mut chunk, &plan, &sees(21, &[])).unwrap().kept, 2);
+    log.record(&run(21, &[Did::Upsert(1, "again")]), &plan, &sees(10, &[]));
+    let mut settle = |read_point| {
+        log.settle(0, &mut chunk(&plan), &plan, &read_point).map(|settled| (settled.kept, settled.left_out))
+    };
+    assert_eq!(settle(sees(22, &[20])), Err(Stale));
+    assert_eq!(settle(sees(22, &[21])), Ok((0, 1)));
+    assert_eq!(settle(sees(22, &[])), Ok((1, 0)));
 }
 
 #[test]
@@ -273,4 +274,26 @@ fn a_filled_table_is_forgotten() {
     let plan = Arc::new(plan());
     log.record(&run(21, &[Did::Delete(1)]), &plan, &sees(10, &[]));
     assert_eq!(log.bytes(), 0);
+}
+
+#[test]
+fn a_row_that_was_asked_for_and_is_gone_is_removed_unless_something_unseen_touched_it() {
+    let plan = plan();
+    let mut log = log(&[run(20, &[Did::Upsert(2, "again")]), run(21, &[Did::Delete(3)])]);
+    let mut rows = CopyRows::default();
+    // One that is there, and one that is there and has no valid form.
+    rows.push(b"note\tx\t1\t5");
+    rows.push(b"note\tx\t9\tNaN");
+    let mut read = chunk::encode(&rows, 0, &plan).unwrap();
+    let keys = ["1", "2", "3", "4", "9", "no number"].map(|a| vec![a.to_owned(), "x".to_owned()]);
+    chunk::push_gone(&mut read, keys.iter().map(Vec::as_slice), 0, &plan);
+    let settled = log.settle(0, &mut read, &plan, &sees(22, &[20])).unwrap();
+    assert_eq!((settled.kept, settled.left_out), (4, 1));
+    let done = read.changes.iter().map(|&change| match change.kind {
+        ChangeKind::Upsert => format!("write {:?}", read.row(change, &plan)[2]),
+        ChangeKind::Delete => format!("remove {:?}", read.key(change, &plan)[0]),
+        kind => format!("{kind:?}"),
+    });
+    let done: Vec<String> = done.collect();
+    assert_eq!(done, ["write Integer(1)", "Reject", "remove Integer(3)", "remove Integer(4)"]);
 }

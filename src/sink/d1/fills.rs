@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::fanout::fill::{FillWrite, Fills, TableFill};
 use crate::fanout::sink::Applied;
 use crate::sink::alter::{build_beside, fill_text, put_fill, written};
-use crate::sink::replica::StoredTable;
+use crate::sink::replica::{StoredTable, unix_micros};
 
 const READ: &str = "SELECT target, fill FROM _walcast_fills";
 /// Without WHERE, SQLite takes ON for the condition of a join.
@@ -114,6 +114,8 @@ impl Session {
         let run = write.run.unwrap_or(&nothing);
         let span = Span {
             commit_lsn: write.fill.seen_lsn,
+            // When a row that is gone was deleted, nobody knows any more.
+            commit_time_micros: unix_micros(),
             is_start: true,
             end_lsn: Some(write.fill.seen_lsn),
             changes: 0..run.all_changes().len(),

@@ -178,6 +178,12 @@ impl<T> Reply<T> {
         matches!(verdict(&self.response()), Verdict::Throttled { .. })
     }
 
+    /// Whether the other side does not have what the path names.
+    pub(super) fn is_without_route(&self) -> bool {
+        let is_database = matches!(verdict(&self.response()), Verdict::Gone);
+        self.status == 404 && !is_database
+    }
+
     /// What was asked for.
     ///
     /// # Errors

@@ -12,8 +12,8 @@ use ureq::http::Method;
 
 use super::body::{Body, Bulk};
 use super::budget::{Budget, Held};
-use super::http::{self, Http, StatementResult};
-use super::transport::{Answer, Failure, Statement, Transport};
+use super::http::{self, Http, Reply, StatementResult};
+use super::transport::{Answer, Bookmark, Failure, Statement, Transport};
 use super::verdict::Verdict;
 use crate::error::{Error, Result};
 
@@ -53,6 +53,12 @@ pub struct RestTransport {
 struct Listed {
     uuid: String,
     name: String,
+}
+
+/// What Time Travel answers (<https://developers.cloudflare.com/api/resources/d1/subresources/database/subresources/time_travel/>).
+#[derive(Deserialize)]
+struct Moment {
+    bookmark: Option<String>,
 }
 
 impl RestTransport {
@@ -106,6 +112,15 @@ impl RestTransport {
         path: &str,
         body: &Body<'_>,
     ) -> Result<T, Failure> {
+        self.send(method, path, body)?.result()
+    }
+
+    fn send<T: for<'de> Deserialize<'de>>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Body<'_>,
+    ) -> Result<Reply<T>, Failure> {
         self.budget.take(body.len()).map_err(held)?;
         let headers =
             [("authorization", self.authorization.expose_secret()), ("content-type", "application/json")];
@@ -116,7 +131,7 @@ impl RestTransport {
         } else {
             self.budget.served();
         }
-        reply.result()
+        Ok(reply)
     }
 }
 
@@ -126,6 +141,23 @@ impl Transport for RestTransport {
         let path = format!("/accounts/{}/d1/database/{id}/query", self.account);
         let results: Vec<StatementResult> = self.ask(Method::POST, &path, &Body::new(first, bulk))?;
         http::answers(results, first.len() + bulk.statements())
+    }
+
+    fn bookmark(&mut self) -> Result<Option<Bookmark>, Failure> {
+        let id = self.id()?;
+        let path = format!("/accounts/{}/d1/database/{id}", self.account);
+        let reply: Reply<Moment> =
+            self.send(Method::GET, &format!("{path}/time_travel/bookmark"), &Body::empty())?;
+        // A database of a local wrangler has no past.
+        if reply.is_without_route() {
+            return Ok(None);
+        }
+        let Some(bookmark) = reply.result()?.bookmark else { return Ok(None) };
+        let database = match is_uuid(&self.database) {
+            true => self.ask::<Listed>(Method::GET, &path, &Body::empty())?.name,
+            false => self.database.clone(),
+        };
+        Ok(Some(Bookmark { database, bookmark }))
     }
 }
 

@@ -152,7 +152,7 @@ impl Texts {
                 let matches = key_matches(table, |part| part.to_string());
                 let time = table.key.len();
                 format!(
-                    "UPDATE {target} SET {column} = _walcast.value ->> {time} FROM json_each(?1) AS _walcast WHERE {matches}"
+                    "UPDATE {target} SET {column} = _walcast.value ->> {time} FROM json_each(?1) AS _walcast WHERE {matches} AND {target}.{column} IS NULL"
                 )
                 .into()
             }),

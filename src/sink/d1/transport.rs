@@ -27,6 +27,15 @@ pub struct Failure {
     pub message: String,
 }
 
+/// A moment of a database that Time Travel can bring back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bookmark {
+    /// What wrangler calls the database.
+    pub database: String,
+    /// The moment.
+    pub bookmark: String,
+}
+
 /// A way to one database.
 pub trait Transport: Send {
     /// Executes the statements as one transaction and returns one answer for each: `first`, then what is written
@@ -39,6 +48,14 @@ pub trait Transport: Send {
     /// Whether what is written already is to be compressed.
     fn is_compressed(&self) -> bool {
         false
+    }
+
+    /// The database's present moment; `None` where Time Travel cannot be asked for it this way.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    fn bookmark(&mut self) -> Result<Option<Bookmark>, Failure> {
+        Ok(None)
     }
 
     /// Executes these statements alone.

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fanout::fill::{FillWrite, OwedKey};
 use crate::fanout::sink::{Applied, Batch};
 use crate::postgres::quote_identifier as quote;
-use crate::sink::replica::{NOT_IN_REPLICA, OnRejected, missing_row, rejected, rejected_row};
+use crate::sink::replica::{NOT_IN_REPLICA, OnRejected, missing_row, rejected, rejected_row, unix_micros};
 
 /// The statements of each table that do not depend on which columns are present.
 pub(super) struct TableSql(Vec<Statements>);
@@ -48,7 +48,10 @@ impl Statements {
                 // A row that comes again is not deleted any more.
                 assignments.push(format!("{column} = NULL"));
                 (
-                    format!("UPDATE {target} SET {column} = ?{} WHERE {key_matches}", key.len() + 1),
+                    format!(
+                        "UPDATE {target} SET {column} = ?{} WHERE {key_matches} AND {column} IS NULL",
+                        key.len() + 1
+                    ),
                     format!("UPDATE {target} SET {column} = ?1 WHERE {column} IS NULL"),
                 )
             }
@@ -185,7 +188,9 @@ impl<'a> Writer<'a> {
             tables::recreate(self.connection, &self.plan.tables[write.table], target)?;
         }
         if let Some(run) = write.run {
-            let read = Span { commit_lsn: write.fill.seen_lsn, ..Span::default() };
+            // When a row that is gone was deleted, nobody knows any more.
+            let commit_time_micros = unix_micros();
+            let read = Span { commit_lsn: write.fill.seen_lsn, commit_time_micros, ..Span::default() };
             for &change in run.all_changes() {
                 if change.kind == ChangeKind::Reject {
                     // The stream may have said so already.
@@ -194,7 +199,11 @@ impl<'a> Writer<'a> {
                     }
                     continue;
                 }
-                match self.upsert(run, write.table, run.row(change, self.plan)) {
+                let written = match change.kind {
+                    ChangeKind::Delete => self.delete(run, &read, change),
+                    _ => self.upsert(run, write.table, run.row(change, self.plan)),
+                };
+                match written {
                     Ok(()) => self.applied.changes += 1,
                     Err(error) if error.kind() == Kind::Rejected => {
                         let row = rejected_row(run, change, self.plan, error.chain());

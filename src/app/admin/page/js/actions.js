@@ -87,10 +87,21 @@ function askScope(route, scope) {
     const body = scopeBody(chosen());
     const name = scopeName(chosen());
     close();
-    await act($("actions"), async () => follow(`${title} of ${name}`, await request("POST", route, body)));
+    await act($("actions"), async () => follow(`${title} of ${name}`, await askedFor(route, body)));
   }, options);
   update();
   dialog.showModal();
+}
+
+/** Asks for it, and once more where there is no way back from it. */
+async function askedFor(route, body) {
+  try {
+    return await request("POST", route, body);
+  } catch (refusal) {
+    const isFinal = refusal.status === 409 && refusal.message.includes("no way back");
+    if (!isFinal || !window.confirm(`${refusal.message}. Go on all the same?`)) throw refusal;
+    return request("POST", route, { ...body, yes: true });
+  }
 }
 
 /** Follows a job until it ends, and says how it went. */
