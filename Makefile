@@ -19,6 +19,7 @@ demo: prepare ## Build walcast and show it at work on a throwaway Postgres and r
 test: prepare-tests ## Run every test: unit, integration against a real Postgres, workerd, wrangler and Chromium, documentation
 	@echo 'make test: running every test; those that need a Postgres, a workerd, wrangler or a Chromium start their own'
 	$(CARGO) test --locked $(ARGS)
+	$(if $(ARGS),,$(CARGO) test --locked --features otel --test otel)
 
 bench: prepare ## Measure throughput and latency beside pg_recvlogical, on a throwaway Postgres
 	@echo 'make bench: writing benches/results.md and .svg; shorter with ARGS="--scale 0.1 --rounds 1"'
@@ -28,6 +29,7 @@ lint: prepare ## Check format, lints and documentation; a warning is an error
 	@echo 'make lint: checking format, lints and documentation'
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --features otel --lib --bins --test otel -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 
 prepare: ## Install what is missing on this machine: a C compiler, pkg-config, make, a Postgres server, workerd

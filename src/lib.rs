@@ -15,7 +15,7 @@
 //!
 //! | Module | Holds |
 //! |---|---|
-//! | [`error`], `document`, [`config`], [`telemetry`], [`postgres`] | what every stage uses |
+//! | [`error`], `document`, `https`, [`config`], [`telemetry`], [`postgres`] | what every stage uses |
 //! | [`capture`] | Postgres → frames: catalog, publication, slot, replication stream; chunks of a table |
 //! | [`decode`] | frames → transactions of typed changes. Pure |
 //! | [`encode`] | transactions and chunks → runs: `schema.json`, plan, mapping, rendering, folding. Pure |
@@ -68,6 +68,7 @@ mod document;
 pub mod encode;
 pub mod error;
 pub mod fanout;
+mod https;
 pub mod postgres;
 pub mod sink;
 pub mod telemetry;

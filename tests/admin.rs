@@ -187,6 +187,15 @@ fn a_region_that_is_down_is_named_by_readyz_and_leaves_livez_alone() {
     }
     let text = api.get("/").body;
     assert!(text.contains("streaming, not ready") && text.contains("na: failing at"), "{text}");
+    // What else tells of it tells the same: the metrics, and what the page shows.
+    for (sink, state) in [("na", "failing"), ("eu", "attached")] {
+        let labels = format!("{{sink=\"{sink}\",state=\"{state}\"}}");
+        assert_eq!(sample(&api, "walcast_sink_state", &labels), Some(1.0), "{labels}");
+        let status = api.get("/status").json();
+        let of_sink = status["sinks"].as_array().unwrap().iter().find(|found| found["name"] == sink).unwrap();
+        assert_eq!(of_sink["state"], state);
+    }
+    assert_eq!(sample(&api, "walcast_stalled", ""), Some(0.0));
     drop(held);
     assert_eq!(await_status(&pipeline, &api, "/readyz", 200)["problems"], json!([]));
     pipeline.catch_up();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The stages in the order in which data flows; each may import those before it.
 const STAGES: [&str; 6] = ["capture", "decode", "encode", "fanout", "sink", "app"];
 /// The modules that every stage may use. They import each other, never a stage.
-const ROOT: [&str; 5] = ["error", "document", "config", "telemetry", "postgres"];
+const ROOT: [&str; 6] = ["error", "document", "https", "config", "telemetry", "postgres"];
 /// Of the root, what code without a socket, a clock or a file may use.
 const PURE_ROOT: [&str; 2] = ["error", "document"];
 /// What of `capture` describes instead of doing: all that `decode` and `encode` may import of it.

@@ -1,15 +1,12 @@
 //! The throwaway cluster against real server binaries: it answers, keeps what was committed over restarts and
 //! crashes, and leaves nothing behind however its owner ends.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+#[path = "support/holder.rs"]
+mod holder;
 
+use holder::runs;
 use tokio_postgres::NoTls;
 use walcast::app::demo::Cluster;
-
-const HELPER_VARIABLE: &str = "WALCAST_TEST_HOLD_A_CLUSTER";
 
 /// Runs statements in one session and returns the first column of the last row.
 fn query(url: &str, sql: &str) -> Option<String> {
@@ -23,19 +20,6 @@ fn query(url: &str, sql: &str) -> Option<String> {
             _ => None,
         })
     })
-}
-
-/// Whether a process runs. One that has ended but that nobody has reaped has no command line any more.
-fn runs(pid: u32) -> bool {
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
-}
-
-fn await_end(pid: u32) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while runs(pid) {
-        assert!(Instant::now() < deadline, "process {pid} still runs");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]
@@ -151,36 +135,17 @@ fn the_server_outlives_the_thread_that_started_it() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_killed_owner_leaves_no_server_and_the_next_start_removes_the_directory() {
-    let mut owner = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "holds_a_cluster_for_another_test", "--nocapture"])
-        .env(HELPER_VARIABLE, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let held = BufReader::new(owner.stdout.take().unwrap())
-        .lines()
-        .find_map(|line| line.unwrap().split_once("held: ").map(|(_, rest)| rest.to_owned()))
-        .unwrap();
-    let (pid, directory) = held.split_once(' ').unwrap();
-    let (pid, directory): (u32, PathBuf) = (pid.parse().unwrap(), PathBuf::from(directory));
-    assert!(runs(pid));
-
-    owner.kill().unwrap();
-    owner.wait().unwrap();
-    await_end(pid);
+    let directory = holder::killed("holds_a_cluster_for_another_test");
     let cluster = Cluster::builder().start().unwrap();
-    assert!(!Path::new(&directory).exists());
+    assert!(!directory.exists());
     assert!(cluster.directory().exists());
 }
 
 /// No test of its own: it is run in a second process, which holds a cluster until it is killed.
 #[test]
 fn holds_a_cluster_for_another_test() {
-    if std::env::var_os(HELPER_VARIABLE).is_none() {
-        return;
+    if holder::is_meant() {
+        let cluster = Cluster::builder().start().unwrap();
+        holder::hold(cluster.pid().unwrap(), cluster.directory());
     }
-    let cluster = Cluster::builder().start().unwrap();
-    println!("held: {} {}", cluster.pid().unwrap(), cluster.directory().display());
-    let _ = std::io::stdin().read_line(&mut String::new());
 }

@@ -4,6 +4,8 @@
 mod pipeline;
 #[path = "support/regions.rs"]
 mod regions;
+#[path = "support/writer.rs"]
+mod writer;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -12,6 +14,7 @@ use std::time::Duration;
 use pipeline::{Pipeline, Session, parse_lsn};
 use regions::{Region, Regions};
 use serde_json::json;
+use writer::keep_writing;
 
 /// What fails now and then, as shares of all requests; the second half took effect all the same.
 const FAULTS: [(&str, f64, bool); 8] = [
@@ -65,26 +68,10 @@ fn engine_and_workerd_are_killed_again_and_again_and_every_transaction_is_applie
     let url = pipeline.cluster.url();
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
-            let (stop, committed, url) = (&stop, &committed, &url);
+            let (counters, url) = ((&stop, &committed), &url);
             scope.spawn(move || {
-                let session = Session::connect(url).unwrap();
-                for id in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let copies = if id % 40 == 0 { 500 } else { 1 };
-                    let mine = format!("writer = {writer}");
-                    let sql = format!(
-                        "BEGIN; INSERT INTO t SELECT {writer}, {id} * 1000 + i, 0, 'pad' FROM generate_series(1, {copies}) i;
-                         UPDATE t SET n = n + 1 WHERE {mine} AND id = ({id} - 1) * 1000 + 1;
-                         UPDATE t SET id = id + 500 WHERE {mine} AND id = ({id} - 2) * 1000 + 1;
-                         DELETE FROM t WHERE {mine} AND id BETWEEN ({id} - 5) * 1000 + 2 AND ({id} - 5) * 1000 + 400;
-                         UPDATE totals SET n = n + 1 WHERE {mine}; COMMIT"
-                    );
-                    session.exec(&sql).unwrap();
-                    committed.fetch_add(1, Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_millis(5));
-                }
+                let further = format!("UPDATE totals SET n = n + 1 WHERE writer = {writer}");
+                keep_writing(url, writer, &further, Duration::from_millis(5), counters);
             });
         }
         let sampler = {

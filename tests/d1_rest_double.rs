@@ -2,15 +2,15 @@
 //! refuses what D1's documentation refuses and counts it, gives every fault that can be ordered, and keeps what it has
 //! committed when it is killed.
 
-use std::io::{BufRead, BufReader, ErrorKind};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+#[path = "support/holder.rs"]
+mod holder;
 
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use holder::runs;
 use serde_json::{Value, json};
 use walcast::app::demo::Workerd;
-
-const HELPER_VARIABLE: &str = "WALCAST_TEST_HOLD_A_WORKERD";
 
 /// Every kind of fault with the status it comes with and a part of its body.
 const FAULTS: [(&str, u16, &str); 34] = [
@@ -454,11 +454,6 @@ fn what_was_committed_outlives_a_kill_on_the_same_port() {
     assert_eq!(replica.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(5));
 }
 
-/// Whether a process runs. One that has ended but that nobody has reaped has no command line any more.
-fn runs(pid: u32) -> bool {
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
-}
-
 #[test]
 fn drop_ends_the_process_and_removes_its_directory() {
     let workerd = Workerd::start().unwrap();
@@ -471,39 +466,16 @@ fn drop_ends_the_process_and_removes_its_directory() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_killed_owner_leaves_no_process_and_the_next_start_removes_the_directory() {
-    let mut owner = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "holds_a_workerd_for_another_test", "--nocapture"])
-        .env(HELPER_VARIABLE, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let held = BufReader::new(owner.stdout.take().unwrap())
-        .lines()
-        .find_map(|line| line.unwrap().split_once("held: ").map(|(_, rest)| rest.to_owned()))
-        .unwrap();
-    let (pid, directory) = held.split_once(' ').unwrap();
-    let (pid, directory): (u32, PathBuf) = (pid.parse().unwrap(), PathBuf::from(directory));
-    assert!(runs(pid) && directory.exists());
-
-    owner.kill().unwrap();
-    owner.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while runs(pid) {
-        assert!(Instant::now() < deadline, "process {pid} still runs");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let directory = holder::killed("holds_a_workerd_for_another_test");
     let _workerd = Workerd::start().unwrap();
-    assert!(!Path::new(&directory).exists());
+    assert!(!directory.exists());
 }
 
 /// No test of its own: it is run in a second process, which holds a workerd until it is killed.
 #[test]
 fn holds_a_workerd_for_another_test() {
-    if std::env::var_os(HELPER_VARIABLE).is_none() {
-        return;
+    if holder::is_meant() {
+        let workerd = Workerd::start().unwrap();
+        holder::hold(workerd.pid().unwrap(), &workerd.data_directory());
     }
-    let workerd = Workerd::start().unwrap();
-    println!("held: {} {}", workerd.pid().unwrap(), workerd.data_directory().display());
-    let _ = std::io::stdin().read_line(&mut String::new());
 }

@@ -4,6 +4,8 @@
 #[path = "support/changes.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod changes;
+#[path = "support/interruptions.rs"]
+mod interruptions;
 #[path = "support/local_d1.rs"]
 mod local_d1;
 #[path = "support/runs.rs"]
@@ -15,6 +17,7 @@ mod wire;
 use std::sync::Arc;
 
 use changes::{Op, Rows, Source, transactions};
+use interruptions::{Event, events};
 use local_d1::{Faults, LocalD1};
 use proptest::prelude::*;
 use runs::runs;
@@ -39,29 +42,6 @@ fn options(rows_max: usize) -> Options {
         request: RequestLimits { rows_max, bytes_max: 4 << 20 },
         ..Options::default()
     }
-}
-
-/// What happens between two batches.
-#[derive(Debug, Clone, Copy)]
-enum Event {
-    /// A batch of up to so many of the runs that are there.
-    Batch(usize),
-    /// The last batch comes again, although it is there.
-    Again,
-    /// The stream starts again some transactions earlier.
-    Restart(usize),
-    /// The engine dies and another one opens the database.
-    Crash(usize),
-}
-
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let event = prop_oneof![
-        6 => (1..6usize).prop_map(Event::Batch),
-        2 => Just(Event::Again),
-        1 => (0..4usize).prop_map(Event::Restart),
-        1 => (0..4usize).prop_map(Event::Crash),
-    ];
-    prop::collection::vec(event, 1..30)
 }
 
 struct Replica<'a> {

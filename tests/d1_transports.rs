@@ -357,6 +357,18 @@ fn select(transport: &mut dyn Transport) {
     }
 }
 
+/// Reads so many times from each database, all of them at once, under one budget.
+fn select_side_by_side(workerd: &Workerd, names: &[&str], budget: &Arc<Budget>, times: usize) {
+    thread::scope(|scope| {
+        for name in names {
+            scope.spawn(move || {
+                let mut way = RestTransport::new(rest_options(workerd, name), budget.clone()).unwrap();
+                (0..times).for_each(|_| select(&mut way));
+            });
+        }
+    });
+}
+
 #[test]
 fn a_sink_that_is_throttled_again_and_again_sends_nothing_early() {
     let workerd = rig();
@@ -385,15 +397,7 @@ fn a_storm_of_429_lets_through_only_what_was_on_its_way() {
         workerd.order(&storm).unwrap();
     }
     let budget = Arc::new(Budget::new(Limit { requests: 4000, window: Duration::from_secs(1) }));
-    thread::scope(|scope| {
-        for name in names {
-            let (workerd, budget) = (&workerd, budget.clone());
-            scope.spawn(move || {
-                let mut way = RestTransport::new(rest_options(workerd, name), budget).unwrap();
-                (0..10).for_each(|_| select(&mut way));
-            });
-        }
-    });
+    select_side_by_side(&workerd, &names, &budget, 10);
     let stats = workerd.stats().unwrap();
     let given: u64 = names.iter().map(|name| faults(&workerd, name)).sum();
     assert_eq!(given, 6, "every fault was met: {stats}");
@@ -413,15 +417,7 @@ fn databases_that_share_a_limit_stay_below_it_and_take_turns() {
     // The rig turns a token away for the rest of a window that it has used up, as the API does.
     workerd.limit(40, 2).unwrap();
     let budget = Arc::new(Budget::new(Limit { requests: 40, window: Duration::from_secs(2) }));
-    thread::scope(|scope| {
-        for name in names {
-            let (workerd, budget) = (&workerd, budget.clone());
-            scope.spawn(move || {
-                let mut way = RestTransport::new(rest_options(workerd, name), budget).unwrap();
-                (0..25).for_each(|_| select(&mut way));
-            });
-        }
-    });
+    select_side_by_side(&workerd, &names, &budget, 25);
     let stats = workerd.stats().unwrap();
     let token = &stats["tokens"][Workerd::TOKEN];
     assert_eq!((&token["turned_away"], &token["sent_early"]), (&json!(0), &json!(0)), "{stats}");

@@ -3,12 +3,15 @@
 
 #[path = "support/pipeline.rs"]
 mod pipeline;
+#[path = "support/writer.rs"]
+mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use pipeline::{Pipeline, Session, parse_lsn, rows};
 use serde_json::json;
+use writer::keep_writing;
 
 const MIB: u64 = 1024;
 
@@ -86,27 +89,8 @@ fn an_engine_that_is_killed_again_and_again_applies_every_transaction_once() {
     let url = pipeline.cluster.url();
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
-            let (stop, committed, url) = (&stop, &committed, &url);
-            scope.spawn(move || {
-                let session = Session::connect(url).unwrap();
-                for id in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    // Now and then one that travels in parts.
-                    let copies = if id % 40 == 0 { 500 } else { 1 };
-                    let mine = format!("writer = {writer}");
-                    let sql = format!(
-                        "BEGIN; INSERT INTO t SELECT {writer}, {id} * 1000 + i, 0, 'pad' FROM generate_series(1, {copies}) i;
-                         UPDATE t SET n = n + 1 WHERE {mine} AND id = ({id} - 1) * 1000 + 1;
-                         UPDATE t SET id = id + 500 WHERE {mine} AND id = ({id} - 2) * 1000 + 1;
-                         DELETE FROM t WHERE {mine} AND id BETWEEN ({id} - 5) * 1000 + 2 AND ({id} - 5) * 1000 + 400; COMMIT"
-                    );
-                    session.exec(&sql).unwrap();
-                    committed.fetch_add(1, Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-            });
+            let (counters, url) = ((&stop, &committed), &url);
+            scope.spawn(move || keep_writing(url, writer, "", Duration::from_millis(2), counters));
         }
         let sampler = {
             let (stop, url, replicas) = (&stop, &url, pipeline.replicas());

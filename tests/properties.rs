@@ -5,6 +5,8 @@
 mod changes;
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/interruptions.rs"]
+mod interruptions;
 #[path = "support/wire.rs"]
 #[allow(dead_code)]
 mod wire;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use changes::{Rows, Source, transactions};
 use golden::Recording;
+use interruptions::{Event, events};
 use proptest::prelude::*;
 use rusqlite::Connection;
 use walcast::Lsn;
@@ -657,29 +660,6 @@ proptest! {
 }
 
 // ---- SQLite -----------------------------------------------------------------------------------------------------
-
-/// What happens between two batches.
-#[derive(Debug, Clone, Copy)]
-enum Event {
-    /// A batch of up to so many of the runs that are there.
-    Batch(usize),
-    /// The last batch comes again, without the checkpoint: as when its answer was lost.
-    Again,
-    /// The sink gives up what is open and says where it is; the stream starts again some transactions earlier.
-    Restart(usize),
-    /// The engine dies and another one opens the file.
-    Crash(usize),
-}
-
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let event = prop_oneof![
-        6 => (1..6usize).prop_map(Event::Batch),
-        2 => Just(Event::Again),
-        1 => (0..4usize).prop_map(Event::Restart),
-        1 => (0..4usize).prop_map(Event::Crash),
-    ];
-    prop::collection::vec(event, 1..30)
-}
 
 struct Replica<'a> {
     directory: tempfile::TempDir,

@@ -6,11 +6,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use super::{commands, demo};
 use crate::config::{Config, Environment, Log, LogFormat};
 use crate::error::{Error, Kind, Result};
+#[cfg(feature = "otel")]
+use crate::telemetry::otel;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -170,18 +175,60 @@ impl Cli {
 /// # Errors
 /// A configuration error where the level is none.
 pub fn start_log(log: &Log) -> Result<()> {
+    tracing_subscriber::registry().with(log_layer(log)?).init();
+    Ok(())
+}
+
+/// What an engine tells of itself while it runs. Dropping it sends what is left.
+pub struct Telemetry {
+    #[cfg(feature = "otel")]
+    _traces: Option<otel::Traces>,
+}
+
+impl Telemetry {
+    /// Sends the log to standard error, and spans to OpenTelemetry where the environment says so and the binary can.
+    ///
+    /// # Errors
+    /// A configuration error where the level is none, or the environment makes no sense.
+    #[cfg(feature = "otel")]
+    pub fn start(log: &Log) -> Result<Telemetry> {
+        let traces = otel::Traces::from_environment()?;
+        let mut layers = vec![log_layer(log)?];
+        layers.extend(traces.as_ref().map(|traces| traces.layer().boxed()));
+        tracing_subscriber::registry().with(layers).init();
+        Ok(Telemetry { _traces: traces })
+    }
+
+    /// Sends the log to standard error.
+    ///
+    /// # Errors
+    /// A configuration error where the level is none.
+    #[cfg(not(feature = "otel"))]
+    pub fn start(log: &Log) -> Result<Telemetry> {
+        start_log(log)?;
+        if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
+            tracing::info!(
+                "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this walcast was built without the feature otel"
+            );
+        }
+        Ok(Telemetry {})
+    }
+}
+
+fn log_layer(log: &Log) -> Result<Box<dyn Layer<Registry> + Send + Sync>> {
     let filter = EnvFilter::try_new(&log.level).map_err(|error| {
         Error::config(format!("log level {:?} is no level and no directive", log.level)).because(error)
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // Spans are for OpenTelemetry; a line says itself what it is about.
+    let events = filter_fn(|metadata| metadata.is_event()).with_max_level_hint(LevelFilter::TRACE);
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         // Otherwise it panics where it cannot write, and takes the thread with it that had something to say.
         .log_internal_errors(false);
-    match log.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
-    Ok(())
+    let filter = filter.and(events);
+    Ok(match log.format {
+        LogFormat::Text => layer.with_filter(filter).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
+    })
 }

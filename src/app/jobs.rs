@@ -29,6 +29,8 @@ pub enum JobKind {
     Backfill,
     /// Drops and creates tables anew.
     Nuke,
+    /// Builds a table anew for a changed `schema.json`, beside the one that readers see. Begins by itself.
+    Rebuild,
     /// Puts a new configuration into force.
     Reload,
 }

@@ -23,7 +23,7 @@ use crate::Lsn;
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
-use crate::fanout::fill::OwedKey;
+use crate::fanout::fill::{OwedKey, REBUILDING};
 use crate::sink::reading::{DeadLetter, Letters};
 
 /// Letters of one sink that are looked at in one go.
@@ -293,6 +293,8 @@ async fn look(
             retried.closed += dropped as u64;
         }
         Verdict::Unknown => retried.unclear += letters,
+        // What readers see there has another form until the table is whole.
+        Verdict::NotLive if region.table_state == Some(REBUILDING) => retried.unclear += letters,
         _ if !traced.source.rejected.is_empty() => {
             retried.without_form += letters;
             for reason in traced.source.rejected {
@@ -301,9 +303,13 @@ async fn look(
                 }
             }
         }
-        verdict @ (Verdict::OnItsWay | Verdict::Changing | Verdict::DeadLetter | Verdict::Differs) => {
+        verdict @ (Verdict::OnItsWay
+        | Verdict::NotLive
+        | Verdict::Changing
+        | Verdict::DeadLetter
+        | Verdict::Differs) => {
             match verdict {
-                Verdict::OnItsWay | Verdict::Changing => retried.on_their_way += letters,
+                Verdict::OnItsWay | Verdict::NotLive | Verdict::Changing => retried.on_their_way += letters,
                 _ => retried.differing += letters,
             }
             // Under load a region is always a little behind, and its row may be wrong all the same.

@@ -20,6 +20,7 @@ use crate::encode::cell::{Cell, push};
 use crate::encode::json_rows;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::error::{Error, Result};
+use crate::fanout::fill::TableState;
 use crate::postgres::session::from_sql;
 use crate::postgres::{quote_identifier as quote, quote_literal};
 use crate::sink::reading::{self, DeadLetter, FoundRow, Letters};
@@ -65,6 +66,9 @@ pub struct RegionRow {
     pub sink: String,
     /// How it compares.
     pub verdict: Verdict,
+    /// How far the table is in the region, where it is not live: `waiting`, `filling`, `catching-up`, `rebuilding`,
+    /// `incomplete`. One that is rebuilt is not read, because readers see it in the form of an older `schema.json`.
+    pub table_state: Option<&'static str>,
     /// The region's position when it was read.
     pub checkpoint_lsn: Option<String>,
     /// The row; null where there is none.
@@ -87,6 +91,8 @@ pub enum Verdict {
     OnItsWay,
     /// It differs, the region has passed the source's position, and it has a dead letter for the row.
     DeadLetter,
+    /// It differs, or cannot be compared, because the table is not live in the region: see `table_state`.
+    NotLive,
     /// It differs although the region has passed the source's position.
     Differs,
     /// The row changes all the time: ask again.
@@ -102,6 +108,7 @@ impl Verdict {
             Verdict::Equal => "equal",
             Verdict::OnItsWay => "on-its-way",
             Verdict::DeadLetter => "dead-letter",
+            Verdict::NotLive => "not-live",
             Verdict::Differs => "differs",
             Verdict::Changing => "changing",
             Verdict::Unknown => "unknown",
@@ -316,6 +323,7 @@ fn judge(table: &PlannedTable, expected: &Expected, lsn: Lsn, seen: Seen) -> Reg
     let mut region = RegionRow {
         sink,
         verdict: Verdict::Unknown,
+        table_state: None,
         checkpoint_lsn: None,
         row: None,
         differing: Vec::new(),
@@ -344,11 +352,17 @@ fn judge(table: &PlannedTable, expected: &Expected, lsn: Lsn, seen: Seen) -> Reg
             region.differing.is_empty() && expected.rejected.is_empty()
         }
     };
+    let position = found.checkpoint.as_ref().map_or(Lsn::ZERO, |checkpoint| checkpoint.lsn);
+    let unfinished = found.fill.as_ref().filter(|fill| fill.state(position) != TableState::Live);
+    region.table_state = unfinished.map(|fill| fill.shown(position));
+    let is_beside = unfinished.is_some_and(|fill| fill.is_beside);
     let has_passed = found.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.lsn >= lsn);
     region.verdict = match (is_equal, has_passed) {
+        _ if is_beside => Verdict::NotLive,
         (true, _) => Verdict::Equal,
-        (false, false) => Verdict::OnItsWay,
         (false, true) if !region.dead_letters.is_empty() => Verdict::DeadLetter,
+        (false, _) if unfinished.is_some() => Verdict::NotLive,
+        (false, false) => Verdict::OnItsWay,
         (false, true) => Verdict::Differs,
     };
     region.checkpoint_lsn = found.checkpoint.map(|checkpoint| checkpoint.lsn.to_string());

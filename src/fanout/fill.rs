@@ -111,6 +111,9 @@ impl fmt::Debug for OwedKey {
     }
 }
 
+/// What operators read of a table that is filled beside the one that readers see, to take its place.
+pub const REBUILDING: &str = "rebuilding";
+
 /// How far a table is, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableState {
@@ -197,6 +200,16 @@ impl TableFill {
             TableState::CatchingUp
         } else {
             TableState::Live
+        }
+    }
+
+    /// The state as operators read it: [`REBUILDING`] for a table that is filled beside the one that readers see.
+    pub fn shown(&self, position: Lsn) -> &'static str {
+        match self.state(position) {
+            TableState::Waiting | TableState::Filling | TableState::CatchingUp if self.is_beside => {
+                REBUILDING
+            }
+            state => state.as_str(),
         }
     }
 

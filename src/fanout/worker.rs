@@ -18,7 +18,7 @@ use crate::encode::key_hashes::KeyHashes;
 use crate::encode::plan::Plan;
 use crate::encode::run::{Run, Span};
 use crate::error::{Error, Kind, Result};
-use crate::telemetry::{self, BatchApplied, sync_log};
+use crate::telemetry::{self, BatchApplied, span, sync_log};
 
 /// How often a paused sink's worker looks whether it may go on.
 const PAUSE_NAP: Duration = Duration::from_millis(20);
@@ -473,9 +473,12 @@ impl<S: Sink> Worker<S> {
             | Action::Paid { .. } => false,
         };
         let run = step.run().map(|run| &**run);
-        let started = Instant::now();
-        let applied =
-            self.sink.fill(&FillWrite { table: step.table, fill: &fill, run, clears, swaps: false })?;
+        let (started, table) = (Instant::now(), self.tables.get(step.table).map_or("", String::as_str));
+        let span = span::fill(&self.progress.name, table);
+        let write = FillWrite { table: step.table, fill: &fill, run, clears, swaps: false };
+        let applied = span.in_scope(|| self.sink.fill(&write));
+        let applied = applied.inspect_err(|error| span::failed(&span, error))?;
+        span.record("rows", applied.changes);
         telemetry::filled(&self.progress.name, applied.changes, started.elapsed());
         self.progress.count(Applied { changes: 0, ..applied }, None);
         self.progress.set_fill(step.table, fill.clone());
@@ -489,7 +492,9 @@ impl<S: Sink> Worker<S> {
             return Ok(Reached::All);
         }
         let started = Instant::now();
-        let (applied, reached) = self.sink.apply_some(&batch)?;
+        let span = span::flush(&self.progress.name, self.attempt);
+        let applied = span.in_scope(|| self.sink.apply_some(&batch));
+        let (applied, reached) = applied.inspect_err(|error| span::failed(&span, error))?;
         let end_lsn = match reached {
             Reached::All => batch.end_lsn(),
             Reached::Part { lsn, .. } => Some(lsn).filter(|&lsn| lsn > self.position),
@@ -516,6 +521,7 @@ impl<S: Sink> Worker<S> {
             failed_attempts,
             end_lsn,
         };
+        span::flushed(&span, &batch_applied, commit_time);
         telemetry::batch_applied(&self.progress.name, batch_applied);
         self.progress.count(applied, commit_time);
         if let Some(end_lsn) = end_lsn {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::fanout::fill::TableFill;
 use crate::fanout::sink::Checkpoint;
 
 /// A row that a sink did not take, and why.
@@ -48,6 +49,9 @@ pub struct FoundRow {
     pub checkpoint: Option<Checkpoint>,
     /// The row's values in plan order, then that of the soft-delete column where the table has one.
     pub values: Option<Vec<Value>>,
+    /// How far the table is; `None` for one that never had to be filled. While it is built anew beside the one that
+    /// readers see, no row is read: that one has the form of an older `schema.json`.
+    pub fill: Option<TableFill>,
 }
 
 /// The form in which a row's bytes are shown: as Postgres writes a `bytea`.

@@ -3,7 +3,10 @@
 //! The `metrics` facade keeps nothing by itself. The HTTP API installs a recorder ([`install`]); whoever embeds
 //! walcast may install another.
 
+#[cfg(feature = "otel")]
+pub mod otel;
 mod prometheus;
+pub mod span;
 pub mod sync_log;
 
 use std::collections::BTreeMap;

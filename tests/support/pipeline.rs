@@ -34,6 +34,8 @@ pub struct Pipeline {
     pub cluster: Cluster,
     directory: TempDir,
     sinks: Vec<String>,
+    /// What the engines that start from now on find in their environment, which has nothing else.
+    pub environment: Vec<(String, String)>,
     engine: Option<Child>,
     session: RefCell<Option<Session>>,
     /// Where the D1 databases are, and the name and the file of each by its sink's name.
@@ -151,6 +153,7 @@ impl Builder {
             cluster,
             directory,
             sinks,
+            environment: Vec::new(),
             engine: None,
             session: RefCell::new(None),
             workerd,
@@ -198,6 +201,7 @@ impl Pipeline {
             .arg("run")
             .args(arguments)
             .env_clear()
+            .envs(self.environment.iter().cloned())
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -171,10 +171,13 @@ fn tables_of(sink: &SinkProgress, prepared: &Prepared) -> Vec<Finding> {
             let message = format!("table {name} cannot be filled: {}", failure.problem);
             return Some(Finding::new(subject, message, failure.hint));
         }
-        let rows = sink.fills().get(index).map_or((0, 0), |fill| (fill.rows, fill.rows_estimated));
+        let (mut rows, mut word) = ((0, 0), state.as_str());
+        if let Some(fill) = sink.fills().get(index) {
+            (rows, word) = ((fill.rows, fill.rows_estimated), fill.shown(sink.durable_lsn()));
+        }
         let message = match state {
             TableState::Incomplete => format!("table {name} was left empty"),
-            _ => format!("table {name} is {}: {} of about {} rows", state.as_str(), rows.0, rows.1),
+            _ => format!("table {name} is {word}: {} of about {} rows", rows.0, rows.1),
         };
         let hint = (state == TableState::Incomplete)
             .then(|| format!("walcast backfill --sink {} --table {name}", sink.name));

@@ -8,6 +8,7 @@
 //! Every request, connection and answer has a limit. Secrets enter neither answers nor logs; row values enter only the
 //! answers of the routes that need the secret.
 
+mod answers;
 pub mod client;
 mod description;
 mod events;
@@ -22,6 +23,7 @@ mod observer;
 mod page;
 mod problem;
 mod rate;
+mod rebuilds;
 mod refill;
 mod reload;
 mod retry;

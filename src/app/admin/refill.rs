@@ -8,6 +8,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::Shared;
+use super::answers::{JobAnswers, NamingAnswers};
 use super::extract::Body;
 use super::problem::Problem;
 use super::sync::{Begun, answer, begun};
@@ -63,13 +64,7 @@ pub(super) enum What {
     tag = "steering",
     request_body = Which,
     security(("signature" = []), ("bearer" = [])),
-    responses(
-        (status = 202, description = "The job runs", body = crate::app::jobs::Job),
-        (status = 400, description = "The body is wrong", body = Problem),
-        (status = 401, description = "The secret is missing or wrong", body = Problem),
-        (status = 404, description = "There is no such sink or table", body = Problem),
-        (status = 409, description = "A job does this already, or the sink is not attached", body = Problem),
-    )
+    responses(JobAnswers, NamingAnswers)
 )]
 pub(super) async fn backfill(
     State(shared): State<Arc<Shared>>,
@@ -94,13 +89,7 @@ pub(super) async fn backfill(
     tag = "steering",
     request_body = Which,
     security(("signature" = []), ("bearer" = [])),
-    responses(
-        (status = 202, description = "The job runs", body = crate::app::jobs::Job),
-        (status = 400, description = "The body is wrong", body = Problem),
-        (status = 401, description = "The secret is missing or wrong", body = Problem),
-        (status = 404, description = "There is no such sink or table", body = Problem),
-        (status = 409, description = "A job does this already, the sink is not attached, or there is no way back", body = Problem),
-    )
+    responses(JobAnswers, NamingAnswers)
 )]
 pub(super) async fn nuke(
     State(shared): State<Arc<Shared>>,

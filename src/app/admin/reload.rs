@@ -7,6 +7,7 @@ use axum::extract::State;
 use tokio::sync::oneshot;
 
 use super::Shared;
+use super::answers::JobAnswers;
 use super::extract::Parameters;
 use super::problem::Problem;
 use super::sync::{Begun, Sync, answer, begun, wait_for};
@@ -26,10 +27,8 @@ use crate::app::jobs::{JobKind, JobTarget};
     security(("signature" = []), ("bearer" = [])),
     responses(
         (status = 200, description = "The new configuration is in force (with `wait`)", body = crate::app::jobs::Job),
-        (status = 202, description = "It is on its way", body = crate::app::jobs::Job),
         (status = 400, description = "A file or a parameter is wrong, or the change takes a restart", body = Problem),
-        (status = 401, description = "The secret is missing or wrong", body = Problem),
-        (status = 409, description = "A job does this already; `Location` and message name it", body = Problem),
+        JobAnswers,
         (status = 429, description = "Too many requests wait", body = Problem),
         (status = 503, description = "The source cannot be asked, or (with `wait`) the old configuration is in force again", body = Problem),
     )

@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Shared;
+use super::answers::{JobAnswers, NamingAnswers};
 use super::extract::Body;
 use super::problem::Problem;
 use super::sync::{Begun, answer, begun};
@@ -52,13 +53,7 @@ pub(super) struct RetryFailed {
     tag = "rows",
     request_body(content = Option<RetryFailed>, description = "Which; nothing means all"),
     security(("signature" = []), ("bearer" = [])),
-    responses(
-        (status = 202, description = "The job runs", body = crate::app::jobs::Job),
-        (status = 400, description = "The body is wrong", body = Problem),
-        (status = 401, description = "The secret is missing or wrong", body = Problem),
-        (status = 404, description = "There is no such sink or table", body = Problem),
-        (status = 409, description = "A job does this already; `Location` and message name it", body = Problem),
-    )
+    responses(JobAnswers, NamingAnswers)
 )]
 pub(super) async fn retry_failed(
     State(shared): State<Arc<Shared>>,

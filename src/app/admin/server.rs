@@ -15,7 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Shared, routes};
+use super::{Shared, rebuilds, routes};
 
 /// Connections at a time; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 256;
@@ -51,6 +51,7 @@ pub(super) async fn run(listener: std::net::TcpListener, shared: Arc<Shared>) {
         () = fold_metrics(&shared) => {}
         () = look_into_targets(&shared) => {}
         () = shared.events.run(&shared) => {}
+        () = rebuilds::run(&shared) => {}
         _ = stopping.wait_for(|stop| *stop) => {}
     }
     drop(listener);

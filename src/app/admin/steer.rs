@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Shared;
+use super::answers::SinkAnswers;
 use super::extract::Segments;
 use super::health::sink_word;
 use super::problem::Problem;
@@ -34,7 +35,7 @@ pub(super) struct Steered {
     tag = "steering",
     params(("name" = String, Path, description = "The sink")),
     security(("signature" = []), ("bearer" = [])),
-    responses((status = 200, description = "It is done", body = Steered), (status = 401, description = "The secret is missing or wrong", body = Problem), (status = 404, description = "There is no such sink", body = Problem))
+    responses((status = 200, description = "It is done", body = Steered), SinkAnswers)
 )]
 pub(super) async fn pause(
     State(shared): State<Arc<Shared>>,
@@ -50,7 +51,7 @@ pub(super) async fn pause(
     tag = "steering",
     params(("name" = String, Path, description = "The sink")),
     security(("signature" = []), ("bearer" = [])),
-    responses((status = 200, description = "It is done", body = Steered), (status = 401, description = "The secret is missing or wrong", body = Problem), (status = 404, description = "There is no such sink", body = Problem))
+    responses((status = 200, description = "It is done", body = Steered), SinkAnswers)
 )]
 pub(super) async fn resume(
     State(shared): State<Arc<Shared>>,

@@ -12,6 +12,7 @@ use tokio::sync::{SemaphorePermit, watch};
 use utoipa::IntoParams;
 
 use super::Shared;
+use super::answers::{JobAnswers, SyncAnswers};
 use super::extract::Parameters;
 use super::problem::Problem;
 use super::wait;
@@ -56,16 +57,7 @@ pub(super) type Begun = (StatusCode, HeaderMap, Json<Job>);
     tag = "steering",
     params(Sync),
     security(("signature" = []), ("bearer" = [])),
-    responses(
-        (status = 200, description = "Every region is there (with `wait`)", body = Job),
-        (status = 202, description = "The job runs", body = Job),
-        (status = 400, description = "A parameter is wrong", body = Problem),
-        (status = 401, description = "The secret is missing or wrong", body = Problem),
-        (status = 409, description = "A job does this already; `Location` and message name it", body = Problem),
-        (status = 429, description = "Too many requests wait", body = Problem),
-        (status = 503, description = "The source cannot be asked, or (with `wait`) a region does not get there", body = Problem),
-        (status = 504, description = "The source does not answer", body = Problem),
-    )
+    responses(JobAnswers, SyncAnswers)
 )]
 pub(super) async fn sync(
     State(shared): State<Arc<Shared>>,
@@ -83,16 +75,7 @@ pub(super) async fn sync(
     tag = "steering",
     params(Sync),
     security(("signature" = []), ("bearer" = [])),
-    responses(
-        (status = 200, description = "Every region is there (with `wait`)", body = Job),
-        (status = 202, description = "The job runs", body = Job),
-        (status = 400, description = "A parameter is wrong", body = Problem),
-        (status = 401, description = "The secret is missing or wrong", body = Problem),
-        (status = 409, description = "A job does this already; `Location` and message name it", body = Problem),
-        (status = 429, description = "Too many requests wait", body = Problem),
-        (status = 503, description = "The source cannot be asked, or (with `wait`) a region does not get there", body = Problem),
-        (status = 504, description = "The source does not answer", body = Problem),
-    )
+    responses(JobAnswers, SyncAnswers)
 )]
 pub(super) async fn webhook(
     State(shared): State<Arc<Shared>>,

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::app::admin::AdminServer;
-use crate::app::cli::{self, Global};
+use crate::app::cli::{Global, Telemetry};
 use crate::app::demand::Demand;
 use crate::app::engine::RunOptions;
 use crate::app::reload::Reloads;
@@ -51,7 +51,7 @@ pub struct Arguments {
 /// What an operator has to resolve.
 pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     let config = global.load()?;
-    cli::start_log(&config.log)?;
+    let _telemetry = Telemetry::start(&config.log)?;
     for name in &arguments.start_at_slot {
         if !config.sinks.iter().any(|sink| sink.name.as_str() == name) {
             return Err(Error::config(format!("--start-at-slot {name}: there is no such sink")));

@@ -71,7 +71,10 @@ fn text(trace: &Trace) -> String {
     let rows = trace.regions.iter().map(|region| {
         vec![
             region.sink.clone(),
-            region.verdict.as_str().to_owned(),
+            match region.table_state {
+                Some(state) => format!("{} (table {state})", region.verdict.as_str()),
+                None => region.verdict.as_str().to_owned(),
+            },
             if region.row.is_some() { "there" } else { "not there" }.to_owned(),
             output::or_dash(region.checkpoint_lsn.as_ref()),
             match region.differing.is_empty() {

@@ -21,6 +21,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::launch::{Launch, until_ready};
 use crate::error::{Error, Result};
 use host::{Account, Binaries};
 
@@ -61,14 +62,6 @@ pub struct Builder {
     settings: Vec<(String, String)>,
     hba: Vec<String>,
     is_durable: bool,
-}
-
-/// How one attempt to start the server ended, where that is no error.
-enum Launch {
-    /// It accepts connections.
-    Ready,
-    /// Its port, or the shared memory of a killed predecessor, is still taken: worth another try.
-    Busy,
 }
 
 impl Builder {
@@ -179,13 +172,9 @@ impl Cluster {
         if self.postmaster.is_some() {
             return Ok(());
         }
-        let deadline = Instant::now() + START_TIMEOUT;
-        loop {
-            match self.launch()? {
-                Launch::Ready => return Ok(()),
-                Launch::Busy if Instant::now() < deadline => std::thread::sleep(BUSY_PAUSE),
-                Launch::Busy => return Err(self.failure("cannot start again")),
-            }
+        match until_ready(START_TIMEOUT, BUSY_PAUSE, || self.launch())? {
+            true => Ok(()),
+            false => Err(self.failure("cannot start again")),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod cluster;
 mod compare;
 mod extremes;
 mod latency;
+mod launch;
 mod process;
 mod replica;
 mod screen;

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use super::cluster::host;
 use super::cluster::spawn;
+use super::launch::{Launch, until_ready};
 use crate::error::{Error, Result};
 
 /// Names the binary to use instead of the one that npm installed.
@@ -72,13 +73,6 @@ pub struct Workerd {
     /// Held locked for its life, so that nobody takes the directory for a dead process's.
     _lock: File,
     directory: TempDir,
-}
-
-/// How an attempt to start ended, where that is no error.
-enum Launch {
-    Ready,
-    /// A port is taken: worth another try.
-    Busy,
 }
 
 impl Workerd {
@@ -192,13 +186,9 @@ impl Workerd {
         if self.process.is_some() {
             return Ok(());
         }
-        let deadline = Instant::now() + START_TIMEOUT;
-        loop {
-            match self.launch()? {
-                Launch::Ready => return Ok(()),
-                Launch::Busy if Instant::now() < deadline => std::thread::sleep(BUSY_PAUSE),
-                Launch::Busy => return Err(self.failure("cannot start again")),
-            }
+        match until_ready(START_TIMEOUT, BUSY_PAUSE, || self.launch())? {
+            true => Ok(()),
+            false => Err(self.failure("cannot start again")),
         }
     }
 

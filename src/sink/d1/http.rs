@@ -5,7 +5,6 @@
 
 use std::io::Read as _;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -13,13 +12,14 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use ureq::SendBody;
 use ureq::http::{HeaderMap, Method, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::body::Body;
 use super::budget::{Limit, Notice};
 use super::transport::{Answer, Failure};
 use super::verdict::{ApiError, Response, Verdict, verdict};
 use crate::error::{Error, Result};
+use crate::https;
+use crate::telemetry::span;
 
 /// How long a request may take in all. D1 gives a batch 30 seconds; the rest is for the way.
 pub const TIMEOUT: Duration = Duration::from_secs(45);
@@ -117,7 +117,7 @@ impl Http {
             .max_idle_age(IDLE_MAX)
             .user_agent(concat!("walcast/", env!("CARGO_PKG_VERSION")));
         let config = match scheme {
-            "https" => config.tls_config(tls()?),
+            "https" => config.tls_config(https::tls()?),
             _ => config.proxy(None),
         };
         Ok(Http { agent: config.build().into(), base: base.to_owned() })
@@ -141,6 +141,7 @@ impl Http {
         headers: &[(&str, &str)],
         body: &Body<'_>,
     ) -> Result<Reply<T>, Failure> {
+        let span = span::request(method.as_str(), body.len());
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -160,6 +161,7 @@ impl Http {
             let mut pieces = head.chain(bulk).chain(tail);
             self.agent.run(request.body(SendBody::from_reader(&mut pieces)).map_err(refused)?)
         };
+        span::answered(&span, sent.as_ref().ok().map(|response| response.status().as_u16()));
         let mut response = sent.map_err(|error| lost(&error))?;
         let status = response.status().as_u16();
         let headers = response.headers();
@@ -287,23 +289,6 @@ fn parameter(item: &str, name: &str) -> Option<u32> {
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// TLS by the system's root certificates, which are read once.
-fn tls() -> Result<TlsConfig> {
-    static ROOTS: OnceLock<Arc<Vec<Certificate<'static>>>> = OnceLock::new();
-    let roots = ROOTS.get_or_init(|| {
-        let found = rustls_native_certs::load_native_certs();
-        Arc::new(found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect())
-    });
-    if roots.is_empty() {
-        return Err(Error::config("the system has no root certificates")
-            .hint("install the ca-certificates package, or set SSL_CERT_FILE"));
-    }
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::Specific(roots.clone()))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::contents::is_prepared;
+use super::fills;
 use super::open::ask;
 use super::state::{self, Row};
 use super::tables::cell;
@@ -30,7 +31,16 @@ pub fn row(
     arena: &[u8],
 ) -> Result<FoundRow> {
     if !is_prepared(transport, place)? {
-        return Ok(FoundRow { checkpoint: None, values: None });
+        return Ok(FoundRow { checkpoint: None, values: None, fill: None });
+    }
+    // By itself and first: a table of an older form may not have the columns that are asked for below.
+    let answers = ask(transport, &[state::read(), fills::read()])?;
+    let [state, found] = &answers[..] else { return Err(too_few()) };
+    let fill = fills::parse(found)?.into_iter().find(|(target, _)| *target == table.target);
+    let fill = fill.map(|(_, fill)| fill);
+    if fill.as_ref().is_some_and(|fill| fill.is_beside) {
+        let checkpoint = state::parse(state)?.map(|state| state.checkpoint);
+        return Ok(FoundRow { checkpoint, values: None, fill });
     }
     let names = table.columns.iter().map(|column| &column.target).chain(&table.soft_delete);
     let columns: Vec<String> =
@@ -59,6 +69,7 @@ pub fn row(
     Ok(FoundRow {
         checkpoint: state::parse(state)?.map(|state| state.checkpoint),
         values: values.transpose()?,
+        fill,
     })
 }
 

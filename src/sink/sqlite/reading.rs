@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{BUSY_TIMEOUT, failure, fills, state};
 use crate::encode::cell::Cell;
 use crate::encode::plan::PlannedTable;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::postgres::quote_identifier as quote;
 use crate::sink::reading::{self, DeadLetter, FoundRow, Letters};
 
@@ -19,19 +19,15 @@ use crate::sink::reading::{self, DeadLetter, FoundRow, Letters};
 /// The file is not ours, or cannot be read.
 pub fn row(path: &Path, table: &PlannedTable, key: &[Cell], arena: &[u8]) -> Result<FoundRow> {
     let Some(mut connection) = state::open_ours(path)? else {
-        return Ok(FoundRow { checkpoint: None, values: None });
+        return Ok(FoundRow { checkpoint: None, values: None, fill: None });
     };
     let reading = |error| failure(error, format!("reading table {} of {}", table.target, path.display()));
     // One transaction, so that row and checkpoint belong together.
     let transaction = connection.transaction().map_err(reading)?;
     let checkpoint = state::read(&transaction)?;
-    let fills = fills::read_all(&transaction)?;
-    if fills.get(&table.target).is_some_and(|fill| fill.is_beside) {
-        return Err(Error::transient(format!(
-            "table {} of {} is being built anew for a changed schema.json; its readers see it as it was before",
-            table.target,
-            path.display()
-        )));
+    let fill = fills::read_all(&transaction)?.remove(&table.target);
+    if fill.as_ref().is_some_and(|fill| fill.is_beside) {
+        return Ok(FoundRow { checkpoint, values: None, fill });
     }
     let columns = table.columns.iter().map(|column| &column.target).chain(&table.soft_delete);
     let columns: Vec<String> = columns.map(|name| quote(name)).collect();
@@ -58,7 +54,7 @@ pub fn row(path: &Path, table: &PlannedTable, key: &[Cell], arena: &[u8]) -> Res
         })
         .optional()
         .map_err(reading)?;
-    Ok(FoundRow { checkpoint, values })
+    Ok(FoundRow { checkpoint, values, fill })
 }
 
 fn json(value: ValueRef<'_>) -> Value {

@@ -311,11 +311,10 @@ impl CopyStatus {
 
 fn table(stored: &StoredTable, position: Lsn) -> TableStatus {
     let fill = stored.fill.as_ref();
-    let state = fill.map_or(TableState::Live, |fill| fill.state(position));
     TableStatus {
         name: stored.source.clone(),
         target: stored.target.clone(),
-        state: state.as_str(),
+        state: fill.map_or(TableState::Live.as_str(), |fill| fill.shown(position)),
         rows: fill.map_or(0, |fill| fill.rows),
         rows_estimated: fill.map_or(0, |fill| fill.rows_estimated),
         rows_owed: fill.map_or(0, |fill| fill.owed.len() as u64),

@@ -158,8 +158,9 @@ pub struct TableStatus {
     /// Its name in the sink.
     pub target: String,
     /// `waiting`, `filling`, `catching-up` (filled, and the stream is not where its rows were read yet), `live`,
-    /// `incomplete` (emptied, and not to be filled), `stopped` (it cannot be filled, or what the source has of it does not
-    /// fit `schema.json`: its changes are not applied).
+    /// `rebuilding` (filled beside the one that readers see, because it was changed), `incomplete` (emptied, and not to be
+    /// filled), `stopped` (it cannot be filled, or what the source has of it does not fit `schema.json`: its changes are not
+    /// applied).
     pub state: &'static str,
     /// Rows that the fill has brought.
     pub rows: u64,

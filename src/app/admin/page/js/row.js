@@ -4,6 +4,7 @@ const VERDICTS = {
   equal: { kind: "ok", word: "Equal" },
   "on-its-way": { kind: "behind", word: "On its way" },
   "dead-letter": { kind: "bad", word: "Dead letter" },
+  "not-live": { kind: "behind", word: "Table not live" },
   differs: { kind: "bad", word: "Differs" },
   changing: { kind: "unknown", word: "Changing" },
   unknown: { kind: "unknown", word: "Cannot be read" },
@@ -64,17 +65,20 @@ function showTrace(trace) {
   const wrong = regions.filter(({ verdict }) => verdict !== "equal" && verdict !== "unknown");
   const unread = regions.filter(({ verdict }) => verdict === "unknown");
   const coming = wrong.filter(({ verdict }) => verdict === "on-its-way");
-  const differ = wrong.filter((region) => !coming.includes(region));
+  const unfinished = wrong.filter(({ verdict }) => verdict === "not-live");
+  const differ = wrong.filter((region) => !coming.includes(region) && !unfinished.includes(region));
   const told = differ.length > 0
     ? `${differ.length === 1 ? "One region differs" : `${differ.length} regions differ`}: ${names(differ.map(({ sink }) => sink))}.`
+    : unfinished.length > 0 ? `The table is not live in ${names(unfinished.map(({ sink }) => sink))}.`
     : coming.length > 0 ? `It is on its way to ${names(coming.map(({ sink }) => sink))}.`
     : unread.length > 0 ? "Every region that can be read has it as it should be." : "Every region has it as it should be.";
   const cards = regions.map((region) => {
     const { kind, word } = VERDICTS[region.verdict] ?? { kind: "unknown", word: region.verdict };
     const letters = region.dead_letters.map((letter) => h("li", null, foreign(`${letter.operation} of ${time(new Date(letter.recorded))}: ${letter.reason}`)));
     return rowCard(region.sink, kind, word, [
+      region.table_state ? h("p", { class: "why" }, `The table is ${TABLE_STATES[region.table_state]?.word ?? region.table_state}.`) : null,
       region.problem ? h("p", { class: "why" }, foreign(region.problem)) : null,
-      region.problem && region.row === null ? null : rowValues(region.row, region.differing),
+      (region.problem || region.table_state === "rebuilding") && region.row === null ? null : rowValues(region.row, region.differing),
       letters.length > 0 ? h("ul", { class: "list" }, letters) : null,
       h("p", { class: "quiet-text" }, region.checkpoint_lsn ? `Read at ${region.checkpoint_lsn}` : ""),
     ]);

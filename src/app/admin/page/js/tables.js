@@ -4,12 +4,16 @@ const TABLE_STATES = {
   live: { kind: "ok", word: "live" },
   filling: { kind: "behind", word: "filling" },
   "catching-up": { kind: "behind", word: "filled, the stream is coming" },
+  rebuilding: { kind: "behind", word: "being rebuilt for a changed schema.json, readers see it as it was" },
   waiting: { kind: "behind", word: "waiting to be filled" },
   incomplete: { kind: "bad", word: "left empty" },
   stopped: { kind: "stopped", word: "stopped" },
 };
 /** States that end by themselves. */
-const TABLE_COMES = new Set(["filling", "catching-up", "waiting"]);
+const TABLE_COMES = new Set(["filling", "catching-up", "rebuilding", "waiting"]);
+
+/** States in which rows are brought. */
+const TABLE_FILLS = new Set(["filling", "rebuilding"]);
 
 let tableNames = [];
 
@@ -21,9 +25,9 @@ function isFilling(sink) {
 
 function fillText({ sink, state, rows, rows_estimated: estimated, rows_owed: owed, seconds_left: left }) {
   const parts = [`${sink}: ${TABLE_STATES[state]?.word ?? state}`];
-  if (state === "filling") parts.push(`${count(rows)} of about ${many(estimated, "row")}`);
+  if (TABLE_FILLS.has(state)) parts.push(`${count(rows)} of about ${many(estimated, "row")}`);
   if (owed > 0) parts.push(`${many(owed, "row")} to be read one by one`);
-  if (state === "filling" && isNumber(left)) parts.push(`${duration(left)} left`);
+  if (TABLE_FILLS.has(state) && isNumber(left)) parts.push(`${duration(left)} left`);
   return `${parts.join(", ")}.`;
 }
 
@@ -63,8 +67,8 @@ function updateFill(parts, fill) {
   setText(parts.hint, fill.hint);
   show(parts.problem, Boolean(fill.problem));
   show(parts.hint, Boolean(fill.hint));
-  show(parts.bar, fill.state === "filling");
-  if (fill.state === "filling") Object.assign(parts.bar, { max: Math.max(1, fill.rows_estimated), value: Math.min(fill.rows, fill.rows_estimated) });
+  show(parts.bar, TABLE_FILLS.has(fill.state));
+  if (TABLE_FILLS.has(fill.state)) Object.assign(parts.bar, { max: Math.max(1, fill.rows_estimated), value: Math.min(fill.rows, fill.rows_estimated) });
 }
 
 function updateTable(parts, { table, fills }) {
