@@ -3,8 +3,14 @@
 //!
 //! The sinks say what they lack (`fanout::fill`), the readers here read it from the source in chunks, and the gate puts
 //! it among the stream's deliveries. A reader works on one range of one table at a time, so ranges of several tables are
-//! read at once. Sinks that lack the same get the same chunk. Only sinks that take the main stream are filled: one that
-//! catches up is slow enough as it is, and goes on where it was when it is back.
+//! read at once. Sinks that lack the same get the same chunk.
+//!
+//! **Only sinks that take the main stream are filled.** One that catches up goes on where it was when it is back, and is
+//! not filled from its own stream. It fell behind because it is slower than what comes, so a fill beside would keep it
+//! behind for longer, while its copy of the slot keeps WAL for it; and what a chunk is held against is the log of one
+//! stream, so its own stream would need a log, a gate and reads of its own, for rows that the others have read already.
+//! A region that can never be back while it has to be filled is detached by `catch_up.max_wal`, and then begins with the
+//! fill.
 
 pub mod gate;
 pub mod job;
@@ -12,6 +18,8 @@ mod pace;
 pub mod pending;
 mod reader;
 pub mod request;
+pub mod resume;
+mod stops;
 mod tables;
 pub mod view;
 
@@ -32,8 +40,11 @@ use self::reader::Reader;
 use self::tables::Tables;
 use self::view::FillView;
 use super::source::Source;
+use crate::Lsn;
 use crate::config::Backfill;
+use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
+use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::Progress;
@@ -51,8 +62,14 @@ pub struct Filler {
     pub row_bytes_max: usize,
     /// The queues must not be fuller than this for a chunk, in bytes.
     pub queue_bytes_max: usize,
-    /// What is replicated.
+    /// What is replicated, as it was planned at the start.
     pub plan: Arc<Plan>,
+    /// The same as it is now.
+    pub current: Arc<CurrentPlan>,
+    /// What that is made from.
+    pub schema: Arc<SchemaFile>,
+    /// Where the server was when it was planned.
+    pub planned_at: Lsn,
     /// Where chunks join the stream.
     pub gate: Arc<Gate>,
     /// The sinks' queues.
@@ -85,6 +102,7 @@ impl Filler {
         let workers = (0..shared.filler.config.connections).map(|_| shared.work());
         tokio::select! {
             _ = join_all(workers) => {}
+            () = shared.filler.keep_stops(&shared.tables) => {}
             // Its sender goes with the engine.
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -106,7 +124,7 @@ impl Shared {
         let mut reader = Reader::new(&self.filler, &self.pending);
         loop {
             if let Some(request) = self.filler.view.take_request() {
-                reader.begin_anew(request.clone()).await;
+                reader.begin_anew(&self.tables, request.clone()).await;
                 self.filler.view.request_begun(&request);
                 continue;
             }
