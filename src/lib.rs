@@ -49,8 +49,10 @@
 //!    again; at every moment the main slot or its copy holds what it lacks. Beyond `catch_up.max_wal` it is *detached*,
 //!    and says so. One that is away when the engine starts, or comes with a reload, is waited for by the slot and joins in
 //!    the same way. ([`fanout::detour`], `tests/reload.rs`, `tests/simulation`, `tests/catch_up.rs`, `tests/d1_isolation.rs`)
-//! 6. No row disappears silently: it is applied, dead-lettered with its reason, or the engine halts.
-//!    (`tests/changes.rs`)
+//! 6. No row disappears silently: it is applied, dead-lettered with its reason, or the engine halts. Or its table is
+//!    stopped, which every sink keeps before it goes past the row, and which ends only by filling the table anew from
+//!    behind everything that was left out. ([`fanout::stop`], `tests/changes.rs`, `tests/misfits.rs`,
+//!    `tests/source_ddl.rs`)
 //! 7. Every queue, buffer, retry, request and transaction size has a limit, named in [`config`].
 //! 8. Slot missing, invalidated, ahead of a sink's checkpoint, or on another system or timeline: that sink or the
 //!    engine stops with the next command to run. It never resumes from somewhere else.

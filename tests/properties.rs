@@ -144,7 +144,7 @@ fn flow(stream: &[u8], plan: &Arc<Plan>) {
     let (mut decoder, mut mapper) = (Decoder::new(), Mapper::new(plan.clone(), 400, Lsn::ZERO));
     let mut read = |frame: Frame<'_>| -> Result<()> {
         if let Some(event) = decoder.decode(frame)? {
-            mapper.map(event)?;
+            mapper.map(event);
             for run in mapper.take_full().into_iter().chain(mapper.take_whole()) {
                 JsonRows::of(&run, plan);
             }

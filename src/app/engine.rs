@@ -15,9 +15,11 @@ mod branches;
 mod crew;
 mod entrance;
 mod main_stream;
+mod plan;
 mod prepare;
 mod schedule;
 mod session;
+mod tables;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -31,6 +33,7 @@ use self::crew::Crew;
 use self::main_stream::MainStream;
 use self::schedule::Schedule;
 use self::session::Ending;
+use self::tables::{KnownColumns, Tables};
 use super::demand::Demand;
 use super::fill::Filler;
 use super::fill::gate::Gate;
@@ -41,9 +44,10 @@ use super::source::Source;
 use super::view::{EngineView, Phase};
 use crate::Lsn;
 use crate::capture::stream::Stream;
-use crate::capture::table::{Oid, TableName};
 use crate::config::Config;
+use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
+use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, State};
@@ -82,8 +86,10 @@ pub struct Engine {
     fanout: Fanout,
     /// Where `until_caught_up` ends.
     target: Lsn,
-    /// The planned tables that the publication has.
-    published: Vec<(Oid, TableName)>,
+    /// By table: whether the publication has it.
+    published: Vec<bool>,
+    /// The columns that the planned tables had at the source.
+    columns: KnownColumns,
     orders: mpsc::UnboundedReceiver<Order>,
 }
 
@@ -92,6 +98,10 @@ struct Setup {
     source: Source,
     config: Config,
     plan: Arc<Plan>,
+    /// The same as it is now.
+    current: Arc<CurrentPlan>,
+    /// What it is made from.
+    schema: Arc<SchemaFile>,
     /// Where the server was once the publication covered the plan.
     planned_at: Lsn,
     /// Which tables are filled, and what keeps others from it.
@@ -101,6 +111,8 @@ struct Setup {
     deadline: Arc<OnceLock<Instant>>,
     /// By table: whether rows from before the stream are wanted.
     wanted: Vec<bool>,
+    /// By table: whether the publication did not have it before the start.
+    came: Vec<bool>,
     /// Turns true when another engine is to follow.
     replaced: watch::Sender<bool>,
     /// Where other sinks are asked for.
@@ -153,7 +165,7 @@ impl Engine {
     /// # Errors
     /// What an operator has to resolve, also when all that failed is one sink; everything else was finished first.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<()> {
-        let Engine { setup, fanout, target, published, mut orders } = self;
+        let Engine { setup, fanout, target, published, columns, mut orders } = self;
         let Fanout { outlets, leaving, progress, lanes, away, opener } = fanout;
         let (over, is_over) = watch::channel(false);
         let replaced = setup.replaced.subscribe();
@@ -169,10 +181,10 @@ impl Engine {
                 let _ = followed.send(following.follow(&config).await);
             }
         });
-        let gate = Arc::new(Gate::new(outlets.clone(), setup.plan.clone()));
+        let gate = Arc::new(Gate::new(outlets.clone(), setup.current.clone()));
         let (fill_over, is_fill_over) = watch::channel(false);
         let fill = setup.filler(&gate, &outlets, &progress).start(is_fill_over)?;
-        let main = MainStream::new(setup, outlets, gate, progress, target, published);
+        let main = MainStream::new(setup, outlets, gate, progress, target, Tables::new(published, columns));
 
         let mut pauses = Pauses::new(&main.setup.config);
         let mut schedule = Schedule::of(&main.setup);
@@ -193,7 +205,6 @@ impl Engine {
                     }
                 }
                 Ok((Ending::Deserted, _)) => break Err(no_sink_left()),
-                Ok((Ending::Unpublished(index), _)) => main.unpublished(index),
                 Ok((Ending::River | Ending::Rejoined | Ending::Stalled, _)) => {
                     Error::bug("the stream ended without a reason")
                 }
@@ -228,7 +239,8 @@ impl Engine {
         if fill.is_finished() && fill.join().is_err() {
             tracing::error!("the thread of the fills panicked");
         }
-        match failed.or_else(|| failed_sink(&main.route.progress)) {
+        let failed = failed.or_else(|| failed_sink(&main.route.progress));
+        match failed.or_else(|| stopped_table(&main)) {
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -266,6 +278,9 @@ impl Setup {
             row_bytes_max: self.source.config.max_message_bytes,
             queue_bytes_max: self.config.queue.max_bytes,
             plan: self.plan.clone(),
+            current: self.current.clone(),
+            schema: self.schema.clone(),
+            planned_at: self.planned_at,
             gate: gate.clone(),
             outlets: outlets.clone(),
             progress: progress.clone(),
@@ -325,6 +340,24 @@ fn failed_sink(progress: &Progress) -> Option<Error> {
             Error::halt(format!("sink {} stopped: {reason}", sink.name))
                 .hint("walcast status shows all sinks"),
         ),
+    })
+}
+
+/// A table that is stopped makes a run that ends by itself a failed one.
+fn stopped_table(main: &MainStream) -> Option<Error> {
+    let options = &main.setup.options;
+    if !options.until_caught_up && options.ends.is_none() {
+        return None;
+    }
+    main.route.progress.running().find_map(|sink| {
+        let fills = sink.fills();
+        main.setup.plan.tables.iter().enumerate().find_map(|(index, table)| {
+            let stopped = fills.get(index)?.stopped.as_ref()?;
+            let (sink, name, reason) = (&sink.name, table.source.plain(), &stopped.reason);
+            let message = format!("table {name} is stopped in sink {sink} since {}: {reason}", stopped.since);
+            let failure = main.setup.fills.failure(index).and_then(|failure| failure.hint);
+            Some(Error::halt(message).hint(failure.unwrap_or_else(|| stopped.hint.clone())))
+        })
     })
 }
 

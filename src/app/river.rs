@@ -13,6 +13,7 @@ use crate::Lsn;
 use crate::capture::frame::FrameRun;
 use crate::capture::haste::Haste;
 use crate::decode::{Decoder, Event};
+use crate::encode::current::CurrentPlan;
 use crate::encode::mapper::{Mapper, OlderForms};
 use crate::encode::plan::Plan;
 use crate::encode::run::{ChangeKind, Run};
@@ -42,19 +43,20 @@ pub struct RiverOptions {
 /// the metrics: others would count twice. `haste`: an idle position that somebody waits for goes to the sinks at once.
 ///
 /// # Errors
-/// What the decoder and the mapper say; nothing that was not delivered whole is confirmed.
+/// What the decoder says; nothing that was not delivered whole is confirmed.
 pub fn run(
     mut frames: mpsc::Receiver<FrameRun>,
-    plan: Arc<Plan>,
+    current: Arc<CurrentPlan>,
     outlets: Arc<Outlets>,
     gate: Option<Arc<Gate>>,
     options: RiverOptions,
     haste: Haste,
 ) -> Result<()> {
     outlets.send(&Delivery::Restart);
+    let plan = current.plan();
     let tables = plan.tables.iter().map(|table| table.source.plain());
     let counters = gate.is_some().then(|| ChangeCounters::new(tables, OPERATIONS));
-    let river = River::new(plan.clone(), outlets, options).with_gate(gate);
+    let river = River::of(current, outlets, options).with_gate(gate);
     let mut river = River { counters, haste: Some(haste), ..river };
     while let Some(run) = frames.blocking_recv() {
         river.flow(&run)?;
@@ -78,9 +80,14 @@ pub struct River {
 impl River {
     /// A river for a new session.
     pub fn new(plan: Arc<Plan>, outlets: Arc<Outlets>, options: RiverOptions) -> Self {
+        River::of(Arc::new(CurrentPlan::new(plan)), outlets, options)
+    }
+
+    /// The same where the plan may be renewed.
+    pub fn of(current: Arc<CurrentPlan>, outlets: Arc<Outlets>, options: RiverOptions) -> Self {
         River {
             decoder: Decoder::new(),
-            mapper: Mapper::new(plan, options.part_bytes_max, options.needed_from)
+            mapper: Mapper::of(current, options.part_bytes_max, options.needed_from)
                 .with_older_forms(options.older.clone()),
             outlets,
             gate: None,
@@ -129,7 +136,7 @@ impl River {
                 Some(Event::Idle { wal_end }) => idle = Some(wal_end),
                 Some(event) => {
                     idle = None;
-                    self.mapper.map(event)?;
+                    self.mapper.map(event);
                     if let Some(run) = self.mapper.take_full() {
                         self.send_run(run);
                     }

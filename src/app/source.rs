@@ -167,14 +167,25 @@ pub struct Survey {
     pub server: Server,
     /// The tables of `schema.json` that exist.
     pub tables: Vec<Table>,
+    /// What is wrong with the others.
+    pub errors: Vec<Error>,
 }
 
 impl Survey {
     /// Asks the server.
     ///
     /// # Errors
-    /// Halts on a server that is too old or does not write logical WAL.
+    /// As [`read_there`](Self::read_there); a table does not exist or cannot be replicated.
     pub async fn read(client: &Client, schema: &SchemaFile) -> Result<Survey> {
+        let mut survey = Survey::read_there(client, schema).await?;
+        if survey.errors.is_empty() { Ok(survey) } else { Err(survey.errors.remove(0)) }
+    }
+
+    /// Asks the server, and takes what is there.
+    ///
+    /// # Errors
+    /// Halts on a server that is too old or does not write logical WAL.
+    pub async fn read_there(client: &Client, schema: &SchemaFile) -> Result<Survey> {
         let server = catalog::read_server(client).await?;
         if server.version < OLDEST_VERSION {
             return Err(Error::halt(format!(
@@ -187,8 +198,8 @@ impl Survey {
                 .hint("as a superuser: ALTER SYSTEM SET wal_level = logical; then restart the server"));
         }
         let names: Vec<TableName> = schema.tables.keys().cloned().collect();
-        let tables = catalog::read_tables(client, &names).await?;
-        Ok(Survey { server, tables })
+        let (tables, errors) = catalog::read_tables_there(client, &names).await?;
+        Ok(Survey { server, tables, errors })
     }
 
     /// What must be published for `schema`.

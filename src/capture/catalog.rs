@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Row};
 
 use super::query::{field, rows};
 use super::table::{Column, Index, Oid, ReplicaIdentity, Table, TableName};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// The oldest server walcast works with: logical messages in pgoutput exist from 14.
 pub const OLDEST_VERSION: ServerVersion = ServerVersion(140_000);
@@ -134,9 +134,31 @@ pub async fn read_tables(client: &Client, names: &[TableName]) -> Result<Vec<Tab
     let found = rows(client, sql, &[&schemas, &tables], "looking the mapped tables up").await?;
     let mut oids = Vec::with_capacity(names.len());
     for (name, row) in names.iter().zip(&found) {
-        oids.push(replicable(name, row)?);
+        oids.push(Oid(replicable(name, row)?));
     }
     read_by_oid(client, &oids).await
+}
+
+/// Those of the given tables that exist and can be replicated, and what [`read_tables`] says of the others.
+///
+/// # Errors
+///
+/// Transient when the connection fails.
+pub async fn read_tables_there(client: &Client, names: &[TableName]) -> Result<(Vec<Table>, Vec<Error>)> {
+    match read_tables(client, names).await {
+        Ok(tables) => return Ok((tables, Vec::new())),
+        Err(error) if error.kind() != Kind::Config => return Err(error),
+        Err(_) => {}
+    }
+    let (mut tables, mut errors) = (Vec::new(), Vec::new());
+    for name in names {
+        match read_tables(client, std::slice::from_ref(name)).await {
+            Ok(found) => tables.extend(found),
+            Err(error) if error.kind() == Kind::Config => errors.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((tables, errors))
 }
 
 /// All tables that can be replicated in the given schemas, or in all of the user's for an empty list: without
@@ -148,7 +170,7 @@ pub async fn read_tables(client: &Client, names: &[TableName]) -> Result<Vec<Tab
 pub async fn all_tables(client: &Client, schemas: &[String]) -> Result<Vec<Table>> {
     let sql = include_str!("../../sql/relations_in_schemas.sql");
     let found = rows(client, sql, &[&schemas], "listing the source's tables").await?;
-    let oids = found.iter().map(|row| field(row, "oid")).collect::<Result<Vec<u32>>>()?;
+    let oids = found.iter().map(|row| Ok(Oid(field(row, "oid")?))).collect::<Result<Vec<Oid>>>()?;
     read_by_oid(client, &oids).await
 }
 
@@ -166,7 +188,13 @@ pub async fn read_indexes(client: &Client, tables: &[Table]) -> Result<Vec<Index
         .collect()
 }
 
-async fn read_by_oid(client: &Client, oids: &[u32]) -> Result<Vec<Table>> {
+/// The tables of these OIDs that exist.
+///
+/// # Errors
+///
+/// Transient when the connection fails.
+pub async fn read_by_oid(client: &Client, oids: &[Oid]) -> Result<Vec<Table>> {
+    let oids: Vec<u32> = oids.iter().map(|oid| oid.0).collect();
     let rows = rows(client, include_str!("../../sql/tables.sql"), &[&oids], "reading the catalog").await?;
     rows.iter().map(table).collect()
 }

@@ -1,27 +1,30 @@
 //! Events → runs: each row is mapped once, for all sinks.
 //!
 //! Enters: the decoder's events of one session, in order. Leaves: [`Run`]s. One mapper per session, like the decoder.
-//! A row without a valid form becomes a [`ChangeKind::Reject`] with its reason; a table that no longer fits the plan
-//! halts.
+//! A row without a valid form becomes a [`ChangeKind::Reject`] with its reason; changes of a table that no longer fits the
+//! plan are left out, and the run says so ([`Misfit`](super::run::Misfit)).
 
 use std::mem;
 use std::sync::Arc;
 
 use super::cell::Cell;
+use super::current::CurrentPlan;
+use super::misfit::{self, Why};
 use super::plan::{Plan, PlannedTable};
 use super::row_writer::{Rejected, RowWriter};
-use super::run::{Change, ChangeKind, Run, Span};
-use super::value::Conversion;
+use super::run::{Change, ChangeKind, Misfit, Run, Span};
 use crate::Lsn;
-use crate::capture::table::{Oid, OidMap};
+use crate::capture::table::OidMap;
 use crate::decode::message::{Begin, Old, Relation, Tuple, Value};
 use crate::decode::{self, Event};
-use crate::error::{Error, Result};
 
 /// Maps the events of one session.
 pub struct Mapper {
+    current: Arc<CurrentPlan>,
+    /// As it was when this was last looked at.
     plan: Arc<Plan>,
-    relations: OidMap<Mapping>,
+    generation: u64,
+    relations: OidMap<Described>,
     run: Run,
     /// A run at least this large is handed on, also inside a transaction.
     part_bytes_max: usize,
@@ -45,15 +48,27 @@ pub struct OlderForms {
     pub until: Lsn,
 }
 
-/// What becomes of a relation's changes.
+/// A relation as the stream last described it, and what becomes of its changes.
+struct Described {
+    relation: Arc<Relation>,
+    mapping: Mapping,
+}
+
 enum Mapping {
     /// They fill a table.
     Table(TableMap),
     /// `schema.json` does not have it.
     Ignored,
-    /// It does not fit the plan. Only a change that a sink needs makes this an error: after an alteration, what was
-    /// sent again from before it still has the old form.
-    Unfit(Error),
+    /// It does not fit the plan. Only a change that a sink needs is worth telling: after an alteration, what was sent
+    /// again from before it still has the old form.
+    Unfit(Unfit),
+}
+
+struct Unfit {
+    table: usize,
+    why: Why,
+    /// The plan's generation when this was told last.
+    told: Option<u64>,
 }
 
 /// How one relation's tuples fill one table's cells.
@@ -71,8 +86,15 @@ impl Mapper {
     /// A mapper for a new session. Runs are cut at `part_bytes_max`, preferably where a transaction ends; transactions
     /// that were committed before `needed_from` are left out.
     pub fn new(plan: Arc<Plan>, part_bytes_max: usize, needed_from: Lsn) -> Self {
+        Mapper::of(Arc::new(CurrentPlan::new(plan)), part_bytes_max, needed_from)
+    }
+
+    /// The same where the plan may be renewed.
+    pub fn of(current: Arc<CurrentPlan>, part_bytes_max: usize, needed_from: Lsn) -> Self {
         Mapper {
-            plan,
+            generation: current.generation(),
+            plan: current.plan(),
+            current,
             relations: OidMap::default(),
             run: Run::default(),
             part_bytes_max,
@@ -90,14 +112,14 @@ impl Mapper {
     }
 
     /// Maps one event.
-    ///
-    /// # Errors
-    /// Halts when a mapped table or column was renamed, dropped or retyped.
-    pub fn map(&mut self, event: Event<'_>) -> Result<()> {
+    pub fn map(&mut self, event: Event<'_>) {
         match event {
-            Event::Relation(relation) => self.relation(&relation),
+            Event::Relation(relation) => self.describe(relation),
             Event::Begin(begin) => {
                 self.commit_lsn = begin.commit_lsn;
+                if self.current.generation() != self.generation {
+                    self.look_again();
+                }
                 self.is_skipping = begin.commit_lsn < self.needed_from;
                 if !self.is_skipping {
                     self.is_open = true;
@@ -106,25 +128,29 @@ impl Mapper {
             }
             Event::Commit { .. } if self.is_skipping => self.is_skipping = false,
             _ if self.is_skipping => {}
-            Event::Change { relation, change } => match self.relations.get(&relation) {
-                Some(Mapping::Table(map)) => {
+            Event::Change { relation, change } => match self.relations.get_mut(&relation) {
+                Some(Described { mapping: Mapping::Table(map), .. }) => {
                     let table = &self.plan.tables[map.table as usize];
                     let writer = RowWriter { table, index: map.table, run: &mut self.run };
                     TupleWriter { map, writer }.change(change);
                 }
-                Some(Mapping::Unfit(_)) => return Err(self.unfit(relation)),
-                Some(Mapping::Ignored) | None => {}
+                Some(Described { mapping: Mapping::Unfit(unfit), .. }) => {
+                    unfit.leave_out(&self.current, self.commit_lsn, &mut self.run);
+                }
+                Some(Described { mapping: Mapping::Ignored, .. }) | None => {}
             },
             Event::Truncate(relations) => {
                 for relation in relations {
-                    match self.relations.get(&relation) {
-                        Some(Mapping::Table(map)) => {
+                    match self.relations.get_mut(&relation) {
+                        Some(Described { mapping: Mapping::Table(map), .. }) => {
                             let change =
                                 Change { kind: ChangeKind::Truncate, table: map.table, first_cell: 0 };
                             self.run.changes.push(change);
                         }
-                        Some(Mapping::Unfit(_)) => return Err(self.unfit(relation)),
-                        Some(Mapping::Ignored) | None => {}
+                        Some(Described { mapping: Mapping::Unfit(unfit), .. }) => {
+                            unfit.leave_out(&self.current, self.commit_lsn, &mut self.run);
+                        }
+                        Some(Described { mapping: Mapping::Ignored, .. }) | None => {}
                     }
                 }
             }
@@ -137,7 +163,6 @@ impl Mapper {
             }
             Event::Idle { .. } => {}
         }
-        Ok(())
     }
 
     /// The run, if it should be handed on now: it is large, or at least half as large and ends with its transaction.
@@ -163,6 +188,7 @@ impl Mapper {
         {
             self.run.changes.truncate(open.changes.start);
             self.run.source_keys.retain(|(change, _)| *change < open.changes.start);
+            self.run.misfits.retain(|misfit| misfit.commit_lsn < open.commit_lsn);
         }
         self.is_open = false;
         self.take()
@@ -208,39 +234,52 @@ impl Mapper {
         });
     }
 
-    fn relation(&mut self, relation: &Relation) {
-        let mapping = match self.plan.find(&relation.name) {
-            Some(index) => match TableMap::new(
-                index,
-                &self.plan.tables[index],
-                relation,
-                self.older.tables.contains(&index) && self.commit_lsn < self.older.until,
-            ) {
-                Ok(map) => Mapping::Table(map),
-                Err(error) => Mapping::Unfit(error),
-            },
-            None => match self.plan.tables.iter().find(|table| table.oid == relation.oid) {
-                Some(table) => Mapping::Unfit(
-                    Error::halt(format!(
-                        "table {} was renamed to {} at the source",
-                        table.source, relation.name
-                    ))
-                    .hint("give it its new name in schema.json (keep the old one as `target`), then start walcast"),
-                ),
+    /// Decides what becomes of a relation's changes.
+    fn describe(&mut self, relation: Arc<Relation>) {
+        let oid = relation.oid;
+        let mapping = self.mapping_of(&relation);
+        self.relations.insert(oid, Described { relation, mapping });
+    }
+
+    /// The plan was renewed, or its misfits are to be told again.
+    fn look_again(&mut self) {
+        (self.generation, self.plan) = (self.current.generation(), self.current.plan());
+        let described: Vec<Arc<Relation>> =
+            self.relations.values().map(|described| described.relation.clone()).collect();
+        for relation in described {
+            let mapping = self.mapping_of(&relation);
+            self.relations.insert(relation.oid, Described { relation, mapping });
+        }
+    }
+
+    fn mapping_of(&self, relation: &Relation) -> Mapping {
+        let unfit = |table, why| Mapping::Unfit(Unfit { table, why, told: None });
+        let Some(index) = self.plan.find(&relation.name) else {
+            let was = self.plan.tables.iter().position(|table| table.oid == relation.oid);
+            return match was {
+                Some(index) => unfit(index, Why::renamed(&self.plan.tables[index], relation)),
                 None => {
                     tracing::debug!(table = %relation.name, "published but not in schema.json: ignored");
                     Mapping::Ignored
                 }
-            },
+            };
         };
-        self.relations.insert(relation.oid, mapping);
+        let may_be_partial = self.older.tables.contains(&index) && self.commit_lsn < self.older.until;
+        match TableMap::new(index, &self.plan.tables[index], relation, may_be_partial) {
+            Ok(map) => Mapping::Table(map),
+            Err(why) => unfit(index, why),
+        }
     }
+}
 
-    /// The error that ends the session at a relation that does not fit.
-    fn unfit(&mut self, relation: Oid) -> Error {
-        match self.relations.insert(relation, Mapping::Ignored) {
-            Some(Mapping::Unfit(error)) => error,
-            _ => Error::bug("a relation that fits was taken for one that does not"),
+impl Unfit {
+    /// A change is left out; the run says so once, and again when it has to.
+    fn leave_out(&mut self, current: &CurrentPlan, commit_lsn: Lsn, run: &mut Run) {
+        current.leave_out(self.table, commit_lsn);
+        let generation = current.generation();
+        if self.told.replace(generation) != Some(generation) {
+            let Why { reason, hint, returns } = self.why.clone();
+            run.misfits.push(Misfit { table: self.table, commit_lsn, reason, hint, returns });
         }
     }
 }
@@ -251,52 +290,29 @@ impl TableMap {
         table: &PlannedTable,
         relation: &Relation,
         may_be_partial: bool,
-    ) -> Result<TableMap> {
+    ) -> Result<TableMap, Why> {
+        misfit::check_relation(table, relation)?;
         let mut is_partial = false;
         let mut columns = vec![None; relation.columns.len()];
         let mut position_of = Vec::with_capacity(table.columns.len());
         for (planned_index, planned) in table.columns.iter().enumerate() {
-            let Some(position) = relation.columns.iter().position(|column| column.name == planned.source)
-            else {
-                if may_be_partial && !table.key.contains(&planned_index) {
+            let is_key = table.key.contains(&planned_index);
+            match misfit::position(table, planned, relation)? {
+                Some(position) => {
+                    columns[position] = Some(planned_index as u32);
+                    position_of.push(position);
+                }
+                None if may_be_partial && !is_key => {
                     is_partial = true;
                     position_of.push(usize::MAX);
-                    continue;
                 }
-                return Err(Error::halt(format!(
-                    "column {} of table {} is mapped in schema.json but no longer in the stream: it was dropped or \
-                     renamed, or is not in the publication",
-                    planned.source, table.source
-                ))
-                .hint("correct schema.json or the publication (walcast check shows both), then start walcast"));
-            };
-            let now = relation.columns[position].type_oid;
-            if now != planned.type_oid && !keeps_conversion(planned.conversion, now, planned.column_type) {
-                return Err(Error::halt(format!(
-                    "column {} of table {} changed its type at the source, and {} no longer means the same",
-                    planned.source,
-                    table.source,
-                    planned.column_type.as_str()
-                ))
-                .hint("see `walcast schema diff`, correct schema.json, then start walcast"));
+                None => return Err(Why::no_column(table, planned)),
             }
-            columns[position] = Some(planned_index as u32);
-            position_of.push(position);
         }
-        let key = table.key.iter().map(|&planned| position_of[planned]).collect();
+        let key: Vec<usize> = table.key.iter().map(|&planned| position_of[planned]).collect();
+        misfit::check_identity(table, relation, &key)?;
         Ok(TableMap { table: index as u32, columns, key, is_partial })
     }
-}
-
-/// Whether a column's new declared type converts exactly as its old one did.
-fn keeps_conversion(conversion: Conversion, type_oid: Oid, target: super::column_type::ColumnType) -> bool {
-    use tokio_postgres::types::{Kind, Type};
-    let element = match Type::from_oid(type_oid.0).as_ref().map(Type::kind) {
-        Some(Kind::Array(element)) => Some(Oid(element.oid())),
-        Some(_) => None,
-        None => return false,
-    };
-    Conversion::choose(type_oid, element, target).is_ok_and(|(now, _)| now == conversion)
 }
 
 /// Writes the changes of one relation's tuples into the run.

@@ -36,6 +36,8 @@ pub struct PlannedTable {
     pub soft_delete: Option<String>,
     /// The planner's estimate of the rows at the source; -1 when unknown.
     pub estimated_rows: i64,
+    /// Why no row of it can be mapped. It has no `oid` then, and its columns' types at the source mean nothing.
+    pub problem: Option<String>,
 }
 
 /// One column, from its source to its target.
@@ -104,6 +106,28 @@ impl Plan {
         (plan, problems)
     }
 
+    /// Makes as much of the plan as can be made, in which every table keeps its place: one that does not fit the source has
+    /// its [problem](PlannedTable::problem), and is what the sinks have of it.
+    pub fn draw_all(schema: &SchemaFile, source: &[Table]) -> Plan {
+        let planned = |(name, entry): (&TableName, &TableEntry)| {
+            let mut problems = Vec::new();
+            let table = source.iter().find(|table| table.name == *name);
+            let drawn = table.and_then(|table| draw_table(schema, entry, table, &mut problems));
+            let fatal: Vec<&str> = problems
+                .iter()
+                .filter(|problem| problem.is_fatal)
+                .map(|problem| problem.message.as_str())
+                .collect();
+            drawn.unwrap_or_else(|| {
+                let is_there = table.is_some();
+                let why =
+                    if is_there { fatal.join("; ") } else { "it does not exist at the source".to_owned() };
+                PlannedTable::without_source(schema, name, entry, why)
+            })
+        };
+        Plan { tables: schema.tables.iter().map(planned).collect() }
+    }
+
     /// Whether both replicate the same rows in the same way; estimates aside.
     pub fn is_same(&self, other: &Plan) -> bool {
         let of = |table: &PlannedTable| PlannedTable { estimated_rows: 0, ..table.clone() };
@@ -117,6 +141,36 @@ impl Plan {
 }
 
 impl PlannedTable {
+    /// The table as the sinks have it, of which no row can be mapped.
+    fn without_source(schema: &SchemaFile, name: &TableName, entry: &TableEntry, why: String) -> Self {
+        let columns = entry.columns.iter().map(|(column, &column_type)| PlannedColumn {
+            source: column.clone(),
+            target: entry.target_column(column).to_owned(),
+            column_type,
+            type_oid: Oid(0),
+            base_type_oid: Oid(0),
+            conversion: Conversion::Verbatim,
+        });
+        let columns: Vec<PlannedColumn> = columns.collect();
+        let position = |name: &String| columns.iter().position(|column| column.source == *name);
+        PlannedTable {
+            source: name.clone(),
+            oid: Oid(0),
+            is_partitioned: false,
+            target: schema.target_name(name, entry),
+            key: entry.primary_key.0.iter().filter_map(position).collect(),
+            indexes: entry
+                .indexes
+                .iter()
+                .map(|index| index.0.iter().filter_map(position).collect())
+                .collect(),
+            columns,
+            soft_delete: entry.soft_delete.clone(),
+            estimated_rows: -1,
+            problem: Some(why),
+        }
+    }
+
     /// The key's columns in key order.
     pub fn key_columns(&self) -> impl Iterator<Item = &PlannedColumn> {
         self.key.iter().map(|&index| &self.columns[index])
@@ -234,5 +288,6 @@ fn draw_table(
         columns,
         soft_delete: entry.soft_delete.clone(),
         estimated_rows: table.estimated_rows,
+        problem: None,
     })
 }

@@ -22,6 +22,8 @@ pub struct Run {
     /// By change, in order: the key, in key order and as the source writes it, of rows that may have to be read by
     /// themselves. `None` where it cannot be sent back as text.
     pub(super) source_keys: Vec<(usize, Option<Vec<String>>)>,
+    /// Tables that changes were left out of.
+    pub(super) misfits: Vec<Misfit>,
     /// What `json_rows` has rendered, for all sinks that ask.
     pub(super) rendered: OnceLock<Rendered>,
     /// By change, in order: what `key_hashes` has made of its key, for all sinks that ask.
@@ -88,6 +90,21 @@ pub struct RejectedRow {
     pub reason: String,
 }
 
+/// Why a table's changes are left out: what the source has of it does not fit the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// Index of the table in the plan.
+    pub table: usize,
+    /// The first transaction whose changes are left out, by the position of its commit record.
+    pub commit_lsn: Lsn,
+    /// What is wrong, in one sentence.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: String,
+    /// It is gone, or another one: one of its name that fits may come.
+    pub returns: bool,
+}
+
 /// The text of a run's changes, one behind the other.
 #[derive(Debug, Default)]
 pub(super) struct Rendered {
@@ -135,6 +152,11 @@ impl Run {
         let before = |at: usize| self.source_keys.partition_point(|(change, _)| *change < at);
         let of_span = &self.source_keys[before(span.changes.start)..before(span.changes.end)];
         of_span.iter().map(|(change, key)| (self.changes[*change].table, key.as_deref()))
+    }
+
+    /// The tables that changes were left out of, each before the first of them is told.
+    pub fn misfits(&self) -> &[Misfit] {
+        &self.misfits
     }
 
     /// Why the row was rejected: of a `Reject`.

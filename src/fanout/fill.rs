@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_with::{DisplayFromStr, serde_as};
 use tokio::sync::oneshot;
 
+use super::stop::Stopped;
 use crate::Lsn;
 use crate::capture::chunk::{Key, KeyRange};
+use crate::encode::plan::PlannedTable;
 use crate::encode::run::Run;
 
 /// With more rows owed, the whole table is filled anew.
@@ -60,6 +62,24 @@ pub struct TableFill {
     /// `schema.json` does not name the table any more: it stays as it was.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_left: bool,
+    /// Why its changes are not applied any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
+    /// Changes of transactions that were committed before this are left out: whatever is read of the table has them.
+    #[serde_as(as = "DisplayFromStr")]
+    #[serde(default = "zero", skip_serializing_if = "is_from_the_start")]
+    pub from: Lsn,
+    /// The OID of the relation that its rows are from; `None` where that was never noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relation: Option<u32>,
+}
+
+fn zero() -> Lsn {
+    Lsn::ZERO
+}
+
+fn is_from_the_start(lsn: &Lsn) -> bool {
+    *lsn == Lsn::ZERO
 }
 
 /// A range of keys, and what is left of it.
@@ -109,6 +129,8 @@ pub enum TableState {
     Incomplete,
     /// `schema.json` does not name it any more.
     Left,
+    /// What the source has does not fit the plan: its changes are not applied.
+    Stopped,
 }
 
 impl TableState {
@@ -121,6 +143,7 @@ impl TableState {
             TableState::Live => "live",
             TableState::Incomplete => "incomplete",
             TableState::Left => "left",
+            TableState::Stopped => "stopped",
         }
     }
 }
@@ -142,7 +165,17 @@ impl TableFill {
             is_left_empty: false,
             is_beside: false,
             is_left: false,
+            stopped: None,
+            from: Lsn::ZERO,
+            relation: None,
         }
+    }
+
+    /// The same for a table of the plan.
+    pub fn of(table: &PlannedTable) -> Self {
+        let rows_estimated = table.estimated_rows.max(0).unsigned_abs();
+        let relation = table.problem.is_none().then_some(table.oid.0);
+        TableFill { relation, ..TableFill::waiting(rows_estimated) }
     }
 
     /// A table that lacks nothing.
@@ -155,6 +188,8 @@ impl TableFill {
     pub fn state(&self, position: Lsn) -> TableState {
         if self.is_left {
             TableState::Left
+        } else if self.stopped.is_some() {
+            TableState::Stopped
         } else if self.is_left_empty {
             TableState::Incomplete
         } else if self.ranges.is_empty() {
@@ -214,7 +249,8 @@ impl TableFill {
             return Some(fill);
         }
         let waiting = TableFill::waiting(fill.rows.max(fill.rows_estimated));
-        Some(TableFill { overflows: self.overflows + 1, is_beside: fill.is_beside, ..waiting })
+        let TableFill { is_beside, from, relation, .. } = fill;
+        Some(TableFill { overflows: self.overflows + 1, is_beside, from, relation, ..waiting })
     }
 
     /// What is left of its ranges.
@@ -265,6 +301,20 @@ pub enum Action {
     /// Updates found no row in this sink, although the table should have them. Never sent: the worker takes it for
     /// itself.
     Miss(Vec<OwedKey>),
+    /// What the source has of the table does not fit the plan. Comes before what is left out because of that.
+    Stop {
+        /// Why, and since when.
+        stopped: Stopped,
+        /// In these sinks, wherever they are; without names, in those that are not past it.
+        sinks: Option<Vec<String>>,
+    },
+    /// A stopped table goes on.
+    Resume {
+        /// With this; what clears does so at once.
+        fill: TableFill,
+        /// In these sinks.
+        sinks: Vec<String>,
+    },
     /// Rows that these sinks lack or hold wrongly although they are past them: they are to be read by themselves.
     Retry {
         /// The rows.
@@ -293,13 +343,18 @@ impl FillStep {
     pub fn run(&self) -> Option<&Arc<Run>> {
         match &self.action {
             Action::Chunk { run, .. } | Action::Paid { run, .. } => Some(run),
-            Action::Begin { .. } | Action::Owe(_) | Action::Miss(_) | Action::Retry { .. } => None,
+            Action::Begin { .. }
+            | Action::Owe(_)
+            | Action::Miss(_)
+            | Action::Stop { .. }
+            | Action::Resume { .. }
+            | Action::Retry { .. } => None,
         }
     }
 
     /// Whether it has to be taken before the changes behind it, and may come inside a transaction.
-    pub fn is_owe(&self) -> bool {
-        matches!(self.action, Action::Owe(_))
+    pub fn comes_first(&self) -> bool {
+        matches!(self.action, Action::Owe(_) | Action::Stop { .. })
     }
 }
 
@@ -335,14 +390,20 @@ impl Fills {
                 let is_beside = before.is_some_and(|fill| fill.is_beside);
                 // What makes a row owed may not be visible yet, and the row then not be among those that are read.
                 let owed = before.map(|fill| fill.owed.clone()).unwrap_or_default();
-                let begun = || TableFill { owed, clears: false, is_beside, ..fill.clone() };
-                sinks.iter().any(|name| name == sink).then(begun)
+                let is_meant = sinks.iter().any(|name| name == sink);
+                let is_stopped = before.is_some_and(|fill| fill.stopped.is_some());
+                let (from, relation) = origin(before);
+                let begun = || TableFill { owed, clears: false, is_beside, from, relation, ..fill.clone() };
+                (is_meant && !is_stopped).then(begun)
             }
             Action::Begin { fill, sinks: None } => {
-                let before = before.filter(|fill| fill.ranges.is_empty() && !fill.is_left_empty)?;
+                let before = before.filter(|fill| fill.state(position) == TableState::Waiting)?;
                 // What has been owed since is not in doubt.
                 let (owed, is_beside, overflows) = (before.owed.clone(), before.is_beside, before.overflows);
-                Some(TableFill { owed, overflows, clears: false, is_beside, ..fill.clone() })
+                let (from, relation) = origin(Some(before));
+                let begun =
+                    TableFill { owed, overflows, clears: false, is_beside, from, relation, ..fill.clone() };
+                Some(begun)
             }
             Action::Chunk { .. } | Action::Paid { .. } if position > step.sent_at => None,
             Action::Chunk { rest, last_key, is_last, run, seen_lsn } => {
@@ -359,12 +420,22 @@ impl Fills {
             }
             // Where rows may be newer than the stream, the row that moves may be another one by now.
             Action::Owe(owed) => match before?.state(position) {
-                TableState::Live | TableState::Incomplete | TableState::Left => None,
+                TableState::Live | TableState::Incomplete | TableState::Left | TableState::Stopped => None,
                 // What is read once it begins sees it.
                 TableState::Waiting => None,
                 TableState::Filling | TableState::CatchingUp => before?.owing(std::slice::from_ref(owed)),
             },
             Action::Miss(owed) => missing(before, owed),
+            Action::Stop { sinks: None, stopped } if position > stopped.since => None,
+            Action::Stop { stopped, sinks } => {
+                let is_meant = sinks.as_ref().is_none_or(|sinks| sinks.iter().any(|name| name == sink));
+                let complete = TableFill::complete();
+                is_meant.then(|| before.unwrap_or(&complete).stopped(stopped)).flatten()
+            }
+            Action::Resume { fill, sinks } => {
+                let is_meant = sinks.iter().any(|name| name == sink);
+                is_meant.then(|| before?.resumed(fill)).flatten()
+            }
             Action::Retry { owed, sinks } => {
                 let is_meant = sinks.iter().any(|name| name == sink);
                 let is_wanted = is_meant && before.is_none_or(|fill| !fill.is_left_empty);
@@ -383,10 +454,16 @@ impl Fills {
     }
 }
 
-/// The table once these rows are known to be missing; `None` if they all were before.
+/// From where on changes are applied, and whose: what a fill that begins keeps.
+fn origin(before: Option<&TableFill>) -> (Lsn, Option<u32>) {
+    before.map_or((Lsn::ZERO, None), |fill| (fill.from, fill.relation))
+}
+
+/// The table once these rows are known to be missing; `None` if they all were before, or it is stopped.
 fn missing(before: Option<&TableFill>, owed: &[OwedKey]) -> Option<TableFill> {
     let complete = TableFill::complete();
-    before.unwrap_or(&complete).owing(owed)
+    let before = before.unwrap_or(&complete);
+    if before.stopped.is_some() { None } else { before.owing(owed) }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

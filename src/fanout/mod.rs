@@ -13,4 +13,5 @@ pub mod progress;
 pub mod queue;
 pub mod retry;
 pub mod sink;
+pub mod stop;
 pub mod worker;

@@ -69,7 +69,7 @@ impl Outlet {
     /// Puts it into the queue, if there is room.
     fn put(&self, delivery: &Delivery, bytes: usize) -> Result<(), Refused> {
         self.queue.try_send(delivery.clone(), bytes)?;
-        if matches!(delivery, Delivery::Fill(step) if !step.is_owe()) {
+        if matches!(delivery, Delivery::Fill(step) if !step.comes_first()) {
             self.sink.fill_step_sent();
         }
         Ok(())
@@ -346,9 +346,9 @@ mod tests {
     fn run(commit: u64, is_whole: bool) -> Delivery {
         let mut mapper = Mapper::new(Arc::new(Plan::default()), 1, Lsn::ZERO);
         let begin = Begin { commit_lsn: Lsn(commit), commit_time_micros: 0, xid: 1 };
-        mapper.map(Event::Begin(begin)).unwrap();
+        mapper.map(Event::Begin(begin));
         if is_whole {
-            mapper.map(Event::Commit { end_lsn: Lsn(commit + 8) }).unwrap();
+            mapper.map(Event::Commit { end_lsn: Lsn(commit + 8) });
         }
         Delivery::Run(Arc::new(mapper.take_full().unwrap()))
     }

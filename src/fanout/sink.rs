@@ -35,7 +35,7 @@ use super::fill::{FillWrite, Fills, OwedKey, TableState};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
 use crate::encode::plan::Plan;
-use crate::encode::run::{Run, Span};
+use crate::encode::run::{Change, Run, Span};
 use crate::error::Result;
 
 /// A target. See the module's head for the contract.
@@ -172,6 +172,22 @@ impl<'a> Batch<'a> {
     /// Whether rows of the table may be newer than the stream.
     pub fn may_be_newer(&self, table: usize) -> bool {
         self.fills.is_some_and(|fills| fills.state(table, self.after) != TableState::Live)
+    }
+
+    /// Changes of the table by transactions that were committed before this are left out; they count among a
+    /// transaction's changes all the same.
+    pub fn from(&self, table: usize) -> Lsn {
+        let fill = self.fills.and_then(|fills| fills.get(table));
+        fill.map_or(Lsn::ZERO, |fill| if fill.stopped.is_some() { Lsn(u64::MAX) } else { fill.from })
+    }
+
+    /// The changes of one of its spans that are to be applied.
+    pub fn changes(&self, run: &'a Run, span: &'a Span) -> impl Iterator<Item = Change> + use<'a> {
+        let (fills, commit_lsn) = (self.fills, span.commit_lsn);
+        let is_left_out = move |table: u32| {
+            fills.and_then(|fills| fills.get(table as usize)).is_some_and(|fill| fill.leaves_out(commit_lsn))
+        };
+        run.changes(span).iter().copied().filter(move |change| !is_left_out(change.table))
     }
 
     /// Whether it is known that this row has to be read by itself.

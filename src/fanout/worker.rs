@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::chain::Chain;
-use super::fill::{Action, FillStep, FillWrite, Fills, OwedKey};
+use super::fill::{Action, FillStep, FillWrite, Fills, OwedKey, TableState};
 use super::progress::SinkProgress;
 use super::queue::Received;
 use super::retry::{self, Backoff, Decision};
@@ -101,7 +101,7 @@ pub struct Worker<S> {
 struct Taken {
     runs: Vec<Arc<Run>>,
     idle: Option<Lsn>,
-    /// What is owed because of the runs.
+    /// What is owed, or stopped, because of the runs.
     owes: Vec<Arc<FillStep>>,
     /// It stood behind the runs, and is taken once they are applied.
     fill: Option<Arc<FillStep>>,
@@ -349,7 +349,7 @@ impl<S: Sink> Worker<S> {
                     self.taken.runs.push(run);
                 }
                 Delivery::Idle(lsn) => self.taken.idle = Some(lsn),
-                Delivery::Fill(step) if step.is_owe() => self.taken.owes.push(step),
+                Delivery::Fill(step) if step.comes_first() => self.taken.owes.push(step),
                 Delivery::Fill(step) => {
                     self.taken.fill = Some(step);
                     break;
@@ -419,7 +419,7 @@ impl<S: Sink> Worker<S> {
         Ok(reached)
     }
 
-    /// Keeps what is owed because of the runs, in one write for each table.
+    /// Keeps what is owed or stopped because of the runs, in one write for each table.
     fn owe(&mut self) -> Result<()> {
         if self.taken.owes.is_empty() {
             return Ok(());
@@ -434,6 +434,10 @@ impl<S: Sink> Worker<S> {
         for table in tables {
             let Some(fill) = fills.get(table) else { continue };
             self.sink.fill(&FillWrite { table, fill, run: None, clears: false, swaps: false })?;
+            let was_stopped = self.fills.state(table, self.position) == TableState::Stopped;
+            if let Some(stopped) = fill.stopped.as_ref().filter(|_| !was_stopped) {
+                stopped.log(&self.progress.name, self.tables.get(table).map_or("", String::as_str));
+            }
             self.progress.set_fill(table, fill.clone());
             self.fills.set(table, fill.clone());
         }
@@ -460,9 +464,11 @@ impl<S: Sink> Worker<S> {
                 let waiting = self.fills.get(step.table).filter(|_| sinks.is_none());
                 fill.clears || waiting.is_some_and(|waiting| waiting.clears)
             }
+            Action::Resume { fill, .. } => fill.clears,
             Action::Chunk { .. }
             | Action::Owe(_)
             | Action::Miss(_)
+            | Action::Stop { .. }
             | Action::Retry { .. }
             | Action::Paid { .. } => false,
         };
@@ -502,7 +508,7 @@ impl<S: Sink> Worker<S> {
         let has_ended = |span: &Span| span.end_lsn.is_some() && span.end_lsn <= end_lsn;
         let is_there = |span: &Span| reached == Reached::All || has_ended(span);
         let there = || batch.spans().filter(|(_, span)| is_there(span));
-        let changed = there().flat_map(|(run, span)| run.changes(span)).map(|change| change.table);
+        let changed = there().flat_map(|(run, span)| batch.changes(run, span)).map(|change| change.table);
         let keys = || there().flat_map(|(run, span)| KeyHashes::of(run, &self.plan).of_span(span));
         let batch_applied = BatchApplied {
             changes,

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::Lsn;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::error::{Error, Result};
 use crate::fanout::fill::{Fills, TableFill};
@@ -89,9 +90,15 @@ pub fn fill_text(fill: &TableFill) -> Result<String> {
     serde_json::to_string(fill).map_err(|error| Error::bug("writing a fill").because(error))
 }
 
-/// A fill of the table that waits to begin.
-pub fn waiting(table: &PlannedTable) -> TableFill {
-    TableFill::waiting(table.estimated_rows.max(0).unsigned_abs())
+/// Makes an empty table beside the one that readers see. All its rows are read again, and those that have no valid form
+/// noted again.
+pub fn build_beside(table: &PlannedTable) -> Vec<Statement> {
+    let beside = beside(table);
+    let mut statements = drop_table(&beside.target).to_vec();
+    statements.extend(create(&beside));
+    statements.push(Statement::new(NOTE_NEW, &[&table.target, &table.source.plain()]));
+    statements.push(Statement::new(FORGET_LETTERS, &[&table.target]));
+    statements
 }
 
 /// Something that others have made in the replica and would lose with a table: an index, a trigger or a view.
@@ -229,7 +236,7 @@ impl Changing<'_> {
             }
             Change::New => {
                 done.statements.extend(create(table));
-                done.statements.push(put_fill(target, &waiting(table))?);
+                done.statements.push(put_fill(target, &TableFill::of(table))?);
                 done.changes.push(format!("table {target} is new"));
             }
             Change::Fits(rest) => {
@@ -244,10 +251,13 @@ impl Changing<'_> {
                     .push(format!("table {target}: new columns ({names}), and its rows are written again"));
                 self.settle(&rest, &mut done);
                 done.statements.push(note(table));
-                // Whole rows are written again, over those that are there.
-                if !self.fill().is_some_and(|fill| fill.is_left_empty) {
+                // Whole rows are written again, over those that are there; those of a stopped table once it goes on.
+                if !self.fill().is_some_and(|fill| fill.is_left_empty || fill.stopped.is_some()) {
                     let clears = self.fill().is_some_and(|fill| fill.clears);
-                    done.statements.push(put_fill(target, &TableFill { clears, ..waiting(table) })?);
+                    let (from, relation) =
+                        self.fill().map_or((Lsn::ZERO, None), |fill| (fill.from, fill.relation));
+                    let fill = TableFill { clears, from, relation, ..TableFill::of(table) };
+                    done.statements.push(put_fill(target, &fill)?);
                 }
             }
             Change::Rebuild(why) => {
@@ -264,16 +274,12 @@ impl Changing<'_> {
         self.kept.and_then(|kept| kept.fill.as_ref())
     }
 
-    /// A table beside it, empty. All its rows are read again, and those that have no valid form noted again.
     fn create_beside(&self, done: &mut Alteration) -> Result<()> {
-        let (beside, target) = (beside(self.table), &self.table.target);
-        done.statements.extend(drop_table(&beside.target));
-        done.statements.extend(create(&beside));
-        done.statements.push(Statement::new(NOTE_NEW, &[target, &self.table.source.plain()]));
-        done.statements.push(Statement::new(FORGET_LETTERS, &[target]));
+        done.statements.extend(build_beside(self.table));
         let is_left_empty = self.fill().is_some_and(|fill| fill.is_left_empty);
-        let fill = TableFill { is_beside: true, is_left_empty, ..waiting(self.table) };
-        done.statements.push(put_fill(target, &fill)?);
+        let stopped = self.fill().and_then(|fill| fill.stopped.clone());
+        let fill = TableFill { is_beside: true, is_left_empty, stopped, ..TableFill::of(self.table) };
+        done.statements.push(put_fill(&self.table.target, &fill)?);
         Ok(())
     }
 

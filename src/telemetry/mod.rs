@@ -69,6 +69,8 @@ pub const SINK_DELAY_SECONDS: &str = "walcast_sink_delay_seconds";
 pub const HEARTBEAT_DURATION_SECONDS: &str = "walcast_heartbeat_duration_seconds";
 /// 1 for a sink's state, 0 for every other: see [`SINK_STATES`].
 pub const SINK_STATE: &str = "walcast_sink_state";
+/// 1 for a table whose changes are not applied because it does not fit `schema.json`, 0 for every other, by sink and table.
+pub const TABLE_STOPPED: &str = "walcast_table_stopped";
 /// Rows written to a D1 database as Cloudflare bills them, since it was first fed, by sink.
 pub const D1_ROWS_WRITTEN_TOTAL: &str = "walcast_d1_rows_written_total";
 /// Dollars for these rows, by sink.
@@ -265,6 +267,12 @@ pub(crate) fn sink_seen(sink: &str, state: &str, lag_bytes: u64, lag: Option<Dur
     if let Some(lag) = lag {
         gauge!(SINK_LAG_SECONDS, "sink" => sink.to_owned()).set(lag);
     }
+}
+
+/// Whether a table of a sink is stopped.
+pub(crate) fn table_seen(sink: &str, table: &str, is_stopped: bool) {
+    gauge!(TABLE_STOPPED, "sink" => sink.to_owned(), "table" => table.to_owned())
+        .set(f64::from(u8::from(is_stopped)));
 }
 
 /// A heartbeat has arrived.

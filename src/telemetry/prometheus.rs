@@ -13,7 +13,7 @@ use super::{
     SESSIONS_TOTAL, SINK_CHANGES_TOTAL, SINK_DEAD_LETTERS, SINK_DEAD_LETTERS_TOTAL, SINK_DELAY_SECONDS,
     SINK_FILLED_TOTAL, SINK_FLUSH_DURATION_SECONDS, SINK_LAG_BYTES, SINK_LAG_SECONDS, SINK_QUEUE_BYTES,
     SINK_SLOT_RETAINED_WAL_BYTES, SINK_STATE, SINK_STATE_CHANGES_TOTAL, SINK_TRANSACTIONS_TOTAL, SLOT_HEALTH,
-    SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED, SYNC_LOG_DROPPED_TOTAL,
+    SLOT_RETAINED_WAL_BYTES, SLOT_SAFE_WAL_BYTES, STALLED, SYNC_LOG_DROPPED_TOTAL, TABLE_STOPPED,
 };
 use crate::error::{Error, Result};
 
@@ -151,5 +151,6 @@ fn describe() {
     describe_gauge!(SINK_LAG_BYTES, Unit::Bytes, "From the sink's checkpoint to the server's position");
     describe_gauge!(SINK_LAG_SECONDS, Unit::Seconds, "How long ago the server was where the sink is");
     describe_gauge!(SINK_STATE, "1 for the sink's state, 0 for every other");
+    describe_gauge!(TABLE_STOPPED, "1 for a table whose changes are not applied, by sink and table");
     describe_gauge!(STALLED, "1 while the slot or a sink stands still although there is something to do");
 }

@@ -199,7 +199,7 @@ impl Simulation {
         }
         for frame in FrameRun::new(Bytes::from(bytes)).iter() {
             let event = engine.decoder.decode(frame.unwrap()).unwrap().unwrap();
-            engine.mapper.map(event).unwrap();
+            engine.mapper.map(event);
             if let Some(run) = engine.mapper.take_full() {
                 self.send(run);
                 return;

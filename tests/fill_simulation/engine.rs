@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 use walcast::Lsn;
 use walcast::app::fill::gate::Gate;
 use walcast::capture::slot::SourceIdentity;
+use walcast::encode::current::CurrentPlan;
 use walcast::encode::plan::Plan;
 use walcast::fanout::chain::{Inlet, chain};
 use walcast::fanout::detour::{Detour, Progressed, may_drop};
@@ -175,7 +176,8 @@ impl Simulation {
         let progress = Progress::new(sinks.clone());
         // So small that it overflows in many a seed.
         let log_bytes_max = [300, 1500, 1 << 20][self.rng.usize(..3)];
-        let gate = Arc::new(Gate::with_log_of(log_bytes_max, main.clone(), self.plan.clone()));
+        let current = Arc::new(CurrentPlan::new(self.plan.clone()));
+        let gate = Arc::new(Gate::with_log_of(log_bytes_max, main.clone(), current));
         let count = self.rng.usize(1..4);
         let readers = Readers::new(count, self.without, (&gate, &main), progress.clone(), &self.plan);
         let route =

@@ -52,7 +52,7 @@ enum At {
     #[default]
     Start,
     /// It waits until this is visible.
-    Doubt(InDoubt),
+    Doubt(InDoubt, u64),
     /// It may begin.
     Ready,
     /// It has begun; the snapshot is not taken yet.
@@ -159,17 +159,20 @@ impl Readers {
             At::Start => {
                 self.gate.watch(TABLE);
                 self.is_watched = true;
-                At::Doubt(source.in_doubt())
+                let generation = self.gate.generation();
+                At::Doubt(source.in_doubt(), generation)
             }
-            At::Doubt(in_doubt) => {
+            At::Doubt(in_doubt, generation) => {
                 let read_point = source.snapshot();
                 let is_settled = in_doubt.is_settled(&read_point) || self.without == Without::Doubt;
-                let horizon = is_settled.then(|| self.gate.begin(&read_point));
-                if horizon.is_some_and(|horizon| horizon.open().saw(&read_point)) {
-                    self.is_ready = true;
-                    At::Ready
-                } else {
-                    At::Doubt(in_doubt)
+                match is_settled.then(|| self.gate.begin(&read_point, generation)) {
+                    Some(Some(horizon)) if horizon.open().saw(&read_point) => {
+                        self.is_ready = true;
+                        At::Ready
+                    }
+                    // What was in doubt when the log began anew is another question.
+                    Some(None) => At::Start,
+                    Some(Some(_)) | None => At::Doubt(in_doubt, generation),
                 }
             }
             At::Ready => match &job {

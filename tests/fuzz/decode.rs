@@ -45,9 +45,7 @@ fn flow<'a>(frames: impl Iterator<Item = Frame<'a>>, needed_from: Lsn) {
     for frame in frames {
         let Ok(event) = decoder.decode(frame) else { break };
         let Some(event) = event else { continue };
-        if mapper.map(event).is_err() {
-            break;
-        }
+        mapper.map(event);
         mapper.take_full().iter().for_each(read);
     }
     mapper.take_ended().iter().for_each(read);

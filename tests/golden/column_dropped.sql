@@ -1,4 +1,4 @@
--- A mapped column is dropped: everything before it is applied, then the stream halts.
+-- A mapped column is dropped: everything before it is applied, and what comes behind it left out.
 
 CREATE TABLE column_dropped (id int PRIMARY KEY, name text);
 

@@ -1,4 +1,4 @@
--- A mapped table is renamed.
+-- A mapped table is renamed: what comes behind that is left out.
 
 CREATE TABLE table_renamed (id int PRIMARY KEY);
 

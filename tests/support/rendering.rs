@@ -172,6 +172,12 @@ impl Names {
                 writeln!(text, "{}", format!("   {:?} {table} {what}", change.kind).trim_end()).unwrap();
             }
         }
+        for misfit in run.misfits() {
+            let table = &plan.tables[misfit.table].target;
+            writeln!(text, "   stops {table} from {}: {}", self.lsn(misfit.commit_lsn), misfit.reason)
+                .unwrap();
+            writeln!(text, "     hint: {}", misfit.hint).unwrap();
+        }
         text + "\n"
     }
 

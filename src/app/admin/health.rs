@@ -158,7 +158,16 @@ fn tables_of(sink: &SinkProgress, prepared: &Prepared) -> Vec<Finding> {
         }
         let subject = format!("sink {}", sink.name);
         let name = table.source.plain();
-        if let Some(failure) = prepared.fills.failure(index) {
+        let failure = prepared.fills.failure(index);
+        if let Some(stopped) = sink.fills().get(index).and_then(|fill| fill.stopped.as_ref()) {
+            let mut message = format!("table {name} is stopped since {}: {}", stopped.since, stopped.reason);
+            failure
+                .iter()
+                .for_each(|failure| message.push_str(&format!("; it cannot go on: {}", failure.problem)));
+            let hint = failure.and_then(|failure| failure.hint).unwrap_or_else(|| stopped.hint.clone());
+            return Some(Finding::new(subject, message, Some(hint)));
+        }
+        if let Some(failure) = failure {
             let message = format!("table {name} cannot be filled: {}", failure.problem);
             return Some(Finding::new(subject, message, failure.hint));
         }

@@ -144,6 +144,12 @@ impl Observer {
             most = most.max(behind);
             let lag_bytes = wal.0.saturating_sub(durable.0);
             telemetry::sink_seen(&sink.name, sink_word(&sink), lag_bytes, behind, sink.queued_bytes());
+            sink.look_at_fills(|fills| {
+                for (index, table) in prepared.plan.tables.iter().enumerate() {
+                    let is_stopped = fills.get(index).is_some_and(|fill| fill.stopped.is_some());
+                    telemetry::table_seen(&sink.name, &table.source.plain(), is_stopped);
+                }
+            });
             self.seen().changes.entry(sink.name.clone()).or_default().look(Instant::now(), sink.changes());
         }
         telemetry::engine_seen(most, !self.stalled(stall_timeout).is_empty());

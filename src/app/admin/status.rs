@@ -119,15 +119,20 @@ pub(super) async fn current(shared: &Shared) -> Status {
                     if let Some(failure) = index.and_then(|index| prepared.fills.failure(index))
                         && table.state != TableState::Live.as_str()
                     {
-                        table.state = "stopped";
-                        (table.problem, table.hint) = (Some(failure.problem), failure.hint);
+                        let reason = table.problem.take();
+                        let problem = match reason {
+                            Some(reason) => format!("{reason}; it cannot go on: {}", failure.problem),
+                            None => failure.problem,
+                        };
+                        table.state = TableState::Stopped.as_str();
+                        (table.problem, table.hint) = (Some(problem), failure.hint.or(table.hint.take()));
                     }
                 }
             }
         }
     }
     freshen(shared, &mut status.sinks);
-    status.is_ok &= !status.sinks.iter().any(|sink| sink.state.needs_operator());
+    status.is_ok &= !status.sinks.iter().any(SinkStatus::needs_operator);
     status
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Client;
 
+use super::plan;
 use crate::app::d1::Transports;
 use crate::app::sinks::AnySink;
 use crate::app::source::{Source, Survey};
@@ -31,8 +32,8 @@ impl Blueprint {
     pub async fn draw(config: &Config, schema: &SchemaFile) -> Result<Blueprint> {
         let source = Source::new(&config.source)?;
         let client = source.connect().await?;
-        let survey = Survey::read(&client, schema).await?;
-        let plan = Arc::new(Plan::new(schema, &survey.tables)?);
+        let mut survey = Survey::read_there(&client, schema).await?;
+        let plan = Arc::new(plan::draw(config, schema, &mut survey)?);
         let wanted = wanted(config, &plan)?;
         Ok(Blueprint { source, client, survey, plan, wanted })
     }

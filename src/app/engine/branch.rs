@@ -188,7 +188,7 @@ impl Branch {
                         continue;
                     }
                     Ok((Ending::Stalled, _)) => continue,
-                    Ok((Ending::River | Ending::CaughtUp | Ending::Rest | Ending::Unpublished(_), _)) => {
+                    Ok((Ending::River | Ending::CaughtUp | Ending::Rest, _)) => {
                         Error::bug("the stream ended without a reason")
                     }
                     Err(error) => error,

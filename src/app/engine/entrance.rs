@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Pauses;
 use super::crew::Crew;
+use super::plan;
 use crate::Lsn;
 use crate::app::sinks::{self, OpenedSink};
 use crate::app::source::Judged;
@@ -14,6 +15,7 @@ use crate::capture::catalog;
 use crate::capture::slot::SinkVerdict;
 use crate::config::BackfillMode;
 use crate::error::{Error, Result};
+use crate::fanout::fill::TableFill;
 use crate::fanout::progress::{Progress, SinkProgress};
 use crate::fanout::sink::Checkpoint;
 
@@ -76,7 +78,13 @@ impl Entrance {
         let setup = self.crew.setup.clone();
         let thread = std::thread::Builder::new().name(format!("start-{}", self.progress.name));
         let spawned = thread.spawn(move || {
-            let done = start.write(&mut sink).and_then(|()| sink.forgo(|table| !setup.wanted[table]));
+            let settled = |table: usize, fill: Option<&TableFill>, position| {
+                plan::settled(&setup.plan.tables[table], fill, position, setup.came[table])
+            };
+            let done = start
+                .write(&mut sink)
+                .and_then(|()| sink.settle_tables(settled))
+                .and_then(|()| sink.forgo(|table| !setup.wanted[table]));
             let _ = answer.send(done.map(|()| sink));
         });
         if let Err(error) = spawned {

@@ -1,5 +1,6 @@
 //! The main stream: what it reads, and what ends one of its sessions besides errors and shutdown.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytesize::ByteSize;
@@ -7,18 +8,19 @@ use tokio_postgres::Client;
 
 use super::schedule::{Schedule, ScheduledRun};
 use super::session::{CATCH_UP_INTERVAL, Ending, POLL, Route, Session};
+use super::tables::Tables;
 use super::{FINISH_TIMEOUT, Setup, Stop};
 use crate::Lsn;
 use crate::app::fill::gate::Gate;
+use crate::app::fill::resume::goes_on_by_itself;
 use crate::app::view::Phase as EnginePhase;
 use crate::app::{notify, sinks};
 use crate::capture::catalog::{self, Server};
+use crate::capture::slot;
 use crate::capture::stream::Stream;
-use crate::capture::table::{Oid, TableName};
-use crate::capture::{publication, slot};
 use crate::error::{Error, Kind, Result};
 use crate::fanout::outlets::Outlets;
-use crate::fanout::progress::{Phase, Progress, State};
+use crate::fanout::progress::{Phase, Progress, SinkProgress, State};
 use crate::postgres::socket::Socket;
 
 /// The stream of all sinks that keep up with each other.
@@ -27,8 +29,8 @@ pub(super) struct MainStream {
     pub route: Route,
     /// Where `until_caught_up` ends.
     target: Lsn,
-    /// The planned tables that the publication has.
-    published: Vec<(Oid, TableName)>,
+    /// What the catalog says of the planned tables.
+    tables: Tables,
 }
 
 impl MainStream {
@@ -38,7 +40,7 @@ impl MainStream {
         gate: Arc<Gate>,
         progress: Progress,
         target: Lsn,
-        published: Vec<(Oid, TableName)>,
+        tables: Tables,
     ) -> Self {
         let source = &setup.source.config;
         let route = Route {
@@ -53,7 +55,7 @@ impl MainStream {
             stall_limit: None,
             gate: Some(gate),
         };
-        MainStream { setup, route, target, published }
+        MainStream { setup, route, target, tables }
     }
 
     /// One session, of the run that is due if there is a schedule. See [`Session::run`].
@@ -82,7 +84,7 @@ impl MainStream {
         let progress = &self.route.progress;
         let noticed = async {
             loop {
-                let has_all = || progress.running().all(|sink| self.setup.fills.has_all(&sink));
+                let has_all = || progress.running().all(|sink| self.has_all(&sink));
                 if self.setup.options.until_caught_up && progress.has_reached(self.target) && has_all() {
                     return Ending::CaughtUp;
                 }
@@ -98,14 +100,20 @@ impl MainStream {
         };
         tokio::select! {
             ending = noticed => ending,
-            index = self.watch() => Ending::Unpublished(index),
+            never = self.watch() => match never {},
         }
     }
 
-    /// Looks at the source now and then. Resolves when a table is no longer published: the stream does not say so, it only
-    /// falls silent, after DROP TABLE, ALTER PUBLICATION, or DROP COLUMN … CASCADE of a column that the publication names.
-    /// Meanwhile, sinks that cannot be helped are detached.
-    async fn watch(&self) -> usize {
+    /// Whether the sink has everything that comes without anybody's doing.
+    fn has_all(&self, sink: &SinkProgress) -> bool {
+        let Setup { plan, planned_at, fills, .. } = &*self.setup;
+        fills.has_all(sink, |table, stopped| goes_on_by_itself(plan, *planned_at, table, stopped))
+    }
+
+    /// Looks at the source now and then: which tables are gone, which the stream does not say, it only falls silent, after
+    /// DROP TABLE, ALTER PUBLICATION, or DROP COLUMN … CASCADE of a column that the publication names; and which sinks
+    /// cannot be helped.
+    async fn watch(&self) -> Infallible {
         let source = &self.setup.source;
         let mut client = None;
         loop {
@@ -120,16 +128,7 @@ impl MainStream {
             if let Ok(server) = catalog::read_server(&connected).await {
                 self.detach_beyond_help(&connected, &server).await;
             }
-            // A publication that is gone as a whole ends the stream by itself.
-            if let Ok(described) = publication::describe(&connected, &source.config.publication).await {
-                let gone = described.and_then(|now| {
-                    self.published
-                        .iter()
-                        .position(|(oid, _)| now.tables.iter().all(|member| member.oid != *oid))
-                });
-                if let Some(index) = gone {
-                    return index;
-                }
+            if self.tables.look(&self.setup, &connected).await.is_ok() {
                 client = Some(connected);
             }
         }
@@ -176,13 +175,5 @@ impl MainStream {
             // The next run begins a little earlier, and skips what is there.
             tracing::warn!("the position of the run may not be confirmed: {}", error.chain());
         }
-    }
-
-    pub(super) fn unpublished(&self, index: usize) -> Error {
-        Error::halt(format!(
-            "table {} is no longer in publication {}: what changed in it since then is not in the replicas",
-            self.published[index].1, self.setup.source.config.publication
-        ))
-        .hint("walcast check says how to publish it again; rows that changed meanwhile must be written once more")
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Client;
 
-use super::{Blueprint, Engine, RunOptions, Setup, no_sink_left};
+use super::tables::known_columns;
+use super::{Blueprint, Engine, RunOptions, Setup, no_sink_left, plan};
 use crate::Lsn;
 use crate::app::fill::request::Refill;
 use crate::app::fill::view::FillView;
@@ -16,10 +17,11 @@ use crate::app::sinks::{OpenSinks, Opener};
 use crate::app::source::{Judged, Source, Survey};
 use crate::app::view::Prepared;
 use crate::capture::catalog::{self, ServerVersion};
-use crate::capture::publication::{self, PublicationChange};
+use crate::capture::publication::{self, Publication, PublicationChange};
 use crate::capture::slot::{self, Judgement, SinkVerdict, Slot, SlotVerdict, SourceIdentity};
-use crate::capture::table::{Oid, TableName};
+use crate::capture::table::TableName;
 use crate::config::{BackfillMode, Config};
+use crate::encode::current::CurrentPlan;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Kind, Result};
@@ -88,6 +90,9 @@ impl Engine {
             true => sinks.names().iter().for_each(|sink| sinks.begin_anew(sink, start)),
             false => settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot, &anew),
         }
+        sinks.settle_tables(|table, fill, position| {
+            plan::settled(&plan.tables[table], fill, position, published.came[table])
+        });
         sinks.forgo(|table| !wanted[table]);
         sinks.hold(start, |sink| {
             let copy = source.copy_of(sink, &copies).filter(|copy| copy.invalidation().is_none())?;
@@ -125,16 +130,20 @@ impl Engine {
         let setup = Arc::new(Setup {
             source,
             config: config.clone(),
+            current: Arc::new(CurrentPlan::new(plan.clone())),
             plan,
+            schema: Arc::new(schema.clone()),
             planned_at: target,
             fills,
             options,
             deadline,
             wanted,
+            came: published.came,
             replaced: watch::Sender::new(false),
             orders,
         });
-        Ok(Engine { setup, fanout, target, published, orders: ordered })
+        let columns = known_columns(&survey.tables);
+        Ok(Engine { setup, fanout, target, published: published.is_there, columns, orders: ordered })
     }
 }
 
@@ -162,16 +171,32 @@ impl Anew {
     }
 }
 
-/// Makes the publication cover the plan, and returns the planned tables that it has.
+/// By table: what the publication has.
+struct Published {
+    /// It has the table.
+    is_there: Vec<bool>,
+    /// It did not have it before.
+    came: Vec<bool>,
+}
+
+/// Makes the publication cover the plan, as far as that fits the source.
 async fn publish(
     source: &Source,
     client: &Client,
     schema: &SchemaFile,
     survey: &Survey,
     plan: &Plan,
-) -> Result<Vec<(Oid, TableName)>> {
+) -> Result<Published> {
     let name = &source.config.publication;
-    match publication::ensure(client, name, &survey.published(schema), survey.server.version).await? {
+    let before = publication::describe(client, name).await?;
+    let fits =
+        |name: &TableName| plan.tables.iter().any(|table| table.source == *name && table.problem.is_none());
+    let mut published = survey.published(schema);
+    published.retain(|table| fits(&table.name));
+    if published.is_empty() && before.is_none() {
+        return Err(plan::nothing_fits());
+    }
+    match publication::ensure(client, name, &published, survey.server.version).await? {
         PublicationChange::Created => tracing::info!(publication = name, "publication created"),
         PublicationChange::Altered { reasons } => {
             let reasons = reasons.join("; ");
@@ -181,10 +206,15 @@ async fn publish(
             notes.iter().for_each(|note| tracing::info!(publication = name, "{note}"));
         }
     }
-    let members = publication::describe(client, name).await?.map_or_else(Vec::new, |found| found.tables);
-    let has = |oid: Oid| members.iter().any(|member| member.oid == oid);
-    let published = plan.tables.iter().filter(|table| has(table.oid));
-    Ok(published.map(|table| (table.oid, table.source.clone())).collect())
+    let now = publication::describe(client, name).await?;
+    let is_in = |publication: &Option<Publication>, table: &PlannedTable| {
+        let members = publication.as_ref().map_or(&[][..], |publication| &publication.tables);
+        members.iter().any(|member| member.oid == table.oid)
+    };
+    let is_there: Vec<bool> = plan.tables.iter().map(|table| is_in(&now, table)).collect();
+    let was_there = |table: &PlannedTable| before.is_none() || is_in(&before, table);
+    let came = plan.tables.iter().zip(&is_there).map(|(table, is_there)| *is_there && !was_there(table));
+    Ok(Published { came: came.collect(), is_there })
 }
 
 /// Lets every sink start, go on, or stop, as the verdict on it says. `start` is the slot's position.

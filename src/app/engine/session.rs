@@ -44,8 +44,6 @@ pub(super) enum Ending {
     Rest,
     /// A sink lost its open transaction: start again from the slot.
     Replay,
-    /// A table left the publication; it is this one of `Engine::published`.
-    Unpublished(usize),
     /// Nothing could be handed on for the route's `stall_limit`. The connection is gone; another session may start.
     Stalled,
     /// No sink of this stream runs any more.
@@ -264,7 +262,7 @@ impl Session<'_> {
     fn start_river(&self) -> Result<RiverThread> {
         let (runs, frames) = mpsc::channel(RUNS_QUEUED);
         let (finished, done) = oneshot::channel();
-        let (plan, outlets) = (self.setup.plan.clone(), self.route.outlets.clone());
+        let (plan, outlets) = (self.setup.current.clone(), self.route.outlets.clone());
         let (gate, haste) = (self.route.gate.clone(), self.haste());
         let options = RiverOptions {
             part_bytes_max: self.setup.config.transaction.part_max_bytes,

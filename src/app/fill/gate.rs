@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Lsn;
 use crate::capture::snapshot::{CommitId, ReadPoint};
+use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
 use crate::encode::run::Run;
 use crate::encode::touched::{Horizon, Owed, Settled, Stale, Touched};
 use crate::fanout::fill::{Action, FillStep, OwedKey};
 use crate::fanout::outlets::Outlets;
+use crate::fanout::stop::Stopped;
 use crate::fanout::worker::Delivery;
 
 /// How much memory the log of touched keys may take.
@@ -21,6 +23,7 @@ const LOG_BYTES_MAX: usize = 64 << 20;
 pub struct Gate {
     outlets: Arc<Outlets>,
     plan: Arc<Plan>,
+    current: Arc<CurrentPlan>,
     log: Mutex<Log>,
 }
 
@@ -30,14 +33,6 @@ struct Log {
     horizon: Option<Horizon>,
     /// How often the log began anew.
     generation: u64,
-}
-
-impl Log {
-    fn restart(&mut self) {
-        self.touched.restart();
-        self.horizon = None;
-        self.generation += 1;
-    }
 }
 
 /// What became of a chunk.
@@ -51,17 +46,36 @@ pub enum Offered {
     Stale,
 }
 
+/// What became of the step that lets a table go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// It is in the queues.
+    Sent,
+    /// The river is inside a transaction; try again.
+    NotNow,
+    /// Changes were left out that would be missing.
+    Unsound,
+}
+
+impl Log {
+    fn restart(&mut self) {
+        self.touched.restart();
+        self.horizon = None;
+        self.generation += 1;
+    }
+}
+
 impl Gate {
     /// A gate in front of these queues.
-    pub fn new(outlets: Arc<Outlets>, plan: Arc<Plan>) -> Self {
-        Gate::with_log_of(LOG_BYTES_MAX, outlets, plan)
+    pub fn new(outlets: Arc<Outlets>, current: Arc<CurrentPlan>) -> Self {
+        Gate::with_log_of(LOG_BYTES_MAX, outlets, current)
     }
 
     /// The same with a log that takes up to `bytes_max`: one that is too small for what changes begins anew again and
     /// again.
-    pub fn with_log_of(bytes_max: usize, outlets: Arc<Outlets>, plan: Arc<Plan>) -> Self {
+    pub fn with_log_of(bytes_max: usize, outlets: Arc<Outlets>, current: Arc<CurrentPlan>) -> Self {
         let log = Log { touched: Touched::new(bytes_max), horizon: None, generation: 0 };
-        Gate { outlets, plan, log: Mutex::new(log) }
+        Gate { outlets, plan: current.plan(), current, log: Mutex::new(log) }
     }
 
     /// Sends what the main river brings. What it touches is remembered before anybody has it.
@@ -91,9 +105,17 @@ impl Gate {
         log.horizon.clone().map(|horizon| (horizon, log.generation))
     }
 
-    /// Begins with a read that saw all that was delivered before the log began.
-    pub fn begin(&self, first: &ReadPoint) -> Horizon {
-        self.log().horizon.get_or_insert_with(|| Horizon::new(first.clone())).clone()
+    /// How often the log has begun anew.
+    pub fn generation(&self) -> u64 {
+        self.log().generation
+    }
+
+    /// Begins with a read that saw all that was delivered before the log began, which was then of this generation; `None`
+    /// where it has begun anew since.
+    pub fn begin(&self, first: &ReadPoint, generation: u64) -> Option<Horizon> {
+        let mut log = self.log();
+        let is_same = log.generation == generation;
+        is_same.then(|| log.horizon.get_or_insert_with(|| Horizon::new(first.clone())).clone())
     }
 
     /// Begins anew, because the log is of no use any more; true if that was necessary.
@@ -109,6 +131,26 @@ impl Gate {
     /// Begins anew, because reads go to a server now whose snapshots cannot be held against those before.
     pub fn restart(&self) {
         self.log().restart();
+    }
+
+    /// Sends the step that lets a stopped table go on with what is committed at `from` or behind, unless some of that was
+    /// left out. Whatever is read of the tables must then be read by somebody who has waited for what runs now.
+    pub fn resume(&self, step: FillStep, from: Lsn) -> Resumed {
+        let mut log = self.log();
+        let mut is_sound = false;
+        let is_between = self.outlets.send_between(|| {
+            is_sound = self.current.is_sound_from(step.table, from);
+            if !is_sound {
+                return Vec::new();
+            }
+            log.restart();
+            vec![Delivery::Fill(Arc::new(step))]
+        });
+        match (is_between, is_sound) {
+            (false, _) => Resumed::NotNow,
+            (true, true) => Resumed::Sent,
+            (true, false) => Resumed::Unsound,
+        }
     }
 
     /// Sends what was read of a table, as a step that `make` makes of the rows that are left. Blocks while a queue is
@@ -168,8 +210,13 @@ impl Gate {
 /// A read point that sees no transaction.
 const NOTHING_SEEN: ReadPoint = ReadPoint::Standby { replayed: Lsn::ZERO };
 
-/// Sends a run, behind what is owed because of it.
+/// Sends a run, behind what is owed or stopped because of it.
 pub fn send(outlets: &Outlets, run: Run) {
+    for misfit in run.misfits() {
+        let action = Action::Stop { stopped: Stopped::from(misfit), sinks: None };
+        let step = FillStep { table: misfit.table, action, sent_at: Lsn::ZERO, receipt: None };
+        outlets.send(&Delivery::Fill(Arc::new(step)));
+    }
     for owe in Owed::of(&run).filter_map(owe) {
         outlets.send(&owe);
     }

@@ -78,7 +78,11 @@ fn jobs_of(fills: &Fills, tables: usize, position: Lsn, sent: &[Job]) -> Vec<Job
                 }
                 jobs.extend(fill.open_ranges().map(|rest| Job::Range(table, rest.clone())));
             }
-            TableState::CatchingUp | TableState::Live | TableState::Incomplete | TableState::Left => {}
+            TableState::CatchingUp
+            | TableState::Live
+            | TableState::Incomplete
+            | TableState::Left
+            | TableState::Stopped => {}
         }
     }
     jobs.retain(|job| !sent.contains(job));

@@ -18,6 +18,8 @@ mod pace;
 pub mod pending;
 mod reader;
 pub mod request;
+pub mod resume;
+mod stops;
 mod tables;
 pub mod view;
 
@@ -38,8 +40,11 @@ use self::reader::Reader;
 use self::tables::Tables;
 use self::view::FillView;
 use super::source::Source;
+use crate::Lsn;
 use crate::config::Backfill;
+use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
+use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::Progress;
@@ -57,8 +62,14 @@ pub struct Filler {
     pub row_bytes_max: usize,
     /// The queues must not be fuller than this for a chunk, in bytes.
     pub queue_bytes_max: usize,
-    /// What is replicated.
+    /// What is replicated, as it was planned at the start.
     pub plan: Arc<Plan>,
+    /// The same as it is now.
+    pub current: Arc<CurrentPlan>,
+    /// What that is made from.
+    pub schema: Arc<SchemaFile>,
+    /// Where the server was when it was planned.
+    pub planned_at: Lsn,
     /// Where chunks join the stream.
     pub gate: Arc<Gate>,
     /// The sinks' queues.
@@ -91,6 +102,7 @@ impl Filler {
         let workers = (0..shared.filler.config.connections).map(|_| shared.work());
         tokio::select! {
             _ = join_all(workers) => {}
+            () = shared.filler.keep_stops(&shared.tables) => {}
             // Its sender goes with the engine.
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -112,7 +124,7 @@ impl Shared {
         let mut reader = Reader::new(&self.filler, &self.pending);
         loop {
             if let Some(request) = self.filler.view.take_request() {
-                reader.begin_anew(request.clone()).await;
+                reader.begin_anew(&self.tables, request.clone()).await;
                 self.filler.view.request_begun(&request);
                 continue;
             }

@@ -12,6 +12,7 @@ use super::job::{Job, OWED_MAX, can_take};
 use super::pace::{Pace, yield_to_stream};
 use super::pending::Pending;
 use super::request::{FillRequest, RowRequest};
+use super::resume::How;
 use super::tables::Tables;
 use crate::Lsn;
 use crate::capture::chunk::{Chunk, ChunkReader, ChunkTable, KeyRange, Selection};
@@ -116,11 +117,26 @@ impl<'a> Reader<'a> {
     }
 
     /// Lets tables begin anew, as an operator has asked; returns once the sinks have it.
-    pub(super) async fn begin_anew(&self, request: FillRequest) {
+    pub(super) async fn begin_anew(&self, known: &Tables, request: FillRequest) {
         let FillRequest { sinks, tables, clears, is_left_empty, .. } = request;
         self.await_attached(&sinks).await;
         for table in tables {
             let planned = &self.filler.plan.tables[table];
+            if let Some((_, stopped)) = self.filler.stopped().remove(&table) {
+                let meant: Vec<String> = stopped.into_iter().filter(|sink| sinks.contains(sink)).collect();
+                if !meant.is_empty()
+                    && let Err(error) =
+                        self.filler.resume(known, table, meant, How { clears, is_left_empty }).await
+                {
+                    tracing::error!(
+                        table = %planned.source.plain(),
+                        hint = error.hint_text(),
+                        "the table stays stopped: {}",
+                        error.chain()
+                    );
+                    self.filler.view.set_failure(table, Some(&error));
+                }
+            }
             let estimated = planned.estimated_rows.max(0).unsigned_abs();
             tracing::info!(
                 table = %planned.source.plain(),
@@ -314,7 +330,7 @@ impl<'a> Reader<'a> {
                 crate::capture::catalog::read_server(&primary).await?.current_wal_lsn
             }
         };
-        let run = Some(chunk::encode(&chunk.rows, table, &self.filler.plan)?);
+        let run = Some(chunk::encode(&chunk.rows, table, &self.filler.current.plan())?);
         Ok(Some(Read { run, chunk, seen_lsn, ticket, generation }))
     }
 

@@ -13,6 +13,7 @@ use super::view::FillView;
 use crate::capture::catalog::{Server, read_server};
 use crate::capture::chunk::{ChunkReader, ChunkSource, ChunkTable, InDoubt, KeyRange, Selection};
 use crate::capture::snapshot::ReadPoint;
+use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::session;
@@ -24,11 +25,15 @@ const POLL: Duration = Duration::from_millis(50);
 /// When it is said that a fill waits for transactions.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A table, and the condition on its rows.
+type Way = (usize, Option<String>);
+
 pub(super) struct Tables {
     plan: Arc<Plan>,
+    current: Arc<CurrentPlan>,
     gate: Arc<Gate>,
     view: Arc<FillView>,
-    ready: RefCell<BTreeMap<(usize, Option<String>), ChunkTable>>,
+    ready: RefCell<BTreeMap<Way, ChunkTable>>,
     /// Whose touches are remembered: those that are ready, and those that were.
     watched: RefCell<BTreeSet<usize>>,
     resting: RefCell<BTreeMap<usize, (u32, Instant)>>,
@@ -38,6 +43,7 @@ impl Tables {
     pub(super) fn new(filler: &Filler) -> Self {
         Tables {
             plan: filler.plan.clone(),
+            current: filler.current.clone(),
             gate: filler.gate.clone(),
             view: filler.view.clone(),
             ready: RefCell::default(),
@@ -55,7 +61,8 @@ impl Tables {
         if let Some(ready) = self.ready.borrow().get(&(table, filter.clone())) {
             return Ok(ready.clone());
         }
-        let planned = &self.plan.tables[table];
+        let plan = self.current.plan();
+        let planned = &plan.tables[table];
         let source = ChunkSource {
             oid: planned.oid,
             name: planned.source.clone(),
@@ -68,6 +75,7 @@ impl Tables {
         let chunk_table = ChunkTable::inspect(&primary, source).await?;
         self.gate.watch(table);
         self.watched.borrow_mut().insert(table);
+        let mut generation = self.gate.generation();
         let mut in_doubt = InDoubt::read(&primary).await?;
         let mut reader = ChunkReader::new(filler.source.backfill_info()?, chunk_table.clone());
         let (asked, mut is_said, mut is_checked) = (Instant::now(), false, false);
@@ -79,7 +87,12 @@ impl Tables {
                 if !std::mem::replace(&mut is_checked, true) {
                     check_server(filler, &primary, &probe.read_point).await?;
                 }
-                let horizon = self.gate.begin(&probe.read_point);
+                let Some(horizon) = self.gate.begin(&probe.read_point, generation) else {
+                    // The log has begun anew meanwhile.
+                    generation = self.gate.generation();
+                    in_doubt = InDoubt::read(&primary).await?;
+                    continue;
+                };
                 if horizon.open().saw(&probe.read_point) {
                     break;
                 }
@@ -92,6 +105,7 @@ impl Tables {
                     );
                     self.gate.restart();
                     self.forget_all();
+                    generation = self.gate.generation();
                     (in_doubt, seen_less) = (InDoubt::read(&primary).await?, None);
                     continue;
                 }

@@ -1,6 +1,6 @@
 //! What is known of the fills beside what the sinks keep: what operators ask for, and which tables cannot go on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +8,7 @@ use super::request::{FillRequest, RowRequest};
 use crate::error::Error;
 use crate::fanout::fill::{Fills, TableState};
 use crate::fanout::progress::SinkProgress;
+use crate::fanout::stop::Stopped;
 
 /// What operators ask for, and what keeps tables from being filled.
 #[derive(Debug, Default)]
@@ -22,6 +23,18 @@ pub struct FillView {
     /// By table: which rows an operator has asked for, in the source's SQL. Never kept in a sink, because whoever can
     /// write to a sink would then run statements at the source.
     filters: Mutex<BTreeMap<usize, String>>,
+    /// By table: why its changes do not come any more, which the stream does not say.
+    gone: Mutex<BTreeMap<usize, Gone>>,
+}
+
+/// A table that is gone at the source.
+#[derive(Debug)]
+struct Gone {
+    stopped: Stopped,
+    /// The sinks that know of it.
+    told: BTreeSet<String>,
+    /// It is there again; who has not been told lacks changes all the same.
+    is_over: bool,
 }
 
 /// Why a table's fill does not go on.
@@ -57,6 +70,8 @@ impl FillView {
     pub fn request(&self, request: FillRequest) {
         let mut filters = lock(&self.filters);
         for &table in &request.tables {
+            // What kept it before says nothing about this time.
+            lock(&self.failed).remove(&table);
             match &request.filter {
                 Some(filter) => filters.insert(table, filter.clone()),
                 None => filters.remove(&table),
@@ -109,6 +124,8 @@ impl FillView {
                 next.request(FillRequest { tables, ..request });
             }
         }
+        let gone = std::mem::take(&mut *lock(&self.gone)).into_iter();
+        lock(&next.gone).extend(gone.filter_map(|(table, gone)| Some((place(table)?, gone))));
         while let Some(request) = self.take_row_request() {
             if let Some(table) = place(request.table) {
                 next.request_rows(RowRequest { table, ..request });
@@ -133,12 +150,49 @@ impl FillView {
         }
     }
 
-    /// Whether everything that can be brought to the sink is there.
-    pub fn has_all(&self, sink: &SinkProgress) -> bool {
+    /// Says that changes of the table do not come any more, and why.
+    pub fn set_gone(&self, table: usize, stopped: Stopped) {
+        let mut gone = lock(&self.gone);
+        if gone.get(&table).is_none_or(|gone| gone.is_over) {
+            gone.insert(table, Gone { stopped, told: BTreeSet::new(), is_over: false });
+        }
+    }
+
+    /// Says that changes of the table come.
+    pub fn set_there(&self, table: usize) {
+        if let Some(gone) = lock(&self.gone).get_mut(&table) {
+            gone.is_over = true;
+        }
+    }
+
+    /// The tables that are, or were, gone.
+    pub(super) fn gone(&self) -> Vec<(usize, Stopped)> {
+        lock(&self.gone).iter().map(|(&table, gone)| (table, gone.stopped.clone())).collect()
+    }
+
+    /// Whether the sink knows that the table was gone.
+    pub(super) fn is_told(&self, table: usize, sink: &str) -> bool {
+        lock(&self.gone).get(&table).is_none_or(|gone| gone.told.contains(sink))
+    }
+
+    /// The sinks are told.
+    pub(super) fn told(&self, table: usize, sinks: Vec<String>) {
+        if let Some(gone) = lock(&self.gone).get_mut(&table) {
+            gone.told.extend(sinks);
+        }
+    }
+
+    /// Whether everything that can be brought to the sink is there. `goes_on` says which stopped tables go on by
+    /// themselves; one that could not has a failure.
+    pub fn has_all(&self, sink: &SinkProgress, goes_on: impl Fn(usize, &Stopped) -> bool) -> bool {
         let position = sink.durable_lsn();
         let is_there = |fills: &Fills, table| {
             matches!(fills.state(table, position), TableState::Live | TableState::Incomplete)
                 || self.failure(table).is_some()
+                || fills
+                    .get(table)
+                    .and_then(|fill| fill.stopped.as_ref())
+                    .is_some_and(|why| !goes_on(table, why))
         };
         !self.has_pending()
             && sink.look_at_fills(|fills| (0..fills.0.len()).all(|table| is_there(fills, table)))

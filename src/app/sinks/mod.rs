@@ -15,6 +15,7 @@ use crate::Lsn;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fanout::chain::Inlet;
+use crate::fanout::fill::TableFill;
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress, State};
 use crate::fanout::sink::Checkpoint;
@@ -138,6 +139,13 @@ impl OpenSinks {
     /// Lets a sink begin anew at `lsn`, with all tables to be filled, or stops it.
     pub fn begin_anew(&mut self, name: &str, lsn: Lsn) {
         self.write(name, |sink| sink.begin_anew(lsn));
+    }
+
+    /// Keeps of tables what `settled` says, which is given a table's index, what is kept of it, and where the sink is.
+    pub fn settle_tables(&mut self, settled: impl Fn(usize, Option<&TableFill>, Lsn) -> Option<TableFill>) {
+        for name in self.names() {
+            self.write(&name, |sink| sink.settle_tables(&settled));
+        }
     }
 
     /// Takes what waits to be filled as complete where `is_forgone` says so of its table.

@@ -202,22 +202,49 @@ impl OpenedSink {
         Ok(())
     }
 
+    /// Keeps of tables what `settled` says, which is given a table's index, what is kept of it, and where the sink is.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// The sink's, after a while.
+    pub fn settle_tables(
+        &mut self,
+        settled: impl Fn(usize, Option<&TableFill>, Lsn) -> Option<TableFill>,
+    ) -> Result<()> {
+        let position =
+            self.checkpoint.as_ref().map_or(Lsn::ZERO, |found| found.lsn).max(self.progress.durable_lsn());
+        let mut fills = self.progress.fills();
+        for (table, planned) in self.plan.tables.iter().enumerate() {
+            let Some(fill) = settled(table, fills.get(table), position) else { continue };
+            let write = FillWrite { table, fill: &fill, run: None, clears: false, swaps: false };
+            patiently(self.backoff, || self.sink.fill(&write))?;
+            if let Some(stopped) = &fill.stopped {
+                stopped.log(&self.progress.name, &planned.source.plain());
+            }
+            fills.set(table, fill);
+        }
+        self.progress.set_fills(fills);
+        Ok(())
+    }
+
     /// Takes what waits to be filled as complete where `is_forgone` says so of its table. Blocks.
     ///
     /// # Errors
     /// The sink's, after a while.
     pub fn forgo(&mut self, is_forgone: impl Fn(usize) -> bool) -> Result<()> {
         let mut fills = self.progress.fills();
-        // One that takes another's place has to have that one's rows.
+        // One that takes another's place, or was stopped, has to have the rows that there were.
+        let is_new = |fill: &TableFill| !fill.is_beside && fill.stopped.is_none() && fill.from == Lsn::ZERO;
         let waits =
-            |table: &usize| fills.get(*table).is_some_and(|fill| fill.ranges.is_empty() && !fill.is_beside);
+            |table: &usize| fills.get(*table).is_some_and(|fill| fill.ranges.is_empty() && is_new(fill));
         let tables: Vec<usize> =
             (0..fills.0.len()).filter(waits).filter(|&table| is_forgone(table)).collect();
         for table in tables {
             let waiting = fills.get(table).cloned().unwrap_or_else(TableFill::complete);
             // What it has is of no use where changes are missing, wanted or not.
             let clears = waiting.clears;
-            let fill = TableFill { owed: waiting.owed, ..TableFill::complete() };
+            let TableFill { owed, relation, .. } = waiting;
+            let fill = TableFill { owed, relation, ..TableFill::complete() };
             let write = FillWrite { table, fill: &fill, run: None, clears, swaps: false };
             patiently(self.backoff, || self.sink.fill(&write))?;
             fills.set(table, fill);

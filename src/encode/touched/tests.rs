@@ -40,6 +40,7 @@ pub(in crate::encode) fn plan() -> Plan {
             indexes: Vec::new(),
             soft_delete: None,
             estimated_rows: -1,
+            problem: None,
         }],
     }
 }

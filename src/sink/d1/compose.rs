@@ -7,6 +7,7 @@ use super::dead_letters::Letters;
 use super::limits::{Pace, ROW_TEXT_BYTES_MAX, RequestLimits};
 use super::tables::{TableSql, Texts};
 use super::transport::Statement;
+use crate::Lsn;
 use crate::encode::fold::{Entry, Fold, Mask, Move, Net, Row, Stage};
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::run::Span;
@@ -37,13 +38,23 @@ struct LaxTable {
     may_lack: bool,
     /// A row may be newer than the stream, and in the way of one that moves.
     may_be_newer: bool,
+    /// Changes of transactions that were committed before are left out.
+    from: Lsn,
 }
 
 impl Lax {
     pub(super) fn of(batch: &Batch<'_>, plan: &Plan) -> Self {
-        let table =
-            |table| LaxTable { may_lack: batch.may_lack(table), may_be_newer: batch.may_be_newer(table) };
+        let table = |table| LaxTable {
+            may_lack: batch.may_lack(table),
+            may_be_newer: batch.may_be_newer(table),
+            from: batch.from(table),
+        };
         Lax((0..plan.tables.len()).map(table).collect())
+    }
+
+    /// Whether a change of the table by this transaction is not written.
+    pub(super) fn leaves_out(&self, table: usize, span: &Span) -> bool {
+        span.commit_lsn < self.get(table).from
     }
 
     fn get(&self, table: usize) -> LaxTable {

@@ -1,6 +1,7 @@
 //! How far the tables of a D1 database are filled: `_walcast_fills`, and the requests that bring rows from before the
 //! stream.
 
+use super::compose::Lax;
 use super::open::ask;
 use super::request::{Cutter, Part, Poison};
 use super::send::{Extra, Session};
@@ -12,7 +13,7 @@ use crate::encode::run::{Run, Span};
 use crate::error::{Error, Result};
 use crate::fanout::fill::{FillWrite, Fills, TableFill};
 use crate::fanout::sink::Applied;
-use crate::sink::alter::{fill_text, put_fill, waiting, written};
+use crate::sink::alter::{build_beside, fill_text, put_fill, written};
 use crate::sink::replica::{StoredTable, unix_micros};
 
 const READ: &str = "SELECT target, fill FROM _walcast_fills";
@@ -29,7 +30,7 @@ pub(super) fn read() -> Statement {
 pub(super) fn put_all_anew(plan: &Plan, written: &Plan) -> Result<Statement> {
     let anew = |(table, written): (&PlannedTable, &PlannedTable)| {
         let is_beside = written.target != table.target;
-        let fill = TableFill { clears: true, is_beside, ..waiting(table) };
+        let fill = TableFill { clears: true, is_beside, ..TableFill::of(table) };
         Ok((table.target.clone(), fill_text(&fill)?))
     };
     let fills: Vec<(String, String)> =
@@ -94,7 +95,10 @@ impl Session {
             true => self.swap(transport, &plan.tables[write.table])?,
             false => Vec::new(),
         };
-        if write.clears {
+        let is_beside = self.sql.written().tables[write.table].target != *target;
+        if write.clears && write.fill.is_beside && !is_beside {
+            first.extend(build_beside(&plan.tables[write.table]));
+        } else if write.clears {
             first.extend(
                 self.sql
                     .of(write.table)
@@ -119,6 +123,8 @@ impl Session {
         };
         // Its rows are named by themselves: the stream's names mean other rows.
         let poison = self.swap_poison(Poison::new());
+        // What the stream may leave out or not find says nothing of them.
+        let lax = self.swap_lax(Lax::default());
         let sent = self.send_extra(
             transport,
             Part { run, span: &span, changes: span.changes.clone() },
@@ -126,6 +132,7 @@ impl Session {
             &plan,
         );
         self.swap_poison(poison);
+        self.swap_lax(lax);
         // Unless it is known, it is read again.
         self.fills = None;
         let applied = sent?;

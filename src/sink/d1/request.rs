@@ -322,6 +322,9 @@ impl<'a> Draft<'a> {
     fn add(&mut self, from: ChangeRef<'a>, composer: &Composer<'a, '_>) -> Result<()> {
         self.is_empty = false;
         let change = from.change();
+        if composer.lax.leaves_out(change.table as usize, from.span) {
+            return Ok(());
+        }
         let reason = match change.kind {
             ChangeKind::Reject => None,
             _ => match composer.poison.get(&(from.span.commit_lsn, from.number())) {

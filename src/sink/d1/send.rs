@@ -453,6 +453,11 @@ impl Session {
         std::mem::replace(&mut self.poison, poison)
     }
 
+    /// The same with what tables being filled allow.
+    pub(super) fn swap_lax(&mut self, lax: Lax) -> Lax {
+        std::mem::replace(&mut self.lax, lax)
+    }
+
     pub(super) fn forget_ahead(&mut self) {
         self.ahead = None;
     }

@@ -34,7 +34,8 @@ use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::fill::{FillWrite, Fills, OwedKey, TableFill};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
-use crate::sink::alter::written;
+use crate::sink::alter::{self, written};
+use crate::sink::definition::beside;
 use crate::sink::replica::{OnRejected, awaits_operator, check_source, taken_over};
 
 /// How long a statement waits for another process that writes the file.
@@ -142,9 +143,8 @@ impl Sink for SqliteSink {
         let transaction = open.connection.unchecked_transaction().map_err(preparing)?;
         state::restart(&transaction, lsn, &open.source, open.epoch)?;
         for (table, written) in open.plan.tables.iter().zip(&open.written.tables) {
-            let rows_estimated = table.estimated_rows.max(0).unsigned_abs();
             let is_beside = written.target != table.target;
-            let fill = TableFill { clears: true, is_beside, ..TableFill::waiting(rows_estimated) };
+            let fill = TableFill { clears: true, is_beside, ..TableFill::of(table) };
             fills::put(&transaction, &table.target, &fill)?;
         }
         transaction.commit().map_err(preparing)
@@ -174,6 +174,9 @@ impl Sink for SqliteSink {
                 "the table that was built beside takes its place"
             );
             return Ok(Applied::default());
+        }
+        if write.clears && write.fill.is_beside && !open.is_beside(write.table) {
+            return open.build_beside(write).map_err(|error| error.context(path.display()));
         }
         let mut writer = writer::Writer::new(open, on_rejected);
         writer.fill(write).map_err(|error| error.context(path.display()))
@@ -212,6 +215,33 @@ impl Sink for SqliteSink {
 }
 
 impl Open {
+    /// Whether another table than the one that readers see is written to.
+    fn is_beside(&self, table: usize) -> bool {
+        self.written.tables[table].target != self.plan.tables[table].target
+    }
+
+    /// Makes a table beside the one that readers see, which stays as it is.
+    fn build_beside(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
+        let target = self.plan.tables[write.table].target.clone();
+        let beginning = |error| failure(error, format!("building table {target} anew"));
+        let is_alone = !self.is_in_transaction;
+        if is_alone {
+            execute(&self.connection, "BEGIN IMMEDIATE")?;
+        }
+        state::check_epoch(&self.connection, self.epoch)?;
+        let statements = alter::build_beside(&self.plan.tables[write.table]);
+        tables::run(&self.connection, &statements).map_err(beginning)?;
+        fills::put(&self.connection, &target, write.fill)?;
+        if is_alone {
+            execute(&self.connection, "COMMIT")?;
+        }
+        let mut written = self.written.clone();
+        written.tables[write.table] = beside(&self.plan.tables[write.table]);
+        self.is_building = true;
+        self.write_to(written);
+        Ok(Applied::default())
+    }
+
     /// From now on rows are written to these tables.
     fn write_to(&mut self, written: Plan) {
         self.sql = writer::TableSql::new(&written);

@@ -235,7 +235,7 @@ impl<'a> Writer<'a> {
     }
 
     fn span(&mut self, batch: &Batch<'_>, run: &Run, span: &Span) -> Result<()> {
-        for &change in run.changes(span) {
+        for change in batch.changes(run, span) {
             if change.kind == ChangeKind::Reject {
                 self.dead_letter(change.table, run.rejection(change), span)?;
                 continue;

@@ -180,7 +180,7 @@ impl Gatherer {
         let slot = slot_status(&identity, &server, slot, wal_bytes_per_second, &judgement.slot);
         Status {
             is_ok: slot.state != SlotState::Lost
-                && !sinks.iter().any(|sink| sink.state.needs_operator())
+                && !sinks.iter().any(SinkStatus::needs_operator)
                 && abandoned_copies.is_empty(),
             engine: None,
             source: SourceStatus {
@@ -320,8 +320,8 @@ fn table(stored: &StoredTable, position: Lsn) -> TableStatus {
         rows_owed: fill.map_or(0, |fill| fill.owed.len() as u64),
         seconds_left: fill
             .and_then(|fill| fill.seconds_left((unix_micros() / 1_000_000).max(0).unsigned_abs())),
-        problem: None,
-        hint: None,
+        problem: fill.and_then(|fill| Some(fill.stopped.as_ref()?.reason.clone())),
+        hint: fill.and_then(|fill| Some(fill.stopped.as_ref()?.hint.clone())),
     }
 }
 

@@ -158,8 +158,9 @@ pub struct TableStatus {
     /// Its name in the sink.
     pub target: String,
     /// `waiting`, `filling`, `catching-up` (filled, and the stream is not where its rows were read yet), `live`,
-    /// `rebuilding` (filled beside the one that readers see, for a changed `schema.json`), `incomplete` (emptied, and not
-    /// to be filled), `stopped` (it cannot be filled).
+    /// `rebuilding` (filled beside the one that readers see, because it was changed), `incomplete` (emptied, and not to be
+    /// filled), `stopped` (it cannot be filled, or what the source has of it does not fit `schema.json`: its changes are not
+    /// applied).
     pub state: &'static str,
     /// Rows that the fill has brought.
     pub rows: u64,
@@ -173,6 +174,20 @@ pub struct TableStatus {
     pub problem: Option<String>,
     /// What to do about that.
     pub hint: Option<String>,
+}
+
+impl TableStatus {
+    /// Whether it gets no further without somebody's doing, or without another table at the source.
+    pub fn is_stopped(&self) -> bool {
+        self.state == TableState::Stopped.as_str()
+    }
+}
+
+impl SinkStatus {
+    /// Whether it, or a table of it, stays as it is until somebody does something.
+    pub fn needs_operator(&self) -> bool {
+        self.state.needs_operator() || self.tables.iter().any(TableStatus::is_stopped)
+    }
 }
 
 /// What the engine that answers has done for a sink since it started.

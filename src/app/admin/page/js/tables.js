@@ -7,7 +7,7 @@ const TABLE_STATES = {
   rebuilding: { kind: "behind", word: "being rebuilt for a changed schema.json, readers see it as it was" },
   waiting: { kind: "behind", word: "waiting to be filled" },
   incomplete: { kind: "bad", word: "left empty" },
-  stopped: { kind: "stopped", word: "cannot be filled" },
+  stopped: { kind: "stopped", word: "stopped" },
 };
 /** States that end by themselves. */
 const TABLE_COMES = new Set(["filling", "catching-up", "rebuilding", "waiting"]);

@@ -1,0 +1,76 @@
+//! Keeps the sinks told of tables that are gone at the source, and lets stopped tables go on by themselves where they may.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::Filler;
+use super::job::can_take;
+use super::resume::{How, goes_on_by_itself};
+use super::tables::Tables;
+use crate::Lsn;
+use crate::error::Kind;
+use crate::fanout::fill::{Action, FillStep};
+
+/// How often it is looked whether a table is gone or stopped: into memory.
+const LOOK: Duration = Duration::from_millis(50);
+/// The longest pause between two looks at the source for one table; each is twice the one before.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// When a stopped table is held against the source again.
+struct Next {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Filler {
+    /// Does so until it is dropped.
+    pub(super) async fn keep_stops(&self, tables: &Tables) {
+        let first = self.source.config.idle_checkpoint_interval.min(PAUSE_MAX);
+        let mut next: BTreeMap<usize, Next> = BTreeMap::new();
+        loop {
+            self.tell_gone().await;
+            let stopped = self.stopped();
+            next.retain(|table, _| stopped.contains_key(table));
+            for (table, (why, sinks)) in stopped {
+                if !goes_on_by_itself(&self.plan, self.planned_at, table, &why) {
+                    continue;
+                }
+                let due = next.entry(table).or_insert_with(|| Next { at: Instant::now(), pause: first });
+                if Instant::now() < due.at {
+                    continue;
+                }
+                if let Err(error) = self.resume(tables, table, sinks, How::default()).await {
+                    tracing::debug!(table, "the table stays stopped: {}", error.chain());
+                    // A source that is away says nothing about the table.
+                    if error.kind() != Kind::Transient {
+                        self.view.set_failure(table, Some(&error));
+                    }
+                }
+                (due.at, due.pause) = (Instant::now() + due.pause, (due.pause * 2).min(PAUSE_MAX.max(first)));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Tells sinks that take the main stream of tables that are gone.
+    async fn tell_gone(&self) {
+        let all = self.progress.sinks();
+        let takers = || all.iter().filter(|sink| can_take(sink));
+        for (table, stopped) in self.view.gone() {
+            let sinks: Vec<String> = takers()
+                .filter(|sink| !self.view.is_told(table, &sink.name))
+                .map(|sink| sink.name.clone())
+                .collect();
+            if sinks.is_empty() {
+                continue;
+            }
+            let (gate, action) = (self.gate.clone(), Action::Stop { stopped, sinks: Some(sinks.clone()) });
+            let sending = tokio::task::spawn_blocking(move || {
+                gate.send_step(|| FillStep { table, action, sent_at: Lsn::ZERO, receipt: None })
+            });
+            if let Ok(true) = sending.await {
+                self.view.told(table, sinks);
+            }
+        }
+    }
+}
