@@ -6,8 +6,8 @@ UPDATE _walcast_checkpoint SET lsn = 'lsn 2', commit_time_micros = coalesce(time
 COMMIT;
 
 BEGIN IMMEDIATE;
-UPDATE "soft_delete" SET "deleted_at" = 'time 2' WHERE "id" = 1;
-UPDATE "soft_delete" SET "deleted_at" = 'time 2' WHERE "id" = 2;
+UPDATE "soft_delete" SET "deleted_at" = 'time 2' WHERE "id" = 1 AND "deleted_at" IS NULL;
+UPDATE "soft_delete" SET "deleted_at" = 'time 2' WHERE "id" = 2 AND "deleted_at" IS NULL;
 UPDATE _walcast_checkpoint SET lsn = 'lsn 4', commit_time_micros = coalesce(time 2, commit_time_micros), timeline = 1, transactions = transactions + 1 WHERE epoch = 1;
 COMMIT;
 
