@@ -35,6 +35,14 @@ struct Log {
     generation: u64,
 }
 
+impl Log {
+    fn restart(&mut self) {
+        self.touched.restart();
+        self.horizon = None;
+        self.generation += 1;
+    }
+}
+
 /// What became of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offered {
@@ -55,14 +63,6 @@ pub enum Resumed {
     NotNow,
     /// Changes were left out that would be missing.
     Unsound,
-}
-
-impl Log {
-    fn restart(&mut self) {
-        self.touched.restart();
-        self.horizon = None;
-        self.generation += 1;
-    }
 }
 
 impl Gate {
@@ -146,6 +146,11 @@ impl Gate {
             (true, true) => Resumed::Sent,
             (true, false) => Resumed::Unsound,
         }
+    }
+
+    /// Begins anew, because reads go to a server now whose snapshots cannot be held against those before.
+    pub fn restart(&self) {
+        self.log().restart();
     }
 
     /// Sends what was read of a table, as a step that `make` makes of the rows that are left. Blocks while a queue is
