@@ -70,6 +70,7 @@ fn under_load(pipeline: &mut Pipeline, scenario: impl FnOnce(&mut Pipeline)) {
     let url = pipeline.cluster.url();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write(&url, &stop, &written));
+        pipeline.eventually("a first change", || (written.load(Ordering::Relaxed) > 0).then_some(()));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(pipeline)));
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap();

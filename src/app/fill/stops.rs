@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Filler;
-use super::job::can_take;
 use super::resume::{How, goes_on_by_itself};
 use super::tables::Tables;
 use crate::Lsn;
 use crate::error::Kind;
 use crate::fanout::fill::{Action, FillStep};
+use crate::fanout::progress::State;
 
 /// How often it is looked whether a table is gone or stopped: into memory.
 const LOOK: Duration = Duration::from_millis(50);
@@ -52,10 +52,11 @@ impl Filler {
         }
     }
 
-    /// Tells sinks that take the main stream of tables that are gone.
+    /// Tells sinks that take the main stream of tables that are gone, also those that are slow or paused: it stands in
+    /// their queues before whatever another table of that name brings.
     async fn tell_gone(&self) {
         let all = self.progress.sinks();
-        let takers = || all.iter().filter(|sink| can_take(sink));
+        let takers = || all.iter().filter(|sink| sink.state() == State::Attached);
         for (table, stopped) in self.view.gone() {
             let sinks: Vec<String> = takers()
                 .filter(|sink| !self.view.is_told(table, &sink.name))

@@ -28,7 +28,7 @@ pub struct OpenSinks {
 
 /// A sink at the start of an engine.
 enum Starting {
-    Open(Box<OpenedSink>),
+    Open(OpenedSink),
     Away(AwaySink),
     Stopped(Arc<SinkProgress>),
 }
@@ -72,7 +72,7 @@ impl OpenSinks {
                     if let Some(checkpoint) = &sink.checkpoint {
                         progress.set_durable(checkpoint.lsn);
                     }
-                    Starting::Open(Box::new(sink))
+                    Starting::Open(sink)
                 }
                 Ok(Ok(Err(error))) => stopped(progress, &error),
                 Ok(Err(_)) => stopped(progress, &Error::bug("opening the sink panicked")),
