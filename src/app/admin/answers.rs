@@ -16,7 +16,7 @@ pub(super) enum JobAnswers {
     /// The secret is missing or wrong
     #[response(status = 401)]
     Unauthorized(Problem),
-    /// A job does this already, the sink is not attached, or there is no way back; `Location` says where to look
+    /// A job does this already (`Location` says where to look), the sink is not attached, or a nuke has no way back
     #[response(status = 409)]
     InTheWay(Problem),
 }

@@ -125,7 +125,6 @@ impl Crew {
         if book.is_closed {
             return;
         }
-        self.setup.fills.doubt();
         if !progress.arrive(at, is_held) {
             return;
         }

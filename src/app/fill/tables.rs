@@ -23,8 +23,7 @@ pub(super) struct Tables {
     plan: Arc<Plan>,
     gate: Arc<Gate>,
     view: Arc<FillView>,
-    /// By table and condition: how it is read, and since which doubt.
-    ready: RefCell<BTreeMap<(usize, Option<String>), (u64, ChunkTable)>>,
+    ready: RefCell<BTreeMap<(usize, Option<String>), ChunkTable>>,
     /// Whose touches are remembered: those that are ready, and those that were.
     watched: RefCell<BTreeSet<usize>>,
     resting: RefCell<BTreeMap<usize, (u32, Instant)>>,
@@ -47,10 +46,8 @@ impl Tables {
     /// # Errors
     /// A configuration error for a table that has no index to read it by; transient while the server is away.
     pub(super) async fn ready(&self, filler: &Filler, table: usize) -> Result<ChunkTable> {
-        let (filter, doubts) = (self.view.filter(table), self.view.doubts());
-        if let Some((since, ready)) = self.ready.borrow().get(&(table, filter.clone()))
-            && *since == doubts
-        {
+        let filter = self.view.filter(table);
+        if let Some(ready) = self.ready.borrow().get(&(table, filter.clone())) {
             return Ok(ready.clone());
         }
         let planned = &self.plan.tables[table];
@@ -87,7 +84,7 @@ impl Tables {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.ready.borrow_mut().insert((table, filter), (doubts, chunk_table.clone()));
+        self.ready.borrow_mut().insert((table, filter), chunk_table.clone());
         Ok(chunk_table)
     }
 

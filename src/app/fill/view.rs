@@ -1,7 +1,7 @@
 //! What is known of the fills beside what the sinks keep: what operators ask for, and which tables cannot go on.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::request::{FillRequest, RowRequest};
@@ -17,8 +17,6 @@ pub struct FillView {
     row_requests: Mutex<VecDeque<RowRequest>>,
     /// Requests that were taken, and of which the sinks do not know yet.
     taken: Mutex<Vec<FillRequest>>,
-    /// How often a sink has come while others were being filled.
-    doubts: AtomicU64,
     /// Requests that the sinks do not know of yet.
     pending: AtomicUsize,
     /// By table: which rows an operator has asked for, in the source's SQL. Never kept in a sink, because whoever can
@@ -53,17 +51,6 @@ impl FillView {
                 failed.remove(&table);
             }
         }
-    }
-
-    /// A sink is about to come that lacks what was delivered until now. No table may be filled for it by reads that do
-    /// not see all of that, so each waits once more until it is visible.
-    pub fn doubt(&self) {
-        self.doubts.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// How often there was doubt.
-    pub(super) fn doubts(&self) -> u64 {
-        self.doubts.load(Ordering::Acquire)
     }
 
     /// Asks for tables to be filled once more, or emptied.

@@ -296,6 +296,7 @@ impl Touched {
     }
 
     fn limit_forgotten(&mut self) {
+        self.forgotten.dedup();
         if self.forgotten.len() * size_of::<CommitId>() > self.bytes_max {
             self.forgotten = Vec::new();
             self.is_blind = true;
