@@ -47,7 +47,8 @@
 //!    and a slot keeps what it lacks. One that is slower than the others is *catching up*: it leaves the main stream once
 //!    it has kept sinks without work waiting for `queue.patience`, reads a copy of the slot at its own pace, and joins
 //!    again; at every moment the main slot or its copy holds what it lacks. Beyond `catch_up.max_wal` it is *detached*,
-//!    and says so. ([`fanout::detour`], `tests/simulation`, `tests/catch_up.rs`, `tests/d1_isolation.rs`)
+//!    and says so. One that is away when the engine starts, or comes with a reload, is waited for by the slot and joins in
+//!    the same way. ([`fanout::detour`], `tests/reload.rs`, `tests/simulation`, `tests/catch_up.rs`, `tests/d1_isolation.rs`)
 //! 6. No row disappears silently: it is applied, dead-lettered with its reason, or the engine halts.
 //!    (`tests/changes.rs`)
 //! 7. Every queue, buffer, retry, request and transaction size has a limit, named in [`config`].

@@ -324,3 +324,86 @@ fn a_fill_goes_on_where_it_was_when_the_pipeline_begins_anew() {
     assert_eq!(pipeline.log().matches("the fill begins").count(), 1, "it goes on");
     assert_eq!(pipeline.stop(), Some(0));
 }
+
+#[test]
+fn a_region_that_hangs_holds_up_no_reload_and_can_be_taken_out() {
+    let (mut pipeline, api) =
+        started("[queue]\nmax_bytes = \"64KiB\"\n[transaction]\npart_max_bytes = \"4KiB\"");
+    let before = config(&pipeline);
+    pipeline.add_sink("ap");
+    reloaded(&api);
+    all_right(&pipeline, &api);
+    // Whoever holds the lock makes it wait; the others have to go on without it.
+    let lock = rusqlite::Connection::open(pipeline.path("ap.db")).unwrap();
+    lock.busy_timeout(pipeline::LIMIT).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..20 {
+        pipeline.exec("INSERT INTO t (n) SELECT i FROM generate_series(1, 500) i");
+    }
+    pipeline.edit_config("[retry]", "[batch]\nmax_rows = 100\n[retry]");
+    assert_eq!(reloaded(&api), "other batch");
+    for sink in ["eu", "na"] {
+        pipeline.catch_up_one(sink);
+    }
+    fs::write(pipeline.path("walcast.toml"), before.replace("[retry]", "[batch]\nmax_rows = 100\n[retry]"))
+        .unwrap();
+    assert_eq!(reloaded(&api), "sinks: ap goes");
+    drop(lock);
+    all_right(&pipeline, &api);
+    pipeline.exec("INSERT INTO t (n) VALUES (7)");
+    for sink in ["eu", "na"] {
+        pipeline.catch_up_one(sink);
+        assert_eq!(pipeline.replica(sink).rows(T), pipeline.exec(T));
+    }
+    assert_eq!(slots(&pipeline), ["walcast"]);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn the_old_configuration_comes_back_where_the_new_one_fails_after_all() {
+    let (mut pipeline, api) = started("");
+    pipeline.exec(
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE insufficient_privilege USING MESSAGE = 'not today'; END $$;
+         CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER PUBLICATION') EXECUTE FUNCTION refuse()",
+    );
+    pipeline.write_schema(&schema(&["t", "u"]));
+    let answer = reload(&api);
+    answer.assert_problem(503, "unavailable");
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains("the old configuration is in force again") && message.contains("not today"),
+        "{message}"
+    );
+    pipeline.exec("INSERT INTO t (n) VALUES (7)");
+    pipeline.catch_up();
+    pipeline.assert_equal(T, T);
+    assert_eq!(pipeline.replica("eu").rows("SELECT name FROM sqlite_schema WHERE name = 'u'"), [""; 0]);
+    pipeline.exec("DROP EVENT TRIGGER refuse");
+    assert_eq!(reloaded(&api), "other tables");
+    ["eu", "na"].into_iter().for_each(|sink| pipeline.filled(sink));
+    pipeline.catch_up();
+    pipeline.assert_equal(U, U);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn an_engine_that_waits_for_its_source_takes_the_new_configuration_with_its_next_attempt() {
+    let mut pipeline = Pipeline::builder().build(CREATE, &schema(&["t"]));
+    let good = pipeline.cluster.url();
+    pipeline.edit_config(&good, "postgres://nobody@127.0.0.1:1/nothing");
+    pipeline.start();
+    pipeline.await_log("the source is not ready, retrying");
+    let hang_up = || {
+        kill_process(Pid::from_raw(pipeline.engine_pid().cast_signed()).unwrap(), Signal::HUP).unwrap();
+    };
+    pipeline.write_schema(&json!({"t": 1}));
+    hang_up();
+    pipeline.await_log("the new configuration is refused, and the old one stays in force: schema.json:1:6");
+    pipeline.write_schema(&schema(&["t"]));
+    pipeline.edit_config("postgres://nobody@127.0.0.1:1/nothing", &good);
+    hang_up();
+    ["eu", "na"].into_iter().for_each(|sink| pipeline.filled(sink));
+    pipeline.assert_equal(T, T);
+    assert_eq!(pipeline.stop(), Some(0));
+}

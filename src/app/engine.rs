@@ -36,7 +36,7 @@ use super::fill::Filler;
 use super::fill::gate::Gate;
 use super::fill::request::Refill;
 use super::fill::view::FillView;
-use super::sinks::{Fanout, Lane};
+use super::sinks::{Fanout, Lane, Turns};
 use super::source::Source;
 use super::view::{EngineView, Phase};
 use crate::Lsn;
@@ -72,6 +72,8 @@ pub struct RunOptions {
     pub view: Arc<EngineView>,
     /// What is asked of it while it runs.
     pub demand: Arc<Demand>,
+    /// Who may open a sink: the same for engines that follow each other.
+    pub turns: Arc<Turns>,
 }
 
 /// A prepared engine: sinks open and running, slot and publication there, no session yet.

@@ -18,6 +18,7 @@ use super::reload::Request;
 use super::source::{Source, read_schema};
 use super::view::Prepared;
 use crate::config::Config;
+use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Kind, Result};
 use crate::fanout::retry::{Backoff, full_jitter};
 use crate::telemetry;
@@ -34,6 +35,8 @@ pub struct Supervisor<L> {
     pub load: L,
     /// The one that is in force, for whoever else goes by it.
     pub in_force: watch::Sender<Arc<Config>>,
+    /// The `schema.json` that is in force.
+    pub schema: Arc<SchemaFile>,
     /// What every engine is told.
     pub options: RunOptions,
     /// Who asks for the configuration to be read again.
@@ -42,9 +45,16 @@ pub struct Supervisor<L> {
     pub shutdown: watch::Receiver<bool>,
 }
 
+/// What is read together: a file that changes on the disk changes nothing by itself.
+#[derive(Clone)]
+struct Files {
+    config: Arc<Config>,
+    schema: Arc<SchemaFile>,
+}
+
 /// A configuration on its way into force.
 struct Reload {
-    config: Arc<Config>,
+    files: Files,
     request: Request,
     /// What is different.
     outcome: String,
@@ -55,11 +65,11 @@ enum Change {
     /// Nothing is different.
     None,
     /// Whoever uses it looks it up.
-    InPlace(Config),
+    InPlace(Files),
     /// The engine goes on with other sinks.
-    Sinks(Config),
+    Sinks(Files),
     /// By another engine; what is different.
-    Engine(Config, String),
+    Engine(Files, String),
 }
 
 impl<L: Fn() -> Result<Config>> Supervisor<L> {
@@ -70,13 +80,13 @@ impl<L: Fn() -> Result<Config>> Supervisor<L> {
     pub async fn run(mut self) -> Result<()> {
         let mut reload: Option<Reload> = None;
         loop {
-            let config = match &reload {
-                Some(reload) => reload.config.clone(),
-                None => self.in_force.borrow().clone(),
+            let Files { config, schema } = match &reload {
+                Some(reload) => reload.files.clone(),
+                None => Files { config: self.in_force.borrow().clone(), schema: self.schema.clone() },
             };
             let (options, mut shutdown) = (self.options.clone(), self.shutdown.clone());
             let prepared = tokio::select! {
-                prepared = prepare(&config, options) => prepared,
+                prepared = prepare(&config, &schema, options) => prepared,
                 Some(request) = self.requests.recv() => {
                     self.begin_with_another(request, &mut reload);
                     continue;
@@ -85,8 +95,8 @@ impl<L: Fn() -> Result<Config>> Supervisor<L> {
             };
             let engine = match (prepared, reload.take()) {
                 (Ok(engine), reload) => {
-                    if let Some(Reload { config, request, outcome }) = reload {
-                        self.put_into_force(&config);
+                    if let Some(Reload { files, request, outcome }) = reload {
+                        self.put_into_force(&files);
                         tracing::info!("the new configuration is in force: {outcome}");
                         request.done(outcome);
                     }
@@ -125,32 +135,31 @@ impl<L: Fn() -> Result<Config>> Supervisor<L> {
                 checked = self.check() => checked,
             };
             match checked {
-                Ok(Change::Engine(config, outcome)) => {
+                Ok(Change::Engine(files, outcome)) => {
                     tracing::info!("a new configuration comes into force: {outcome}");
                     request.accept();
                     handle.replace();
                     if let Err(error) = running.await {
                         tracing::debug!("the engine before: {}", error.chain());
                     }
-                    return Ok(Some(Reload { config: Arc::new(config), request, outcome }));
+                    return Ok(Some(Reload { files, request, outcome }));
                 }
-                Ok(Change::Sinks(config)) => {
-                    let config = Arc::new(config);
+                Ok(Change::Sinks(files)) => {
                     let followed = tokio::select! {
                         ended = &mut running => return ended.map(|()| None),
-                        followed = handle.follow(&config) => followed,
+                        followed = handle.follow(&files.config) => followed,
                     };
                     match followed {
                         Ok(outcome) => {
-                            self.put_into_force(&config);
+                            self.put_into_force(&files);
                             tracing::info!("the new configuration is in force: {outcome}");
                             request.done(outcome);
                         }
                         Err(error) => refuse(request, error),
                     }
                 }
-                Ok(Change::InPlace(config)) => {
-                    self.put_into_force(&Arc::new(config));
+                Ok(Change::InPlace(files)) => {
+                    self.put_into_force(&files);
                     tracing::info!("a new configuration is in force");
                     request.done("the new configuration is in force".to_owned());
                 }
@@ -167,13 +176,12 @@ impl<L: Fn() -> Result<Config>> Supervisor<L> {
     /// While no engine runs: the next attempt goes by the new configuration, if its files will do. What the source has
     /// against it, the attempt finds out.
     fn begin_with_another(&mut self, request: Request, reload: &mut Option<Reload>) {
-        let checked = self.read().and_then(|config| {
-            read_schema(&config.schema)?;
-            Source::new(&config.source)?;
-            Ok(config)
+        let checked = self.read().and_then(|files| {
+            Source::new(&files.config.source)?;
+            Ok(files)
         });
-        let config = match checked {
-            Ok(config) => Arc::new(config),
+        let files = match checked {
+            Ok(files) => files,
             Err(error) => return refuse(request, error),
         };
         let outcome = "the next attempt to start goes by it".to_owned();
@@ -183,22 +191,23 @@ impl<L: Fn() -> Result<Config>> Supervisor<L> {
                 before.refuse(Error::halt("another configuration came before it was in force"));
                 let mut request = request;
                 request.accept();
-                *reload = Some(Reload { config, request, outcome });
+                *reload = Some(Reload { files, request, outcome });
             }
             None => {
                 tracing::info!("a new configuration: {outcome}");
-                self.put_into_force(&config);
+                self.put_into_force(&files);
                 request.done(outcome);
             }
         }
     }
 
-    /// Reads the configuration, and refuses what a running process cannot follow.
-    fn read(&self) -> Result<Config> {
+    /// Reads both files, and refuses what a running process cannot follow.
+    fn read(&self) -> Result<Files> {
         let next = (self.load)()?;
         let fixed = self.in_force.borrow().difference(&next).fixed;
         if fixed.is_empty() {
-            return Ok(next);
+            let schema = read_schema(&next.schema)?;
+            return Ok(Files { config: Arc::new(next), schema: Arc::new(schema) });
         }
         let settings = fixed.join(", ");
         Err(Error::config(format!("a reload cannot change {settings}"))
@@ -211,29 +220,31 @@ impl<L: Fn() -> Result<Config>> Supervisor<L> {
             return Err(Error::halt("a run that ends by itself keeps its configuration")
                 .hint("the next run reads the new one"));
         }
-        let next = self.read()?;
-        Blueprint::check_sinks(&next)?;
-        let drawn = tokio::time::timeout(CHECK_TIMEOUT, Blueprint::draw(&next)).await;
+        let files = self.read()?;
+        let Files { config: next, schema } = &files;
+        Blueprint::check_sinks(next)?;
+        let drawn = tokio::time::timeout(CHECK_TIMEOUT, Blueprint::draw(next, schema)).await;
         let blueprint = drawn.unwrap_or_else(|_| Err(Error::transient("the source takes too long")))?;
         let Some(prepared) = self.options.view.prepared() else {
             return Err(Error::bug("an engine runs that was not prepared"));
         };
         is_same_source(&prepared, &blueprint)?;
-        let difference = self.in_force.borrow().difference(&next);
+        let difference = self.in_force.borrow().difference(next);
         let has_stopped = prepared.progress.sinks().iter().any(|sink| !sink.is_running());
         let mut changed: Vec<&str> = difference.pipeline.clone();
         if !prepared.plan.is_same(blueprint.plan()) {
             changed.push("tables");
         }
         Ok(match changed[..] {
-            [] if difference.sinks || has_stopped => Change::Sinks(next),
+            [] if difference.sinks || has_stopped => Change::Sinks(files),
             [] if difference.is_none() => Change::None,
-            [] => Change::InPlace(next),
-            _ => Change::Engine(next, format!("other {}", changed.join(", "))),
+            [] => Change::InPlace(files),
+            _ => Change::Engine(files, format!("other {}", changed.join(", "))),
         })
     }
 
-    fn put_into_force(&self, config: &Arc<Config>) {
+    fn put_into_force(&mut self, Files { config, schema }: &Files) {
+        self.schema = schema.clone();
         let names = |config: &Config| -> Vec<String> {
             config.sinks.iter().map(|sink| sink.name.to_string()).collect()
         };
@@ -265,13 +276,13 @@ fn is_same_source(prepared: &Prepared, blueprint: &Blueprint) -> Result<()> {
 
 /// Prepares the engine. One that runs on waits for a source that is not there yet, or for the engine that it follows;
 /// one that ends by itself soon says so.
-pub(super) async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
+pub(super) async fn prepare(config: &Config, schema: &SchemaFile, options: RunOptions) -> Result<Engine> {
     let patience = options.until_caught_up.then(|| Instant::now() + ONE_SHOT_PATIENCE);
     let gives_up = [patience, options.ends].into_iter().flatten().min();
     let backoff = Backoff { initial: config.retry.initial, max: config.retry.max };
     let mut rng = fastrand::Rng::new();
     for attempt in 0.. {
-        match Engine::prepare(config, options.clone()).await {
+        match Engine::prepare(config, schema, options.clone()).await {
             Err(error) if error.kind() == Kind::Transient => {
                 let wait = full_jitter(attempt, backoff, &mut rng);
                 if gives_up.is_some_and(|gives_up| Instant::now() + wait > gives_up) {

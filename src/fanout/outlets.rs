@@ -382,6 +382,27 @@ mod tests {
     }
 
     #[test]
+    fn a_river_that_waits_for_a_sink_goes_on_once_that_one_is_taken_out() {
+        let (outlets, mut left) = Outlets::new(LONG);
+        let (stuck, mut quick) = (Taker::new("stuck", &outlets, 1), Taker::new("quick", &outlets, 1000));
+        outlets.send(&run(100, true));
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| outlets.send(&run(200, true)));
+            while outlets.blocked_for() == Duration::ZERO {
+                thread::yield_now();
+            }
+            stuck.sink.retire();
+            sending.join().unwrap();
+        });
+        assert_eq!(quick.take(), [Some(108), Some(208)]);
+        assert!(left.try_recv().is_err(), "it did not leave by itself");
+        quick.sink.retire();
+        outlets.let_go();
+        outlets.send(&run(300, true));
+        assert!(quick.take().iter().all(Option::is_none), "its queue is closed");
+    }
+
+    #[test]
     fn a_stuck_sink_is_left_behind_once_another_has_nothing_to_do_and_keeps_what_is_queued() {
         let (outlets, mut left) = Outlets::new(Duration::from_millis(1));
         let (mut stuck, mut quick) = (Taker::new("stuck", &outlets, 1), Taker::new("quick", &outlets, 1000));

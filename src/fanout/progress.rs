@@ -13,6 +13,9 @@
 //!     └───come_back────┘└──────────────────leave──────────────────┘
 //! ```
 //!
+//! A sink that is not open yet is `Left` too, or `Apart` where it has a copy from before: `await_opening` puts it there,
+//! and `arrive` says what it has once it is open.
+//!
 //! The main slot is held for the sink in every state but `Apart`; the copy, from `Apart` until it is dropped some time
 //! after `rejoin`.
 
@@ -693,6 +696,36 @@ mod tests {
         na.leave(Lsn(30));
         na.stand_apart();
         assert!(!na.has_drained() && !na.come_back(), "it has a stream of its own");
+    }
+
+    #[test]
+    fn the_main_slot_waits_for_a_sink_from_before_it_is_opened_until_it_is_taken_out() {
+        let (eu, ap) = (SinkProgress::new("eu"), SinkProgress::new("ap"));
+        let main = Progress::new(vec![eu.clone()]);
+        eu.set_durable(Lsn(20));
+        ap.await_opening(Lsn(15));
+        main.clone().set_sinks(vec![eu.clone(), ap.clone()]);
+        assert_eq!((main.confirmable(), ap.is_away(), ap.has_drained()), (Lsn(15), true, false));
+        assert!(main.behind(Lsn(20)).is_none(), "it takes no stream yet");
+        assert!(ap.arrive(Lsn(18), true) && !ap.is_away());
+        assert_eq!((main.confirmable(), ap.state()), (Lsn(18), State::CatchingUp(Phase::Left)));
+        assert!(ap.has_drained(), "without a copy the main stream starts again for it");
+        ap.retire();
+        assert_eq!(main.confirmable(), Lsn(20));
+        ap.stop(&Error::halt("its worker is late"));
+        assert!(!ap.arrive(Lsn(19), true) && !ap.is_running() && !ap.come_back() && !ap.take_in(|| Lsn(30)));
+        assert!(matches!(ap.state(), State::Detached(_)));
+    }
+
+    #[test]
+    fn a_sink_whose_slot_may_be_past_it_gets_a_copy_or_nothing() {
+        let ap = SinkProgress::new("ap");
+        ap.await_opening(Lsn(15));
+        assert!(ap.arrive(Lsn(18), false));
+        ap.set_durable(Lsn(100));
+        assert!(!ap.has_drained(), "the main stream could have passed it already");
+        ap.stand_apart();
+        assert_eq!(ap.state(), State::CatchingUp(Phase::Apart));
     }
 
     #[test]

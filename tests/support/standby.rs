@@ -72,6 +72,11 @@ impl Standby {
         standby
     }
 
+    /// Where its socket is.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     pub async fn client(&self) -> Client {
         session::connect(&self.info, "walcast test").await.unwrap()
     }

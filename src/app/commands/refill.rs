@@ -18,6 +18,7 @@ use crate::app::bookmark::ways_back;
 use crate::app::cli::Global;
 use crate::app::engine::RunOptions;
 use crate::app::fill::request::Refill;
+use crate::app::source::read_schema;
 use crate::app::supervisor::prepare;
 use crate::app::view::EngineView;
 use crate::config::Config;
@@ -178,10 +179,11 @@ pub(super) async fn run_until_filled(
 ) -> Result<ExitCode> {
     let view = Arc::new(EngineView::default());
     let options = RunOptions { until_caught_up: true, refill, view: view.clone(), ..RunOptions::default() };
+    let schema = read_schema(&config.schema)?;
     let started = Instant::now();
     let mut shutdown = shutdown_on_signal()?;
     let engine = tokio::select! {
-        engine = prepare(config, options) => engine?,
+        engine = prepare(config, &schema, options) => engine?,
         _ = shutdown.wait_for(|asked| *asked) => return Ok(ExitCode::FAILURE),
     };
     let shown = tokio::spawn(show(view.clone()));

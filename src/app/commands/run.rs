@@ -14,6 +14,7 @@ use crate::app::cli::{Global, Telemetry};
 use crate::app::demand::Demand;
 use crate::app::engine::RunOptions;
 use crate::app::reload::Reloads;
+use crate::app::source::read_schema;
 use crate::app::supervisor::Supervisor;
 use crate::app::view::EngineView;
 use crate::app::{heartbeat, notify};
@@ -78,11 +79,13 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         refill: None,
         view,
         demand,
+        ..RunOptions::default()
     };
     let shutdown = shutdown_on_signal()?;
     reload_on_signal(reloads)?;
     let _watchdog = tokio::spawn(notify::watchdog());
-    Supervisor { load: || global.load(), in_force, options, requests, shutdown }.run().await?;
+    let schema = Arc::new(read_schema(&in_force.borrow().schema)?);
+    Supervisor { load: || global.load(), in_force, schema, options, requests, shutdown }.run().await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use crate::app::d1::Transports;
 use crate::app::sinks::AnySink;
-use crate::app::source::{Source, Survey, read_schema};
+use crate::app::source::{Source, Survey};
 use crate::capture::slot::SourceIdentity;
 use crate::config::Config;
 use crate::encode::plan::{Plan, PlannedTable};
@@ -17,7 +17,6 @@ use crate::error::{Error, Result};
 pub struct Blueprint {
     pub(super) source: Source,
     pub(super) client: Client,
-    pub(super) schema: SchemaFile,
     pub(super) survey: Survey,
     pub(super) plan: Arc<Plan>,
     /// By table: whether rows from before the stream are wanted.
@@ -25,18 +24,17 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// Reads `schema.json`, asks the source, and draws the plan.
+    /// Asks the source, and draws the plan.
     ///
     /// # Errors
     /// Transient while the source cannot be reached; otherwise what an operator has to resolve.
-    pub async fn draw(config: &Config) -> Result<Blueprint> {
+    pub async fn draw(config: &Config, schema: &SchemaFile) -> Result<Blueprint> {
         let source = Source::new(&config.source)?;
-        let schema = read_schema(&config.schema)?;
         let client = source.connect().await?;
-        let survey = Survey::read(&client, &schema).await?;
-        let plan = Arc::new(Plan::new(&schema, &survey.tables)?);
+        let survey = Survey::read(&client, schema).await?;
+        let plan = Arc::new(Plan::new(schema, &survey.tables)?);
         let wanted = wanted(config, &plan)?;
-        Ok(Blueprint { source, client, schema, survey, plan, wanted })
+        Ok(Blueprint { source, client, survey, plan, wanted })
     }
 
     /// Refuses sinks whose addresses are none; a start would go on without them.

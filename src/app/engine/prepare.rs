@@ -34,9 +34,9 @@ impl Engine {
     ///
     /// # Errors
     /// Transient while the source cannot be reached; otherwise what an operator has to resolve, with the next command.
-    pub async fn prepare(config: &Config, options: RunOptions) -> Result<Engine> {
-        let Blueprint { source, client, schema, survey, plan, wanted } = Blueprint::draw(config).await?;
-        let published = publish(&source, &client, &schema, &survey, &plan).await?;
+    pub async fn prepare(config: &Config, schema: &SchemaFile, options: RunOptions) -> Result<Engine> {
+        let Blueprint { source, client, survey, plan, wanted } = Blueprint::draw(config, schema).await?;
+        let published = publish(&source, &client, schema, &survey, &plan).await?;
 
         // Before the sinks are opened, because opening takes their fencing tokens: a second engine waits its turn here.
         let name = &source.config.slot;
@@ -50,7 +50,8 @@ impl Engine {
         let identity = source.identity(&survey.server);
         let before = options.view.prepared();
         let patience = if before.is_some() { REOPEN_PATIENCE } else { OPEN_PATIENCE };
-        let mut sinks = OpenSinks::open(config, Opener::new(config, &plan, &identity), patience).await;
+        let mut sinks =
+            OpenSinks::open(config, Opener::new(config, &plan, &identity, &options.turns), patience).await;
         if options.until_caught_up {
             sinks.give_up_away();
         }

@@ -32,6 +32,14 @@ struct Log {
     generation: u64,
 }
 
+impl Log {
+    fn restart(&mut self) {
+        self.touched.restart();
+        self.horizon = None;
+        self.generation += 1;
+    }
+}
+
 /// What became of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offered {
@@ -93,11 +101,14 @@ impl Gate {
         let mut log = self.log();
         let is_blind = log.touched.is_blind();
         if is_blind {
-            log.touched.restart();
-            log.horizon = None;
-            log.generation += 1;
+            log.restart();
         }
         is_blind
+    }
+
+    /// Begins anew, because reads go to a server now whose snapshots cannot be held against those before.
+    pub fn restart(&self) {
+        self.log().restart();
     }
 
     /// Sends what was read of a table, as a step that `make` makes of the rows that are left. Blocks while a queue is

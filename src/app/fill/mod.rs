@@ -3,8 +3,14 @@
 //!
 //! The sinks say what they lack (`fanout::fill`), the readers here read it from the source in chunks, and the gate puts
 //! it among the stream's deliveries. A reader works on one range of one table at a time, so ranges of several tables are
-//! read at once. Sinks that lack the same get the same chunk. Only sinks that take the main stream are filled: one that
-//! catches up is slow enough as it is, and goes on where it was when it is back.
+//! read at once. Sinks that lack the same get the same chunk.
+//!
+//! **Only sinks that take the main stream are filled.** One that catches up goes on where it was when it is back, and is
+//! not filled from its own stream. It fell behind because it is slower than what comes, so a fill beside would keep it
+//! behind for longer, while its copy of the slot keeps WAL for it; and what a chunk is held against is the log of one
+//! stream, so its own stream would need a log, a gate and reads of its own, for rows that the others have read already.
+//! A region that can never be back while it has to be filled is detached by `catch_up.max_wal`, and then begins with the
+//! fill.
 
 pub mod gate;
 pub mod job;

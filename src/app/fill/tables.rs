@@ -5,12 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Client;
+
 use super::Filler;
 use super::gate::Gate;
 use super::view::FillView;
+use crate::capture::catalog::{Server, read_server};
 use crate::capture::chunk::{ChunkReader, ChunkSource, ChunkTable, InDoubt, KeyRange, Selection};
+use crate::capture::snapshot::ReadPoint;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
+use crate::postgres::session;
 
 /// The first pause of a table whose fill failed, and the longest; each is twice the one before.
 const REST: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -63,16 +68,32 @@ impl Tables {
         let chunk_table = ChunkTable::inspect(&primary, source).await?;
         self.gate.watch(table);
         self.watched.borrow_mut().insert(table);
-        let in_doubt = InDoubt::read(&primary).await?;
+        let mut in_doubt = InDoubt::read(&primary).await?;
         let mut reader = ChunkReader::new(filler.source.backfill_info()?, chunk_table.clone());
-        let (asked, mut is_said) = (Instant::now(), false);
+        let (asked, mut is_said, mut is_checked) = (Instant::now(), false, false);
+        let mut seen_less = None;
         loop {
             let limits = super::pace::probe(filler);
             let probe = reader.read(&Selection::Range(KeyRange::default()), &limits).await?;
             if in_doubt.is_settled(&probe.read_point) {
+                if !std::mem::replace(&mut is_checked, true) {
+                    check_server(filler, &primary, &probe.read_point).await?;
+                }
                 let horizon = self.gate.begin(&probe.read_point);
                 if horizon.open().saw(&probe.read_point) {
                     break;
+                }
+                // It lags behind, and will catch up; or it is another one than before, as after a failover.
+                let since = *seen_less.get_or_insert_with(Instant::now);
+                if !horizon.is_of_the_same_kind(&probe.read_point) || since.elapsed() >= PATIENCE {
+                    tracing::warn!(
+                        table = %planned.source.plain(),
+                        "another server is read than before; what was delivered until now must be visible there"
+                    );
+                    self.gate.restart();
+                    self.forget_all();
+                    (in_doubt, seen_less) = (InDoubt::read(&primary).await?, None);
+                    continue;
                 }
             }
             if asked.elapsed() >= PATIENCE && !std::mem::replace(&mut is_said, true) {
@@ -133,4 +154,23 @@ impl Tables {
         // The server may be another one now. What touches the table is remembered on: others may be reading it.
         self.ready.borrow_mut().retain(|(other, _), _| *other != table);
     }
+}
+
+/// Refuses a server that was promoted away from the source: its rows are those of another history. A standby follows the
+/// source, and cannot.
+async fn check_server(filler: &Filler, primary: &Client, read_point: &ReadPoint) -> Result<()> {
+    if filler.source.config.backfill_url.is_none() || matches!(read_point, ReadPoint::Standby { .. }) {
+        return Ok(());
+    }
+    let client = session::connect(&filler.source.backfill_info()?, "walcast backfill").await?;
+    let (read, source) = (read_server(&client).await?, read_server(primary).await?);
+    let of = |server: &Server| (server.system_identifier, server.timeline);
+    if of(&read) == of(&source) {
+        return Ok(());
+    }
+    Err(Error::halt(format!(
+        "the server at backfill_url is no standby of the source: it is on timeline {} of system {}, and the source on timeline {} of system {}",
+        read.timeline, read.system_identifier, source.timeline, source.system_identifier
+    ))
+    .hint("was it promoted? let backfill_url name a standby of the source, or take it out; the fill then goes on"))
 }

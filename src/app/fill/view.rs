@@ -148,3 +148,26 @@ impl FillView {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(table: usize) -> FillRequest {
+        let sinks = vec!["eu".to_owned()];
+        FillRequest { sinks, tables: vec![table], clears: false, is_left_empty: false, filter: None }
+    }
+
+    #[test]
+    fn what_the_sinks_do_not_know_of_is_asked_of_the_next_engine_by_its_tables() {
+        let (before, next) = (FillView::default(), FillView::default());
+        (0..4).for_each(|table| before.request(request(table)));
+        let begun = before.take_request().unwrap();
+        before.request_begun(&begun);
+        assert_eq!(before.take_request(), Some(request(1)), "one was taken, and no sink knows of it");
+        before.hand_over(&next, |table| (table != 3).then_some(table + 10));
+        assert_eq!([next.take_request(), next.take_request()], [Some(request(11)), Some(request(12))]);
+        assert!(next.take_request().is_none() && next.has_pending());
+        assert!(before.take_request().is_none());
+    }
+}

@@ -10,7 +10,7 @@ use crossbeam_channel::Sender;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::any::AnySink;
-pub use self::opening::{OpenedSink, Opener};
+pub use self::opening::{OpenedSink, Opener, Turns};
 use crate::Lsn;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -26,8 +26,9 @@ pub struct OpenSinks {
 }
 
 /// A sink at the start of an engine.
+#[expect(clippy::large_enum_variant, reason = "there is one for each region, and it is taken once")]
 enum Starting {
-    Open(OpenedSink),
+    Open(Box<OpenedSink>),
     Away(AwaySink),
     Stopped(Arc<SinkProgress>),
 }
@@ -71,7 +72,7 @@ impl OpenSinks {
                     if let Some(checkpoint) = &sink.checkpoint {
                         progress.set_durable(checkpoint.lsn);
                     }
-                    Starting::Open(sink)
+                    Starting::Open(Box::new(sink))
                 }
                 Ok(Ok(Err(error))) => stopped(progress, &error),
                 Ok(Err(_)) => stopped(progress, &Error::bug("opening the sink panicked")),

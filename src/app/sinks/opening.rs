@@ -1,11 +1,12 @@
 //! Opening one sink, on a thread of its own: it may take long, and nobody else has to wait for it. What is opened is held
 //! against the slot before it is given its worker.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 
 use super::any::AnySink;
 use super::{Lane, stop};
@@ -28,9 +29,22 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// How soon a thread notices that nobody waits for its sink any more.
 const NAP: Duration = Duration::from_millis(50);
 
+/// Lets one after the other open a sink, also of engines that follow each other: opening takes the sink's fencing token,
+/// and one that hangs and is given up must not take it from its successor.
+#[derive(Debug, Default)]
+pub struct Turns(std::sync::Mutex<BTreeMap<String, Arc<Mutex<()>>>>);
+
+impl Turns {
+    fn of(&self, sink: &str) -> Arc<Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(sink.to_owned()).or_default().clone()
+    }
+}
+
 /// What every sink of an engine is opened with.
 #[derive(Clone)]
 pub struct Opener {
+    turns: Arc<Turns>,
     /// The ways to D1 databases.
     pub transports: Arc<Transports>,
     plan: Arc<Plan>,
@@ -51,12 +65,15 @@ pub struct OpenedSink {
     backoff: Backoff,
     /// What the runs are mapped by.
     plan: Arc<Plan>,
+    /// Kept until its worker has it: nobody else opens it meanwhile.
+    turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Opener {
     /// For the sinks of an engine; nothing is opened.
-    pub fn new(config: &Config, plan: &Arc<Plan>, source: &SourceIdentity) -> Self {
+    pub fn new(config: &Config, plan: &Arc<Plan>, source: &SourceIdentity, turns: &Arc<Turns>) -> Self {
         Opener {
+            turns: turns.clone(),
             transports: Arc::new(Transports::new(config)),
             plan: plan.clone(),
             source: source.clone(),
@@ -81,7 +98,7 @@ impl Opener {
         config: &config::Sink,
         progress: &Arc<SinkProgress>,
     ) -> oneshot::Receiver<Result<OpenedSink>> {
-        let (mut answer, opened) = oneshot::channel();
+        let (answer, opened) = oneshot::channel();
         let sink = match AnySink::new(config, self.changes, &self.transports) {
             Ok(sink) => sink,
             Err(error) => {
@@ -89,8 +106,10 @@ impl Opener {
                 return opened;
             }
         };
-        let sink = OpenedSink {
+        let turn = self.turns.of(config.name.as_str());
+        let mut sink = OpenedSink {
             sink,
+            turn: None,
             progress: progress.clone(),
             checkpoint: None,
             limits: match &config.target {
@@ -106,7 +125,8 @@ impl Opener {
         let thread = std::thread::Builder::new().name(format!("open-{}", config.name));
         // A thread that cannot be started, or panics, drops the answer's sender.
         let started = thread.spawn(move || {
-            if let Some(opened) = sink.open(&source, &mut answer) {
+            sink.turn = Some(turn.blocking_lock_owned());
+            if let Some(opened) = sink.open(&source, &answer) {
                 let _ = answer.send(opened);
             }
         });
@@ -122,10 +142,13 @@ impl OpenedSink {
     fn open(
         mut self,
         source: &SourceIdentity,
-        answer: &mut oneshot::Sender<Result<OpenedSink>>,
+        answer: &oneshot::Sender<Result<OpenedSink>>,
     ) -> Option<Result<OpenedSink>> {
         let mut rng = fastrand::Rng::new();
         for failed in 0.. {
+            if answer.is_closed() {
+                return None;
+            }
             let opened = self.sink.open(&self.plan, source).and_then(|found| Ok((found, self.sink.fills()?)));
             let error = match opened {
                 Ok((checkpoint, fills)) => {
@@ -253,4 +276,39 @@ fn patiently<T>(backoff: Backoff, mut attempt: impl FnMut() -> Result<T>) -> Res
         std::thread::sleep(wait);
     }
     Err(Error::bug("attempts are counted without end"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    #[tokio::test]
+    async fn a_sink_is_opened_only_once_nobody_else_has_it_in_hand() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("walcast.toml");
+        let text = "[source]\nurl = \"postgres://u@h/d\"\n[[sink]]\nname = \"eu\"\ntype = \"sqlite\"\npath = \"eu.db\"\n";
+        std::fs::write(&path, text).unwrap();
+        let config = Config::load(Some(&path), &Environment::default()).unwrap();
+        let identity = SourceIdentity {
+            system_identifier: 1,
+            timeline: 1,
+            slot: "walcast".to_owned(),
+            database: "d".to_owned(),
+        };
+        let turns = Arc::new(Turns::default());
+        let open = || {
+            let opener = Opener::new(&config, &Arc::new(Plan::default()), &identity, &turns);
+            opener.open(&config.sinks[0], &SinkProgress::new("eu"))
+        };
+        let mut first = open().await.unwrap().unwrap();
+        let mut second = open();
+        assert!(tokio::time::timeout(Duration::from_millis(20), &mut second).await.is_err());
+        first.start_at(Lsn(7)).unwrap();
+        drop(first);
+        assert_eq!(second.await.unwrap().unwrap().checkpoint.unwrap().lsn, Lsn(7));
+        // One that nobody waits for lets go by itself.
+        drop(open());
+        assert!(open().await.unwrap().is_ok());
+    }
 }

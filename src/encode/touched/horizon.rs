@@ -43,6 +43,11 @@ impl Horizon {
         Ticket { horizon: self.clone(), number }
     }
 
+    /// Whether this read point can be held against those that are known: of a primary as they are, or of a standby.
+    pub fn is_of_the_same_kind(&self, read_point: &ReadPoint) -> bool {
+        std::mem::discriminant(&self.lock().newest) == std::mem::discriminant(read_point)
+    }
+
     /// A read point that sees nothing which some open or future chunk does not see.
     pub fn floor(&self) -> ReadPoint {
         let inner = self.lock();

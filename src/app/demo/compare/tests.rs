@@ -8,6 +8,7 @@ use crate::app::demo::changes::Generator;
 use crate::app::demo::stage::Stage;
 use crate::app::demo::{extremes, session, store};
 use crate::app::engine::{Engine, RunOptions};
+use crate::app::source::read_schema;
 use crate::config::{Config, Environment};
 
 /// Runs the engine until the replicas have what the source has.
@@ -15,7 +16,8 @@ fn catch_up(stage: &Stage) {
     let config = Config::load(Some(&stage.path().join("walcast.toml")), &Environment::default()).unwrap();
     let options = RunOptions { until_caught_up: true, ..RunOptions::default() };
     let (_asked, shutdown) = tokio::sync::watch::channel(false);
-    let run = async { Engine::prepare(&config, options).await?.run(shutdown).await };
+    let run =
+        async { Engine::prepare(&config, &read_schema(&config.schema)?, options).await?.run(shutdown).await };
     session::runtime().unwrap().block_on(run).unwrap();
 }
 
