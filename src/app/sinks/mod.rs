@@ -27,6 +27,7 @@ pub struct OpenSinks {
 }
 
 /// A sink at the start of an engine.
+#[expect(clippy::large_enum_variant, reason = "there is one for each region, and it is taken once")]
 enum Starting {
     Open(OpenedSink),
     Away(AwaySink),
