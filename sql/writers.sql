@@ -1,6 +1,6 @@
 -- Which transactions may have written to a table, or to a partition of it, and have not ended.
 -- $1: the table's OID. By hand: put it in its place.
-SELECT DISTINCT l.virtualtransaction
+SELECT DISTINCT l.virtualtransaction, l.pid
 FROM pg_locks l
 WHERE l.locktype = 'relation'
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())

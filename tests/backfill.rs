@@ -142,6 +142,36 @@ fn a_table_that_is_added_is_filled_and_the_others_go_on() {
 }
 
 #[test]
+fn what_was_written_before_the_table_was_published_is_there_although_it_is_committed_later() {
+    let mut few = schema();
+    few.as_object_mut().unwrap().remove("uids");
+    let mut pipeline = Pipeline::builder()
+        .source("idle_checkpoint_interval = \"1s\"")
+        .sections(SMALL)
+        .build(&format!("{TABLES}{ROWS}"), &few);
+    pipeline.start();
+    pipeline.filled("eu");
+    assert_eq!(pipeline.stop(), Some(0));
+    // The stream does not have it, and what is read before its end has not either.
+    let writer = pipeline.session();
+    writer
+        .exec("BEGIN; INSERT INTO uids (v) VALUES ('early'); UPDATE uids SET v = 'early' WHERE v = 'u7'")
+        .unwrap();
+    pipeline.write_schema(&schema());
+    pipeline.start();
+    let published = "SELECT count(*) FROM pg_publication_tables WHERE tablename = 'uids'";
+    pipeline.eventually("the publication to have it", || (pipeline.ask(published) == "1").then_some(()));
+    // Time for a fill that does not wait.
+    std::thread::sleep(Duration::from_secs(1));
+    writer.exec("COMMIT").unwrap();
+    pipeline.filled("eu");
+    pipeline.filled("na");
+    pipeline.catch_up();
+    assert_equal(&pipeline);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
 fn a_row_that_an_update_misses_is_read_from_the_source() {
     let mut pipeline = Pipeline::builder().sections(SMALL).build(&format!("{TABLES}{ROWS}"), &schema());
     pipeline.start();

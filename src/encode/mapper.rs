@@ -2,7 +2,7 @@
 //!
 //! Enters: the decoder's events of one session, in order. Leaves: [`Run`]s. One mapper per session, like the decoder.
 //! A row without a valid form becomes a [`ChangeKind::Reject`] with its reason; changes of a table that no longer fits the
-//! plan are left out, and the run says so ([`Misfit`](super::run::Misfit)).
+//! plan are left out, and the run says so ([`Misfit`]).
 
 use std::mem;
 use std::sync::Arc;

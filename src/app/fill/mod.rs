@@ -46,8 +46,9 @@ use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
+use crate::fanout::fill::TableState;
 use crate::fanout::outlets::Outlets;
-use crate::fanout::progress::Progress;
+use crate::fanout::progress::{Progress, SinkProgress};
 
 /// How often it is looked whether a sink lacks something.
 const POLL: Duration = Duration::from_millis(50);
@@ -90,6 +91,14 @@ impl Filler {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(starting)?;
         let run = move || runtime.block_on(self.run(stop));
         std::thread::Builder::new().name("fill".to_owned()).spawn(run).map_err(starting)
+    }
+
+    /// Whether a sink has the table as the source has it: then the publication has had it for long.
+    fn is_live_anywhere(&self, table: usize) -> bool {
+        let is_live = |sink: &SinkProgress| {
+            sink.look_at_fills(|fills| fills.state(table, sink.durable_lsn()) == TableState::Live)
+        };
+        self.progress.sinks().iter().any(|sink| is_live(sink))
     }
 
     async fn run(self, mut stop: watch::Receiver<bool>) {

@@ -7,7 +7,7 @@
 //! where one has, and one that does later says so behind the step, which stops the table again.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio_postgres::Client;
@@ -18,10 +18,9 @@ use super::job::can_take;
 use super::tables::Tables;
 use crate::Lsn;
 use crate::capture::publication::{self, PublicationChange, PublishedTable};
-use crate::capture::table::Oid;
 use crate::capture::{catalog, locks};
 use crate::encode::plan::{Plan, PlannedTable};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fanout::fill::{Action, FillStep, TableFill};
 use crate::fanout::stop::Stopped;
 
@@ -29,10 +28,6 @@ use crate::fanout::stop::Stopped;
 const POLL: Duration = Duration::from_millis(5);
 /// How long the sinks are awaited.
 const TAKEN_PATIENCE: Duration = Duration::from_secs(5);
-/// How long writers that began before the publication had the table are awaited.
-const WRITERS_PATIENCE: Duration = Duration::from_secs(30);
-/// How often they are looked at.
-const WRITERS_POLL: Duration = Duration::from_millis(50);
 
 /// How a table goes on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,7 +74,7 @@ impl Filler {
         let client = self.source.connect().await?;
         let found = self.found(&client, table).await?;
         self.publish(&client, &found.source_table).await?;
-        await_writers(&client, found.planned.oid).await?;
+        locks::await_writers(&client, found.planned.oid).await?;
         let (relation, estimated) = (found.planned.oid.0, found.planned.estimated_rows);
         self.current.renew(table, found.planned);
         let from = catalog::read_server(&client).await?.current_wal_lsn;
@@ -165,24 +160,4 @@ pub fn goes_on_by_itself(plan: &Plan, planned_at: Lsn, table: usize, stopped: &S
 struct Found {
     planned: PlannedTable,
     source_table: (PublishedTable, catalog::ServerVersion),
-}
-
-/// Waits until the transactions have ended that may have written to the table before it was published: what they wrote
-/// then is not in the stream, and not in what is read before they end.
-async fn await_writers(client: &Client, table: Oid) -> Result<()> {
-    let started = Instant::now();
-    let first = locks::writers_of(client, table).await?;
-    loop {
-        let now = locks::writers_of(client, table).await?;
-        if first.iter().all(|writer| !now.contains(writer)) {
-            return Ok(());
-        }
-        if started.elapsed() > WRITERS_PATIENCE {
-            return Err(Error::new(
-                Kind::Transient,
-                "transactions that may have written to it before still run",
-            ));
-        }
-        tokio::time::sleep(WRITERS_POLL).await;
-    }
 }

@@ -12,6 +12,7 @@ use super::gate::Gate;
 use super::view::FillView;
 use crate::capture::catalog::{Server, read_server};
 use crate::capture::chunk::{ChunkReader, ChunkSource, ChunkTable, InDoubt, KeyRange, Selection};
+use crate::capture::locks;
 use crate::capture::snapshot::ReadPoint;
 use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
@@ -75,6 +76,10 @@ impl Tables {
         let chunk_table = ChunkTable::inspect(&primary, source).await?;
         self.gate.watch(table);
         self.watched.borrow_mut().insert(table);
+        if !filler.is_live_anywhere(table) {
+            // The publication may have it, or a column of it, only since just now.
+            locks::await_writers(&primary, planned.oid).await?;
+        }
         let mut generation = self.gate.generation();
         let mut in_doubt = InDoubt::read(&primary).await?;
         let mut reader = ChunkReader::new(filler.source.backfill_info()?, chunk_table.clone());
