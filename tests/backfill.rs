@@ -145,10 +145,7 @@ fn a_table_that_is_added_is_filled_and_the_others_go_on() {
 fn what_was_written_before_the_table_was_published_is_there_although_it_is_committed_later() {
     let mut few = schema();
     few.as_object_mut().unwrap().remove("uids");
-    let mut pipeline = Pipeline::builder()
-        .source("idle_checkpoint_interval = \"1s\"")
-        .sections(SMALL)
-        .build(&format!("{TABLES}{ROWS}"), &few);
+    let mut pipeline = Pipeline::builder().sections(SMALL).build(&format!("{TABLES}{ROWS}"), &few);
     pipeline.start();
     pipeline.filled("eu");
     assert_eq!(pipeline.stop(), Some(0));
