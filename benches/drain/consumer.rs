@@ -230,7 +230,9 @@ impl Home {
     pub fn new(url: &str, slot: &str, backlog: &Backlog, sinks: &str) -> Result<Home> {
         let publication = &backlog.publication;
         let source = format!("[source]\nurl = {url:?}\nslot = {slot:?}\npublication = {publication:?}\n");
-        let toml = format!("{source}[d1]\nrequests_per_5_minutes = 100000\n{sinks}");
+        // What is drained is in the stream, and would be read a second time.
+        let once = "[backfill]\nmode = \"never\"\n";
+        let toml = format!("{source}{once}[d1]\nrequests_per_5_minutes = 100000\n{sinks}");
         let write = || -> std::io::Result<Home> {
             let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
             std::fs::write(directory.path().join("walcast.toml"), toml)?;
