@@ -5,7 +5,6 @@
 #[path = "support/pipeline.rs"]
 mod pipeline;
 
-use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -136,18 +135,8 @@ fn checkpoint(pipeline: &Pipeline, sink: &str) -> Lsn {
     pipeline.replica(sink).checkpoint().expect("a checkpoint").lsn
 }
 
-fn walcast(pipeline: &Pipeline, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_walcast"))
-        .args(arguments)
-        .env_clear()
-        .current_dir(pipeline.path(""))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
 fn status(pipeline: &Pipeline) -> Value {
-    serde_json::from_slice(&walcast(pipeline, &["status", "--json"]).stdout).unwrap()
+    serde_json::from_slice(&pipeline.walcast(&["status", "--json"]).stdout).unwrap()
 }
 
 fn sink_status<'a>(status: &'a Value, name: &str) -> &'a Value {
@@ -346,13 +335,13 @@ fn the_copy_of_a_region_that_is_not_configured_any_more_is_told_of_and_torn_down
     pipeline.edit_config("[[sink]]\nname = \"eu-west\"\ntype = \"sqlite\"\npath = \"eu-west.db\"\n", "");
     let status = status(&pipeline);
     assert_eq!((&status["is_ok"], &status["abandoned_copies"][0]["name"]), (&json!(false), &json!(COPY)));
-    let check = String::from_utf8(walcast(&pipeline, &["check"]).stdout).unwrap();
+    let check = String::from_utf8(pipeline.walcast(&["check"]).stdout).unwrap();
     assert!(check.contains(&format!("SELECT pg_drop_replication_slot('{COPY}');")), "{check}");
     pipeline.start();
     pipeline.await_log("the copy of a sink that is not configured keeps WAL");
     assert_eq!(pipeline.stop(), Some(0));
 
-    let teardown = walcast(&pipeline, &["teardown", "--yes"]);
+    let teardown = pipeline.walcast(&["teardown", "--yes"]);
     assert!(teardown.status.success(), "{teardown:?}");
     assert_eq!(pipeline.ask("SELECT count(*) FROM pg_replication_slots"), "0");
 }

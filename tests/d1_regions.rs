@@ -4,8 +4,6 @@
 #[path = "support/pipeline.rs"]
 mod pipeline;
 
-use std::process::Command;
-
 use pipeline::Pipeline;
 use serde_json::{Value, json};
 
@@ -163,11 +161,6 @@ fn a_hot_row_costs_one_write_and_status_says_what_everything_costs() {
 
 /// The standard output of a command.
 fn walcast(pipeline: &Pipeline, arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_walcast"))
-        .args(arguments)
-        .env_clear()
-        .current_dir(pipeline.path("."))
-        .output()
-        .unwrap();
+    let output = pipeline.walcast(arguments);
     String::from_utf8(output.stdout).unwrap()
 }

@@ -3,7 +3,6 @@
 #[path = "support/pipeline.rs"]
 mod pipeline;
 
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -26,13 +25,7 @@ fn t(columns: &Value, indexes: &Value) -> Value {
 }
 
 fn walcast(pipeline: &Pipeline, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_walcast"))
-        .args(arguments)
-        .env_clear()
-        .current_dir(pipeline.path(""))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = pipeline.walcast(arguments);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

@@ -5,8 +5,6 @@ mod http;
 #[path = "support/pipeline.rs"]
 mod pipeline;
 
-use std::process::{Command, Output, Stdio};
-
 use http::{Answer, Api};
 use pipeline::Pipeline;
 use rusqlite::Connection;
@@ -32,18 +30,8 @@ fn filled() -> Pipeline {
     pipeline
 }
 
-fn walcast(pipeline: &Pipeline, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_walcast"))
-        .args(arguments)
-        .env_clear()
-        .current_dir(pipeline.path(""))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
 fn ask(pipeline: &Pipeline, arguments: &[&str]) -> Value {
-    let output = walcast(pipeline, arguments);
+    let output = pipeline.walcast(arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -108,7 +96,7 @@ fn a_table_is_dropped_and_filled_and_what_walcast_did_not_make_stays() {
         "INSERT INTO a VALUES (99999, 'nobody has it'); CREATE TABLE ours (x); INSERT INTO ours VALUES (1);
          INSERT INTO _walcast_dead_letters (target, operation, key, reason, commit_lsn, xid) VALUES ('a', 'insert', '[1]', 'r', '0/1', 1)",
     );
-    let refused = walcast(&pipeline, &["nuke", "--sink", "eu"]);
+    let refused = pipeline.walcast(&["nuke", "--sink", "eu"]);
     assert_eq!(refused.status.code(), Some(2), "nobody can be asked");
     assert_eq!(count(&pipeline, "eu", "a"), "2001");
     ask(&pipeline, &["nuke", "--sink", "eu", "--yes", "--json"]);
@@ -157,11 +145,11 @@ fn names_that_there_are_not_are_told_with_those_that_there_are() {
         (["backfill", "--table", "c"], "there is no table c in schema.json"),
         (["backfill", "--sink", "ap"], "there is no sink ap"),
     ] {
-        let output = walcast(&pipeline, &arguments);
+        let output = pipeline.walcast(&arguments);
         assert_eq!(output.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&output.stderr).contains(says));
     }
-    assert_eq!(walcast(&pipeline, &["nuke", "--yes"]).status.code(), Some(2), "it says what, or --all");
+    assert_eq!(pipeline.walcast(&["nuke", "--yes"]).status.code(), Some(2), "it says what, or --all");
 }
 
 #[test]

@@ -7,7 +7,6 @@ mod http;
 mod pipeline;
 
 use std::fs;
-use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Answer, Api};
@@ -59,16 +58,6 @@ fn epoch(pipeline: &Pipeline, sink: &str) -> i64 {
     pipeline.replica(sink).checkpoint().unwrap().epoch
 }
 
-fn walcast(pipeline: &Pipeline, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_walcast"))
-        .args(arguments)
-        .env_clear()
-        .current_dir(pipeline.path(""))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
 /// Does this while somebody writes to both tables, and returns once all that was written is in the regions.
 fn under_writes(pipeline: &mut Pipeline, act: impl FnOnce(&mut Pipeline)) {
     let (stop, url) = (AtomicBool::new(false), pipeline.cluster.url());
@@ -107,7 +96,7 @@ fn a_table_comes_and_goes_under_a_writer() {
     pipeline.assert_equal(U, U);
     under_writes(&mut pipeline, |pipeline| {
         pipeline.write_schema(&schema(&["u"]));
-        let output = walcast(pipeline, &["reload"]);
+        let output = pipeline.walcast(&["reload"]);
         assert_eq!(String::from_utf8_lossy(&output.stdout), "done: other tables\n");
     });
     pipeline.assert_equal(U, U);
@@ -115,7 +104,7 @@ fn a_table_comes_and_goes_under_a_writer() {
     pipeline.exec("DELETE FROM t");
     pipeline.catch_up();
     assert_eq!(pipeline.replica("eu").rows(T), left, "a table that was taken out stays as it is");
-    let job = walcast(&pipeline, &["reload", "--json"]);
+    let job = pipeline.walcast(&["reload", "--json"]);
     let job: Value = serde_json::from_slice(&job.stdout).unwrap();
     assert_eq!((&job["kind"], &job["outcome"]), (&json!("reload"), &json!("nothing has changed")));
     assert_eq!(pipeline.stop(), Some(0));
@@ -152,7 +141,7 @@ fn what_will_not_do_is_refused_whole_and_the_old_configuration_stays_in_force() 
         let answer = reload(&api);
         answer.assert_problem(400, "config");
         assert!(answer.json()["message"].as_str().unwrap().contains(says), "{says}: {answer:?}");
-        assert!(!walcast(&pipeline, &["reload"]).status.success());
+        assert!(!pipeline.walcast(&["reload"]).status.success());
     }
     let refused = "the new configuration is refused, and the old one stays in force";
     let told = pipeline.log().matches(refused).count();

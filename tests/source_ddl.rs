@@ -5,7 +5,6 @@ mod http;
 #[path = "support/pipeline.rs"]
 mod pipeline;
 
-use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -116,16 +115,6 @@ fn assert_equal(pipeline: &Pipeline) {
     pipeline.assert_equal(HOT, HOT);
 }
 
-fn walcast(pipeline: &Pipeline, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_walcast"))
-        .args(arguments)
-        .env_clear()
-        .current_dir(pipeline.path(""))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
 fn started(publication: &str, sections: &str) -> Pipeline {
     let mut pipeline =
         Pipeline::builder().sections(sections).build(&format!("{TABLES}{publication}"), &schema());
@@ -156,7 +145,7 @@ fn a_dropped_column_stops_its_table_and_a_backfill_continues_it_once_it_is_back(
         assert!(ready.body.contains("table hot is stopped"), "{}", ready.body);
         assert!(api.get("/metrics").body.contains("walcast_table_stopped{sink=\"eu\",table=\"hot\"} 1"));
 
-        let refused = walcast(pipeline, &["backfill", "--table", "hot"]);
+        let refused = pipeline.walcast(&["backfill", "--table", "hot"]);
         assert_eq!(refused.status.code(), Some(1));
         assert!(
             String::from_utf8_lossy(&refused.stdout).contains("no such column at the source"),
@@ -177,7 +166,7 @@ fn a_dropped_column_stops_its_table_and_a_backfill_continues_it_once_it_is_back(
         assert_calm_flows(pipeline);
         assert!(stopped(pipeline, "eu").is_some());
         Api::of(pipeline);
-        let done = walcast(pipeline, &["backfill", "--table", "hot"]);
+        let done = pipeline.walcast(&["backfill", "--table", "hot"]);
         assert!(done.status.success(), "{done:?}");
         await_live(pipeline);
     });

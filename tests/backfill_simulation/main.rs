@@ -23,8 +23,6 @@ mod snapshots;
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
 
-use std::panic::catch_unwind;
-
 use self::engine::Simulation;
 
 const SEEDS: u64 = 600;
@@ -60,22 +58,9 @@ fn a_filled_table_equals_the_source_whatever_happens_meanwhile() {
 
 #[test]
 fn without_any_one_safeguard_the_simulation_goes_wrong() {
-    if seeds::asked().is_some() {
-        return;
-    }
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
     let safeguards =
         [Without::Visibility, Without::XidsButLsns, Without::Overlay, Without::Owed, Without::InDoubt];
-    let failures = safeguards.map(|without| {
-        let fails = |seed| catch_unwind(|| Simulation::run(seed, without)).is_err();
-        (without, (0..SEEDS).find(|&seed| fails(seed)))
-    });
-    std::panic::set_hook(hook);
-    eprintln!("the first seed that goes wrong: {failures:?}");
-    for (without, failure) in failures {
-        assert!(failure.is_some(), "nothing shows that {without:?} is missing");
-    }
+    seeds::each_is_missed(safeguards, SEEDS, Simulation::run);
 }
 
 /// How often what happened, over all seeds.

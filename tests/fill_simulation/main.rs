@@ -27,8 +27,6 @@ mod streams;
 #[allow(dead_code, reason = "every test file uses its own part")]
 mod wire;
 
-use std::panic::catch_unwind;
-
 use self::engine::Simulation;
 
 const SEEDS: u64 = 200;
@@ -59,20 +57,8 @@ fn a_live_table_is_what_the_source_was_whatever_happens_to_its_fill() {
 
 #[test]
 fn without_any_one_safeguard_the_simulation_goes_wrong() {
-    if seeds::asked().is_some() {
-        return;
-    }
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let failures = [Without::Gate, Without::Doubt].map(|without| {
-        let fails = |seed| catch_unwind(|| Simulation::new(seed, without).run()).is_err();
-        (without, (0..SEEDS).find(|&seed| fails(seed)))
-    });
-    std::panic::set_hook(hook);
-    eprintln!("the first seed that goes wrong: {failures:?}");
-    for (without, failure) in failures {
-        assert!(failure.is_some(), "nothing shows that {without:?} is missing");
-    }
+    let safeguards = [Without::Gate, Without::Doubt];
+    seeds::each_is_missed(safeguards, SEEDS, |seed, without| Simulation::new(seed, without).run());
 }
 
 /// How often what happened, over all seeds.

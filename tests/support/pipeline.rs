@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rusqlite::types::ValueRef;
@@ -208,6 +208,18 @@ impl Pipeline {
             .stderr(log)
             .spawn()
             .expect("the engine starts")
+    }
+
+    /// Runs another command of walcast on the same configuration.
+    pub fn walcast(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_walcast"))
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment.iter().cloned())
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     }
 
     /// SIGKILL.

@@ -1,7 +1,8 @@
 //! Seeded runs: of every seed, or of the one that `WALCAST_SEED` names.
 
 use std::env::VarError;
-use std::panic::{RefUnwindSafe, catch_unwind, resume_unwind};
+use std::fmt::Debug;
+use std::panic::{RefUnwindSafe, UnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
 
 /// Runs every seed below `seeds`, or only the one that is asked for; a failure names its seed.
 pub fn each<T>(seeds: u64, run: impl Fn(u64) -> T + RefUnwindSafe) -> Vec<T> {
@@ -13,6 +14,30 @@ pub fn each<T>(seeds: u64, run: impl Fn(u64) -> T + RefUnwindSafe) -> Vec<T> {
         })
     };
     seeds.map(ran).collect()
+}
+
+/// Takes away each of these safeguards: with every one of them some seed below `seeds` must fail.
+pub fn each_is_missed<W, T, const N: usize>(
+    safeguards: [W; N],
+    seeds: u64,
+    run: impl Fn(u64, W) -> T + RefUnwindSafe,
+) where
+    W: Copy + Debug + UnwindSafe + RefUnwindSafe,
+{
+    if asked().is_some() {
+        return;
+    }
+    let hook = take_hook();
+    set_hook(Box::new(|_| {}));
+    let failures = safeguards.map(|without| {
+        let fails = |seed: &u64| catch_unwind(|| run(*seed, without)).is_err();
+        (without, (0..seeds).find(fails))
+    });
+    set_hook(hook);
+    eprintln!("the first seed that goes wrong: {failures:?}");
+    for (without, failure) in failures {
+        assert!(failure.is_some(), "nothing shows that {without:?} is missing");
+    }
 }
 
 /// The seed that is asked for, or any; it is said which.
