@@ -80,7 +80,7 @@ enum Command {
     Nuke(commands::refill::NukeArguments),
     /// Have the running engine read walcast.toml and schema.json again
     Reload(commands::reload::Arguments),
-    /// Write schema.json, or compare it with the source and the replicas
+    /// Write schema.json, compare it with the source and the replicas, or change the replicas to it
     #[command(subcommand)]
     Schema(commands::schema::Command),
     /// Remove what walcast has made at the source: the slot and the publication

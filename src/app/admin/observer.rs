@@ -2,7 +2,7 @@
 //! has. Enters: what the engine shows and what the server says. Leaves: whether the engine stands still, how far each
 //! sink is behind, and the gauges among the metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ struct Seen {
     wal: Option<Lsn>,
     /// Row changes written, by sink.
     changes: BTreeMap<String, RateClock>,
+    /// The tables of each sink at the last look: a gauge of one that is gone must not stay up.
+    tables: BTreeSet<(String, String)>,
 }
 
 impl Observer {
@@ -132,6 +134,7 @@ impl Observer {
         let Some(prepared) = view.prepared() else {
             return telemetry::engine_seen(None, !self.stalled(stall_timeout).is_empty());
         };
+        let mut tables = BTreeSet::new();
         for sink in prepared.progress.sinks() {
             if let Some(standing) = prepared.standing(&sink.name) {
                 telemetry::d1_budget_seen(&sink.name, standing.available, standing.throttled);
@@ -148,9 +151,17 @@ impl Observer {
                 for (index, table) in prepared.plan.tables.iter().enumerate() {
                     let is_stopped = fills.get(index).is_some_and(|fill| fill.stopped.is_some());
                     telemetry::table_seen(&sink.name, &table.source.plain(), is_stopped);
+                    tables.insert((sink.name.clone(), table.source.plain()));
                 }
             });
             self.seen().changes.entry(sink.name.clone()).or_default().look(Instant::now(), sink.changes());
+        }
+        let before = std::mem::replace(&mut self.seen().tables, tables.clone());
+        for (sink, table) in before.difference(&tables) {
+            // What a sink that is gone has shown goes with it.
+            if prepared.progress.find(sink).is_some() {
+                telemetry::table_seen(sink, table, false);
+            }
         }
         telemetry::engine_seen(most, !self.stalled(stall_timeout).is_empty());
     }

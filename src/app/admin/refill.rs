@@ -146,8 +146,13 @@ async fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begu
     }
     // The configuration may have been read again meanwhile.
     let now = shared.view.prepared().unwrap_or(prepared);
-    let request = resolve(&asked, &now).map_err(|error| Problem::not_found(error.chain()))?;
-    now.fills.request(request);
+    match resolve(&asked, &now) {
+        Ok(request) => now.fills.request(request),
+        Err(error) => {
+            running.failed(&error);
+            return Err(Problem::not_found(error.chain()));
+        }
+    }
     let job = running.job();
     tokio::spawn(watch(shared.clone(), asked, running));
     answer(job)

@@ -55,6 +55,10 @@ impl Entrance {
         let checkpoint = sink.checkpoint.clone();
         let mut pauses = Pauses::new(&self.crew.setup.config);
         let start = loop {
+            // One that was taken out meanwhile is not touched.
+            if self.progress.is_retired() {
+                return;
+            }
             let started = Instant::now();
             let error = match self.judge(checkpoint.as_ref()).await {
                 Ok(start) => break start,
@@ -73,6 +77,9 @@ impl Entrance {
             );
             tokio::time::sleep(wait).await;
         };
+        if self.progress.is_retired() {
+            return;
+        }
         // A sink that hangs must not hold up this thread.
         let (answer, written) = oneshot::channel();
         let setup = self.crew.setup.clone();

@@ -1,5 +1,6 @@
 //! The plan of a start. A table of `schema.json` that the source does not have as it says is an error, unless the sinks
 //! have been fed exactly so: then it is the source that has changed, and only that table stops.
+//! And what a sink keeps because of it.
 
 use crate::Lsn;
 use crate::app::replicas;

@@ -138,8 +138,8 @@ impl Shared {
                 continue;
             }
             if let Some(request) = self.filler.view.take_row_request() {
-                reader.owe(request).await;
-                self.filler.view.row_request_begun();
+                reader.owe(request.clone()).await;
+                self.filler.view.row_request_begun(&request);
                 continue;
             }
             let Some(job) = self.take() else {

@@ -18,6 +18,8 @@ pub struct FillView {
     row_requests: Mutex<VecDeque<RowRequest>>,
     /// Requests that were taken, and of which the sinks do not know yet.
     taken: Mutex<Vec<FillRequest>>,
+    /// The same of requests for rows.
+    taken_rows: Mutex<Vec<RowRequest>>,
     /// Requests that the sinks do not know of yet.
     pending: AtomicUsize,
     /// By table: which rows an operator has asked for, in the source's SQL. Never kept in a sink, because whoever can
@@ -89,7 +91,10 @@ impl FillView {
 
     /// The next request for rows that nobody has begun.
     pub(super) fn take_row_request(&self) -> Option<RowRequest> {
-        lock(&self.row_requests).pop_front()
+        let mut requests = lock(&self.row_requests);
+        let next = requests.pop_front();
+        lock(&self.taken_rows).extend(next.clone());
+        next
     }
 
     /// The next request that nobody has begun.
@@ -110,7 +115,11 @@ impl FillView {
     }
 
     /// The same of a request for rows.
-    pub(super) fn row_request_begun(&self) {
+    pub(super) fn row_request_begun(&self, request: &RowRequest) {
+        let mut taken = lock(&self.taken_rows);
+        if let Some(at) = taken.iter().position(|other| other == request) {
+            taken.swap_remove(at);
+        }
         self.pending.fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -126,7 +135,9 @@ impl FillView {
         }
         let gone = std::mem::take(&mut *lock(&self.gone)).into_iter();
         lock(&next.gone).extend(gone.filter_map(|(table, gone)| Some((place(table)?, gone))));
-        while let Some(request) = self.take_row_request() {
+        let taken = std::mem::take(&mut *lock(&self.taken_rows));
+        let waiting = std::mem::take(&mut *lock(&self.row_requests));
+        for request in taken.into_iter().chain(waiting) {
             if let Some(table) = place(request.table) {
                 next.request_rows(RowRequest { table, ..request });
             }
