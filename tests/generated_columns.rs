@@ -11,11 +11,6 @@ use pipeline::Pipeline;
 use serde_json::{Value, json};
 
 const SECRET: &str = "a-secret-of-decent-length";
-const VERSION: &str = "SELECT current_setting('server_version_num')::int / 10000";
-
-fn major(pipeline: &Pipeline) -> u32 {
-    pipeline.ask(VERSION).parse().unwrap()
-}
 
 fn entry(columns: &[&str]) -> Value {
     let columns: serde_json::Map<_, _> =
@@ -54,7 +49,7 @@ fn a_column_that_cannot_be_published_is_refused_by_name() {
         "walcast check",
     ]);
     assert!(!pipeline.path("eu.db").exists(), "nothing was written");
-    let kind = if major(&pipeline) >= 18 { "virtual" } else { "generated" };
+    let kind = if pipeline.major_version() >= 18 { "virtual" } else { "generated" };
     for (arguments, says) in [
         (&["schema", "plan"][..], "t.g: it is generated".to_owned()),
         (&["check"][..], format!("column g is {kind}, which Postgres")),
@@ -91,7 +86,7 @@ fn tables_with_generated_columns_flow_under_every_replica_identity() {
     let mut pipeline = Pipeline::builder()
         .sink("eu", "")
         .build(&(create + &rows), &json!({"unmapped": entry(&["id", "a"])}));
-    let is_published = major(&pipeline) >= 18;
+    let is_published = pipeline.major_version() >= 18;
     let mapped: &[&str] = if is_published {
         &["id", "a", "s"]
     } else {
@@ -127,7 +122,7 @@ fn a_publication_of_others_that_leaves_generated_columns_out_is_told_the_sql_tha
                   CREATE PUBLICATION walcast FOR ALL TABLES;";
     let mut pipeline =
         Pipeline::builder().sink("eu", "").build(create, &json!({"t": entry(&["id", "a", "s"])}));
-    if major(&pipeline) < 18 {
+    if pipeline.major_version() < 18 {
         println!("before Postgres 18 no publication has generated columns");
         return;
     }
@@ -158,7 +153,7 @@ fn a_full_identity_that_a_virtual_column_spoils_is_refused_before_the_applicatio
         "CREATE TABLE t (id int PRIMARY KEY, a int, v int GENERATED ALWAYS AS (a * 2))",
     ) + "ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1);";
     let mut pipeline = Pipeline::builder().sink("eu", "").build(&create, &json!({"t": entry(&["id", "a"])}));
-    if major(&pipeline) < 18 {
+    if pipeline.major_version() < 18 {
         println!("before Postgres 18 no column is virtual");
         return;
     }

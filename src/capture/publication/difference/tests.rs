@@ -114,7 +114,9 @@ fn generated_columns_are_named_where_columns_are_and_an_option_elsewhere() {
     let full = |table: &str| PublishedTable { may_have_column_list: false, ..generated(table) };
     let option = r#"ALTER PUBLICATION "w" SET (publish_generated_columns = stored);"#;
     let create = |wanted| difference("w", None, &[wanted], V18).statements.remove(0);
-    assert!(create(generated("a")).contains(r#"("id", "generated") WITH (publish_via_partition_root = true);"#));
+    assert!(
+        create(generated("a")).contains(r#"("id", "generated") WITH (publish_via_partition_root = true);"#)
+    );
     assert!(create(full("a")).contains("publish_generated_columns = stored"));
 
     let listed = publication(vec![member("a", Some(&["id"]), &["id"])]);
