@@ -21,7 +21,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -207,6 +207,8 @@ pub struct SinkProgress {
     is_paused: AtomicBool,
     /// It has not been opened yet.
     is_away: AtomicBool,
+    /// What it wrote to is gone.
+    is_lost: AtomicBool,
     /// It was taken out of the configuration.
     is_retired: AtomicBool,
     /// Its queue; a second one while it changes between streams.
@@ -238,6 +240,7 @@ impl SinkProgress {
             failure: Mutex::new(None),
             is_paused: AtomicBool::new(false),
             is_away: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
             queues: Mutex::default(),
             moved: Notify::new(),
@@ -341,6 +344,13 @@ impl SinkProgress {
     /// Why its last attempt failed, until one succeeds.
     pub fn failure(&self) -> Option<Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether waiting for it is of no use: it is paused, or has been failing for so long.
+    pub(super) fn takes_nothing(&self, patience: Duration) -> bool {
+        let has_failed_for =
+            |failure: Failure| failure.since.elapsed().is_ok_and(|passed| passed >= patience);
+        self.is_paused() || self.failure().is_some_and(has_failed_for)
     }
 
     fn relation(&self) -> MutexGuard<'_, Relation> {
@@ -475,6 +485,22 @@ impl SinkProgress {
         true
     }
 
+    /// Its worker ends because the target is gone, or another one stands in its place: as long as nobody has opened that,
+    /// it is [awaited](Self::await_opening) behind what the old one had.
+    pub(super) fn lose(&self, error: &Error) {
+        if self.is_retired() {
+            return;
+        }
+        self.await_opening(self.durable_lsn());
+        self.is_lost.store(true, Ordering::Release);
+        self.set_obstacle(Some(error));
+    }
+
+    /// Whether its target has to be opened again, as a new one.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+
     /// Whether it has not been opened yet.
     pub fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Acquire)
@@ -561,7 +587,7 @@ impl SinkProgress {
         telemetry::sink_stopped(&self.name, error);
         let reason = error.chain();
         let state = match error.kind() {
-            Kind::NeedsBackfill => State::Detached(reason),
+            Kind::NeedsBackfill | Kind::Replaced => State::Detached(reason),
             Kind::Transient
             | Kind::Throttled { .. }
             | Kind::Rejected

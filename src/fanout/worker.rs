@@ -222,6 +222,11 @@ impl<S: Sink> Worker<S> {
                     return;
                 }
                 Step::Stopped(_) if self.progress.is_retired() => return,
+                Step::Stopped(error) if error.kind() == Kind::Replaced => {
+                    tracing::warn!(sink = self.progress.name, "{}", error.chain());
+                    self.progress.lose(&error);
+                    return;
+                }
                 Step::Stopped(error) => {
                     tracing::error!(
                         sink = self.progress.name,
