@@ -14,10 +14,10 @@ use walcast::encode::chunk;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::Run;
 use walcast::encode::touched::Ticket;
+use walcast::fanout::delivery::Delivery;
 use walcast::fanout::fill::{Action, FillStep, OwedKey, RangeFill, TableFill};
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::{Progress, State};
-use walcast::fanout::worker::Delivery;
 
 use super::snapshots::{IDS, Rows, Source, copy};
 use super::{Seen, Without};
