@@ -56,6 +56,9 @@ pub struct TableFill {
     pub clears: bool,
     /// The operator has emptied it and wants it so.
     pub is_left_empty: bool,
+    /// The operator wants only some rows, and the others are there: such a chunk is no use to a sink that lacks all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_partial: bool,
     /// What is filled stands beside the table that readers see, and takes its place once it is live.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_beside: bool,
@@ -163,6 +166,7 @@ impl TableFill {
             overflows: 0,
             clears: false,
             is_left_empty: false,
+            is_partial: false,
             is_beside: false,
             is_left: false,
             stopped: None,
@@ -225,7 +229,8 @@ impl TableFill {
     pub fn seconds_left(&self, now: u64) -> Option<u64> {
         let is_running = self.ranges.iter().any(|range| !range.is_done);
         let elapsed = now.checked_sub(self.began).filter(|_| is_running && self.began > 0)?;
-        let left = self.rows_estimated.saturating_sub(self.rows);
+        // A table that was never analysed, or has grown since, has more rows than was thought.
+        let left = self.rows_estimated.checked_sub(self.rows).filter(|&left| left > 0)?;
         left.saturating_mul(elapsed.max(1)).checked_div(self.rows)
     }
 
@@ -251,6 +256,11 @@ impl TableFill {
         let waiting = TableFill::waiting(fill.rows.max(fill.rows_estimated));
         let TableFill { is_beside, from, relation, .. } = fill;
         Some(TableFill { overflows: self.overflows + 1, is_beside, from, relation, ..waiting })
+    }
+
+    /// Whether rows are still to be read for it, in a sink whose checkpoint is at `position`.
+    pub fn lacks_rows(&self, position: Lsn) -> bool {
+        matches!(self.state(position), TableState::Waiting | TableState::Filling)
     }
 
     /// What is left of its ranges.
@@ -295,6 +305,8 @@ pub enum Action {
         run: Arc<Run>,
         /// Every commit that the read saw ends at or before this.
         seen_lsn: Lsn,
+        /// The range has other rows too, which were not asked for.
+        is_partial: bool,
     },
     /// The stream brings a row in part that a sink can have only where its table is live. Comes before that change.
     Owe(OwedKey),
@@ -399,15 +411,23 @@ impl Fills {
             Action::Begin { fill, sinks: None } => {
                 let before = before.filter(|fill| fill.state(position) == TableState::Waiting)?;
                 // What has been owed since is not in doubt.
-                let (owed, is_beside, overflows) = (before.owed.clone(), before.is_beside, before.overflows);
-                let (from, relation) = origin(Some(before));
-                let begun =
-                    TableFill { owed, overflows, clears: false, is_beside, from, relation, ..fill.clone() };
-                Some(begun)
+                let TableFill { is_beside, is_partial, overflows, .. } = *before;
+                let (owed, (from, relation)) = (before.owed.clone(), origin(Some(before)));
+                let clears = false;
+                Some(TableFill {
+                    owed,
+                    overflows,
+                    clears,
+                    is_beside,
+                    is_partial,
+                    from,
+                    relation,
+                    ..fill.clone()
+                })
             }
             Action::Chunk { .. } | Action::Paid { .. } if position > step.sent_at => None,
-            Action::Chunk { rest, last_key, is_last, run, seen_lsn } => {
-                let mut fill = before?.clone();
+            Action::Chunk { rest, last_key, is_last, run, seen_lsn, is_partial } => {
+                let mut fill = before.filter(|fill| fill.is_partial || !is_partial)?.clone();
                 let range = fill.ranges.iter_mut().find(|range| !range.is_done && range.rest == *rest)?;
                 range.is_done = *is_last;
                 if let Some(last) = last_key {
@@ -506,6 +526,7 @@ mod tests {
             is_last,
             run: Arc::default(),
             seen_lsn: Lsn(seen),
+            is_partial: false,
         })
     }
 
@@ -612,6 +633,27 @@ mod tests {
         let early = FillStep { sent_at: Lsn::ZERO, ..chunk(None, key(5), false, 100) };
         assert!(!taken(&mut fills, &early), "it has changes that were not looked at");
         assert!(taken(&mut fills, &chunk(None, key(5), false, 100)));
+    }
+
+    #[test]
+    fn rows_that_meet_a_condition_are_passed_over_by_a_sink_that_lacks_the_others_too() {
+        let some = step(Action::Chunk {
+            rest: KeyRange::default(),
+            last_key: key(5),
+            is_last: true,
+            run: Arc::default(),
+            seen_lsn: Lsn(100),
+            is_partial: true,
+        });
+        let mut fills = Fills::default();
+        fills.set(0, TableFill::waiting(9));
+        assert!(taken(&mut fills, &begin(None)));
+        assert!(!taken(&mut fills, &some));
+        fills.set(0, TableFill { is_partial: true, ..TableFill::waiting(9) });
+        assert!(taken(&mut fills, &begin(None)));
+        let mut all = fills.clone();
+        assert!(taken(&mut fills, &some), "it was asked for");
+        assert!(taken(&mut all, &chunk(None, None, true, 100)), "all rows have those in them");
     }
 
     #[test]
