@@ -4,7 +4,7 @@
 use crate::capture::table::{Oid, ReplicaIdentity, Table, TableName};
 use crate::encode::cell::Cell;
 use crate::encode::column_type::ColumnType;
-use crate::encode::schema_file::{SchemaFile, TableEntry};
+use crate::encode::schema_file::{SchemaFile, TableEntry, table_name};
 use crate::encode::value::{Conversion, Fidelity};
 use crate::error::{Error, Result};
 
@@ -141,6 +141,12 @@ impl Plan {
     pub fn find(&self, source: &TableName) -> Option<usize> {
         self.tables.iter().position(|table| table.source == *source)
     }
+
+    /// The index of the table that people mean by this name: as messages show it, or as `schema.json` spells it.
+    pub fn named(&self, name: &str) -> Option<usize> {
+        let shown = self.tables.iter().position(|table| table.source.plain() == name);
+        shown.or_else(|| self.find(&table_name(name).ok()?))
+    }
 }
 
 impl PlannedTable {
@@ -172,6 +178,12 @@ impl PlannedTable {
             estimated_rows: -1,
             problem: Some(why),
         }
+    }
+
+    /// The table as FROM names it: without what inherits from it, but with its partitions.
+    pub fn relation(&self) -> String {
+        let only = if self.is_partitioned { "" } else { "ONLY " };
+        format!("{only}{}", self.source)
     }
 
     /// The key's columns in key order.

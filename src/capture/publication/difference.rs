@@ -221,9 +221,11 @@ fn set_tables(publication: &Publication, wanted: &[PublishedTable]) -> String {
     fill(template, &[("publication", &publication), ("tables", &members.join(", "))])
 }
 
-/// `"schema"."name" ("column", …) WHERE (…)`.
+/// `ONLY "schema"."name" ("column", …) WHERE (…)`. Without ONLY the server would also publish every table that inherits
+/// from it: twice with other columns, which it refuses, or one without a key, whose own UPDATE and DELETE it then
+/// rejects. Partitions are not meant by it.
 fn clause(name: &TableName, columns: Option<&[String]>, row_filter: Option<&str>) -> String {
-    let mut text = name.to_string();
+    let mut text = format!("ONLY {name}");
     if let Some(columns) = columns {
         let quoted: Vec<String> = columns.iter().map(|column| quote_identifier(column)).collect();
         text.push_str(&format!(" ({})", quoted.join(", ")));
