@@ -12,6 +12,7 @@ use super::tables::known_columns;
 use super::{Blueprint, Engine, RunOptions, Setup, no_sink_left, plan};
 use crate::Lsn;
 use crate::app::fill::request::Refill;
+use crate::app::fill::settled::settled;
 use crate::app::fill::view::FillView;
 use crate::app::sinks::{OpenSinks, Opener};
 use crate::app::source::{Judged, Source, Survey};
@@ -91,7 +92,7 @@ impl Engine {
             false => settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot, &anew),
         }
         sinks.settle_tables(|table, fill, position| {
-            plan::settled(&plan.tables[table], fill, position, published.came[table])
+            settled(&plan.tables[table], fill, position, published.came[table])
         });
         sinks.forgo(|table| !wanted[table]);
         sinks.hold(start, |sink| {

@@ -187,7 +187,7 @@ impl FillView {
     }
 
     /// The sinks are told.
-    pub(super) fn told(&self, table: usize, sinks: Vec<String>) {
+    pub fn told(&self, table: usize, sinks: Vec<String>) {
         if let Some(gone) = lock(&self.gone).get_mut(&table) {
             gone.told.extend(sinks);
         }
