@@ -20,9 +20,8 @@ impl Source {
         self
     }
 
-    /// Somebody alters the table, drops it or makes it anew, if nobody holds a lock on it. `publishes_all`: whatever there
-    /// is is published.
-    pub fn alter(&mut self, publishes_all: bool) -> bool {
+    /// Somebody alters the table, drops it or makes it anew. `publishes_all`: whatever there is is published.
+    pub fn alter(&mut self, publishes_all: bool) {
         let now = self.form;
         let anew = Form { oid: now.oid + 1, is_published: publishes_all, ..FITS };
         let form = match self.rng.u32(..6) {
@@ -35,7 +34,11 @@ impl Source {
             3 => anew,
             _ => Form { is_there: false, is_published: false, ..now },
         };
-        self.alter_to(form)
+        // It waits for whoever has a lock on the table, and nobody else gets one meanwhile.
+        while !self.limbo.is_empty() {
+            self.show();
+        }
+        self.commit(Some(form));
     }
 
     /// Puts back what fits.
@@ -43,18 +46,6 @@ impl Source {
         if !is_fit(self.form) {
             self.alter(publishes_all);
         }
-    }
-
-    fn alter_to(&mut self, form: Form) -> bool {
-        let holds = |&index: &usize| {
-            let one = &self.wal[index];
-            one.locks || one.effects.keys().any(|id| !OTHER_IDS.contains(id))
-        };
-        let is_free = !self.limbo.iter().any(holds);
-        if is_free {
-            self.commit(Some(form));
-        }
-        is_free
     }
 
     /// Publishes the table. Whoever has written to it before goes on unpublished. False while it is locked.

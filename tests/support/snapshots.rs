@@ -4,15 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use walcast::Lsn;
 use walcast::capture::chunk::InDoubt;
 use walcast::capture::copy_text::CopyRows;
 use walcast::capture::snapshot::ReadPoint;
-use walcast::capture::table::ReplicaIdentity;
-use walcast::encode::plan::Plan;
-use walcast::encode::schema_file::SchemaFile;
 
 use super::wire::{self, Value, text};
 
@@ -39,7 +35,8 @@ pub struct Form {
 }
 
 /// What the replicas are made for.
-pub const FITS: Form = Form { oid: ITEMS, name: "items", note: ("note", 25), is_there: true, is_published: true };
+pub const FITS: Form =
+    Form { oid: ITEMS, name: "items", note: ("note", 25), is_there: true, is_published: true };
 
 /// Postgres: what its snapshots see, and what is in its WAL.
 pub struct Source {
@@ -75,6 +72,8 @@ pub struct Committed {
     pub forms: Vec<Option<Form>>,
     /// What the table is behind it.
     pub form: Form,
+    /// The relation that it drops, and what was in it then.
+    pub dropped: Option<(u32, Rows)>,
     /// Nobody else reads or writes the table until it is visible.
     pub locks: bool,
     /// The rows it leaves, or `None` where it leaves none.
@@ -183,7 +182,7 @@ impl Source {
         let mut bodies = Vec::new();
         let mut empties =
             altered.is_none() && self.form.is_there && self.limbo.is_empty() && self.rng.u32(..40) == 0;
-        let mut locks = empties;
+        let (mut locks, mut dropped) = (empties, None);
         if empties {
             self.truncates += 1;
             rows.retain(|id, _| OTHER_IDS.contains(id));
@@ -196,6 +195,7 @@ impl Source {
                 locks = true;
                 if form.oid != self.form.oid || !form.is_there {
                     empties = true;
+                    dropped = self.form.is_there.then(|| (self.form.oid, rows.clone()));
                     rows.retain(|id, _| OTHER_IDS.contains(id));
                     effects.retain(|id, _| OTHER_IDS.contains(id));
                 }
@@ -238,6 +238,7 @@ impl Source {
             messages,
             forms,
             form: self.form,
+            dropped,
             locks,
             effects,
             empties,
@@ -331,14 +332,4 @@ pub fn copy<'a>(rows: impl Iterator<Item = (&'a i64, &'a [String; 2])>) -> CopyR
         copied.push(format!("{id}\t{name}\t{note}\n").as_bytes());
     }
     copied
-}
-
-/// The plan whose replicas have ids of this type.
-pub fn plan(id_type: &str) -> Arc<Plan> {
-    let columns = format!(r#"{{ "id": "{id_type}", "name": "TEXT", "note": "TEXT" }}"#);
-    let schema = format!(r#"{{ "items": {{ "primaryKey": "id", "columns": {columns} }} }}"#);
-    let schema = SchemaFile::parse("schema.json", &schema).unwrap();
-    let columns = [("id", 20), ("name", 25), ("note", 25)];
-    let tables = [wire::table(ITEMS, "items", &columns, &["id"], ReplicaIdentity::Default)];
-    Arc::new(Plan::new(&schema, &tables).unwrap())
 }
