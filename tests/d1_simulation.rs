@@ -30,11 +30,12 @@ use walcast::capture::slot::SourceIdentity;
 use walcast::encode::mapper::OlderForms;
 use walcast::encode::plan::Plan;
 use walcast::fanout::chain::{Inlet, chain};
+use walcast::fanout::delivery::Delivery;
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::SinkProgress;
 use walcast::fanout::retry::Backoff;
 use walcast::fanout::sink::Sink;
-use walcast::fanout::worker::{BatchLimits, Delivery, Step, Worker};
+use walcast::fanout::worker::{BatchLimits, Step, Worker};
 use walcast::sink::d1::limits::RequestLimits;
 use walcast::sink::d1::{D1Sink, Options};
 

@@ -35,11 +35,11 @@ use walcast::encode::run::{Change, ChangeKind, Run};
 use walcast::encode::schema_file::SchemaFile;
 use walcast::error::Result;
 use walcast::fanout::chain::chain;
+use walcast::fanout::delivery::Delivery;
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::SinkProgress;
 use walcast::fanout::queue::Received;
 use walcast::fanout::sink::{Batch, Sink};
-use walcast::fanout::worker::Delivery;
 use walcast::sink::replica::OnRejected;
 use walcast::sink::sqlite::SqliteSink;
 

@@ -18,8 +18,8 @@ use crate::encode::mapper::{Mapper, OlderForms};
 use crate::encode::plan::Plan;
 use crate::encode::run::{ChangeKind, Run};
 use crate::error::Result;
+use crate::fanout::delivery::Delivery;
 use crate::fanout::outlets::Outlets;
-use crate::fanout::worker::Delivery;
 use crate::telemetry::ChangeCounters;
 
 /// The kinds of change as the metrics name them, in the order of [`ChangeKind`].

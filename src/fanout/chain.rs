@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel as channel;
 
+use super::delivery::Delivery;
 use super::queue::{Received, Receiver};
-use super::worker::Delivery;
 
 /// The worker's end of one queue.
 pub struct Inlet {

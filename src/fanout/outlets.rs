@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 
 use super::blame::Blame;
 use super::chain::{Inlet, Line};
+use super::delivery::Delivery;
 use super::progress::SinkProgress;
 use super::queue::{self, Refused, Sender};
-use super::worker::Delivery;
 use crate::Lsn;
 
 /// How long a wait for room is before the other queues are looked at: short against any patience, long against a look.

@@ -15,10 +15,10 @@ use walcast::encode::chunk;
 use walcast::encode::current::CurrentPlan;
 use walcast::encode::run::Run;
 use walcast::encode::touched::Ticket;
+use walcast::fanout::delivery::Delivery;
 use walcast::fanout::fill::{Action, FillStep, OwedKey, RangeFill, TableFill};
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::{Progress, State};
-use walcast::fanout::worker::Delivery;
 
 use super::ddl::is_fit;
 use super::snapshots::{IDS, OTHER_IDS, Rows, Source, copy};

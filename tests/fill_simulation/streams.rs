@@ -9,9 +9,9 @@ use walcast::app::river::{River, RiverOptions};
 use walcast::capture::frame::FrameRun;
 use walcast::encode::current::CurrentPlan;
 use walcast::encode::mapper::OlderForms;
+use walcast::fanout::delivery::Delivery;
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::Progress;
-use walcast::fanout::worker::Delivery;
 
 use super::snapshots::{FITS, Form, OTHERS, Source};
 use super::wire;

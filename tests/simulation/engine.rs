@@ -12,11 +12,12 @@ use walcast::capture::slot::{SinkCheckpoint, SinkVerdict, Slot, SlotVerdict, Tim
 use walcast::encode::mapper::OlderForms;
 use walcast::encode::plan::Plan;
 use walcast::fanout::chain::{Inlet, chain};
+use walcast::fanout::delivery::Delivery;
 use walcast::fanout::detour::{Detour, Progressed, may_drop};
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::{Phase, Progress, SinkProgress, State};
 use walcast::fanout::retry::Backoff;
-use walcast::fanout::worker::{BatchLimits, Delivery, Step, Worker};
+use walcast::fanout::worker::{BatchLimits, Step, Worker};
 
 use super::sink::{Faults, ModelSink, NO_FAULTS, Target};
 use super::source::{Source, Walsender};

@@ -470,7 +470,6 @@ impl Pipeline {
         });
     }
 
-    /// Asserts that a query has the same rows at the source and, in the replicas' SQL, in every replica.
     /// Waits until every table of the replica is live: filled, and the stream past where its rows were read.
     pub fn filled(&self, sink: &str) {
         let replica = self.replica(sink);
@@ -488,6 +487,7 @@ impl Pipeline {
         });
     }
 
+    /// Asserts that a query has the same rows at the source and, in the replicas' SQL, in every replica.
     pub fn assert_equal(&self, source_sql: &str, replica_sql: &str) {
         let expected = self.exec(source_sql);
         for replica in self.replicas() {

@@ -10,10 +10,10 @@ use walcast::encode::mapper::OlderForms;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::Run;
 use walcast::fanout::chain::chain;
+use walcast::fanout::delivery::Delivery;
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::SinkProgress;
 use walcast::fanout::queue::Received;
-use walcast::fanout::worker::Delivery;
 
 /// The runs that a stream becomes.
 pub fn runs(stream: &[u8], plan: &Arc<Plan>, part_bytes_max: usize) -> Vec<Arc<Run>> {

@@ -110,15 +110,16 @@ impl Engine {
         });
         let fanout = sinks.spawn(config, move || when.get().copied())?;
         let fills = Arc::<FillView>::default();
-        if let Some(before) = before {
-            // What was asked for and not begun is asked for still.
-            before.fills.hand_over(&fills, |table| plan.find(&before.plan.tables[table].source));
-        }
         if let Some(refill) = &options.refill {
             let sinks = config.sinks.iter().map(|sink| sink.name.as_str());
             let request = refill.resolve(&plan, sinks)?;
             request.check(fanout.progress.sinks().iter().filter(|sink| sink.is_running()))?;
-            fills.request(request);
+            let _ = fills.request(request);
+        }
+        if let Some(before) = before {
+            // What was asked for and not begun is asked for still. Nothing fails between this and what shows the new one:
+            // whoever asks in between is told to ask again.
+            before.fills.hand_over(&fills, |table| plan.find(&before.plan.tables[table].source));
         }
         options.view.set_prepared(Prepared {
             identity,

@@ -11,10 +11,10 @@ use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
 use crate::encode::run::Run;
 use crate::encode::touched::{Horizon, Owed, Settled, Stale, Touched};
+use crate::fanout::delivery::Delivery;
 use crate::fanout::fill::{Action, FillStep, OwedKey};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::stop::Stopped;
-use crate::fanout::worker::Delivery;
 
 /// How much memory the log of touched keys may take.
 const LOG_BYTES_MAX: usize = 64 << 20;

@@ -17,6 +17,7 @@ use super::stops;
 use super::tables::Tables;
 use crate::Lsn;
 use crate::capture::chunk::{Chunk, ChunkReader, ChunkTable, KeyRange, Selection};
+use crate::capture::query::rows;
 use crate::capture::snapshot::CommitId;
 use crate::encode::chunk;
 use crate::encode::run::Run;
@@ -169,7 +170,7 @@ impl<'a> Reader<'a> {
     async fn range(&mut self, table: usize, read_by: &ChunkTable, mut rest: KeyRange) -> Result<()> {
         self.forget_other_keys(table, read_by).await;
         let mut sent: VecDeque<Sent> = VecDeque::new();
-        let mut useless = 0;
+        let (mut useless, mut seen) = (0, Lsn::ZERO);
         loop {
             if useless > USELESS_MAX {
                 return Err(Error::transient("what was read is too old, again and again"));
@@ -197,7 +198,7 @@ impl<'a> Reader<'a> {
                 tokio::time::sleep(POLL).await;
                 continue;
             }
-            useless = 0;
+            (useless, seen) = (0, seen.max(seen_lsn));
             self.sent(Job::Range(table, rest.clone()));
             if last_key.is_some() {
                 rest.after = last_key;
@@ -211,7 +212,22 @@ impl<'a> Reader<'a> {
         for one in sent {
             self.take_receipt(table, Some(one)).await;
         }
+        self.flush(table, seen).await;
         Ok(())
+    }
+
+    /// Lets the stream come to where rows were read, also where nobody writes: the table is live only then. The server
+    /// sends what it has flushed, and such a position can lie in WAL that it flushes with the next commit.
+    async fn flush(&self, table: usize, seen: Lsn) {
+        let flush = async {
+            let primary = self.filler.source.connect().await?;
+            rows(&primary, include_str!("../../../sql/flush.sql"), &[&seen.to_string()], "flushing the WAL")
+                .await
+        };
+        if let Err(error) = flush.await {
+            // It is live with the next commit, then.
+            tracing::debug!(table, "the WAL is not flushed: {}", error.chain());
+        }
     }
 
     /// Waits until the sinks are done with a chunk, but not for long where others are: a sink that is stuck has its own
@@ -288,6 +304,7 @@ impl<'a> Reader<'a> {
                 self.sent(Job::Owed(table, owed.to_vec()));
                 let sent = Sent { rest: None, bytes: 0, at: Instant::now(), done };
                 self.take_receipt(table, Some(sent)).await;
+                self.flush(table, seen_lsn).await;
                 return Ok(());
             }
         }
