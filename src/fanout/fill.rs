@@ -414,10 +414,8 @@ impl Fills {
                     range.rest.after = Some(last.clone());
                 }
                 fill.rows += run.all_changes().len() as u64;
-                // What was sent before has left its marks on them, and a sink that takes it again is not there yet.
-                let seen_lsn = step.sent_at.max(*seen_lsn);
-                fill.filled_lsn = fill.filled_lsn.max(seen_lsn);
-                fill.seen_lsn = fill.seen_lsn.max(seen_lsn);
+                fill.filled_lsn = fill.filled_lsn.max(*seen_lsn);
+                fill.seen_lsn = fill.seen_lsn.max(*seen_lsn);
                 Some(fill)
             }
             // Where rows may be newer than the stream, the row that moves may be another one by now.
@@ -449,7 +447,7 @@ impl Fills {
                 if fill.owed.len() == before?.owed.len() {
                     return None;
                 }
-                fill.seen_lsn = fill.seen_lsn.max(step.sent_at).max(*seen_lsn);
+                fill.seen_lsn = fill.seen_lsn.max(*seen_lsn);
                 Some(fill)
             }
         }
@@ -614,24 +612,6 @@ mod tests {
         let early = FillStep { sent_at: Lsn::ZERO, ..chunk(None, key(5), false, 100) };
         assert!(!taken(&mut fills, &early), "it has changes that were not looked at");
         assert!(taken(&mut fills, &chunk(None, key(5), false, 100)));
-    }
-
-    #[test]
-    fn a_table_is_live_only_where_all_is_that_its_rows_were_held_against() {
-        // The sink lost what was sent last, and takes it again behind the rows.
-        let mut fills = Fills::default();
-        fills.set(0, TableFill::waiting(9));
-        assert!(taken(&mut fills, &begin(None)));
-        assert!(taken(&mut fills, &FillStep { sent_at: Lsn(100), ..chunk(None, key(5), true, 50) }));
-        assert!(fills.get(0).unwrap().may_lack(Lsn(99)) && !fills.get(0).unwrap().may_lack(Lsn(100)));
-        let states = [99, 100].map(|lsn| fills.state(0, Lsn(lsn)));
-        assert_eq!(states, [TableState::CatchingUp, TableState::Live]);
-        let owed = OwedKey { key: vec!["7".to_owned()], commit_lsn: Lsn(50), xid: 4 };
-        assert!(taken(&mut fills, &step(Action::Miss(vec![owed.clone()]))));
-        let paid = step(Action::Paid { owed: vec![owed], run: Arc::default(), seen_lsn: Lsn(70) });
-        assert!(taken(&mut fills, &FillStep { sent_at: Lsn(120), ..paid }));
-        let states = [119, 120].map(|lsn| fills.state(0, Lsn(lsn)));
-        assert_eq!(states, [TableState::CatchingUp, TableState::Live]);
     }
 
     #[test]

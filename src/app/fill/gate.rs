@@ -33,6 +33,8 @@ struct Log {
     horizon: Option<Horizon>,
     /// How often the log began anew.
     generation: u64,
+    /// Behind the last commit record of what was sent, also in part.
+    sent: Lsn,
 }
 
 /// What became of a chunk.
@@ -74,7 +76,7 @@ impl Gate {
     /// The same with a log that takes up to `bytes_max`: one that is too small for what changes begins anew again and
     /// again.
     pub fn with_log_of(bytes_max: usize, outlets: Arc<Outlets>, current: Arc<CurrentPlan>) -> Self {
-        let log = Log { touched: Touched::new(bytes_max), horizon: None, generation: 0 };
+        let log = Log { touched: Touched::new(bytes_max), horizon: None, generation: 0, sent: Lsn::ZERO };
         Gate { outlets, plan: current.plan(), current, log: Mutex::new(log) }
     }
 
@@ -85,6 +87,8 @@ impl Gate {
             let floor = log.horizon.as_ref().map_or(NOTHING_SEEN, Horizon::floor);
             log.touched.record(&run, &self.plan, &floor);
         }
+        let last = run.spans().last().map_or(0, |span| span.commit_lsn.0 + 1);
+        log.sent = log.sent.max(Lsn(last));
         // Under the lock, so that no chunk comes between what is remembered and the queues.
         send(&self.outlets, run);
     }
@@ -176,7 +180,12 @@ impl Gate {
                 return Vec::new();
             };
             let owes = owed.into_iter().filter_map(owe);
-            let step = FillStep { sent_at: self.outlets.position(), ..make(Arc::new(run)) };
+            let mut step = FillStep { sent_at: self.outlets.position(), ..make(Arc::new(run)) };
+            // What was sent has left its marks on the rows. A sink that has lost it, and takes it again behind them, is not
+            // where they are before that.
+            if let Action::Chunk { seen_lsn, .. } | Action::Paid { seen_lsn, .. } = &mut step.action {
+                *seen_lsn = log.sent.max(*seen_lsn);
+            }
             owes.chain([Delivery::Fill(Arc::new(step))]).collect()
         });
         if let Some(horizon) = &log.horizon {
