@@ -1,6 +1,7 @@
 //! What a slot may be told while its sinks move, leave, come and go.
 
 use super::*;
+use crate::error::{Error, Kind};
 
 #[test]
 fn the_slowest_sink_decides_and_a_stopped_one_still_counts_but_a_detached_one_does_not() {
