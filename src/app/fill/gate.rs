@@ -245,3 +245,53 @@ fn owe(Owed { table, key, commit: CommitId { xid, commit_lsn } }: Owed) -> Optio
     let step = FillStep { table, action: Action::Owe(owed), sent_at: Lsn::ZERO, receipt: None };
     Some(Delivery::Fill(Arc::new(step)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::decode::Event;
+    use crate::decode::message::Begin;
+    use crate::encode::mapper::Mapper;
+    use crate::fanout::chain::chain;
+    use crate::fanout::progress::SinkProgress;
+    use crate::fanout::queue::Received;
+
+    #[test]
+    fn a_chunk_is_as_new_as_what_it_was_held_against_also_where_that_did_not_end() {
+        let (outlets, _) = Outlets::new(Duration::MAX);
+        let (inlets, mut chain) = chain();
+        let (outlet, inlet) = outlets.queue(&SinkProgress::new("eu"), usize::MAX);
+        outlets.attach(outlet);
+        inlets.send(inlet).unwrap();
+        let current = Arc::new(CurrentPlan::new(Arc::default()));
+        let gate = Gate::new(Arc::new(outlets), current);
+        let mut mapper = Mapper::new(Arc::default(), 1, Lsn::ZERO);
+        mapper.map(Event::Begin(Begin { commit_lsn: Lsn(500), commit_time_micros: 0, xid: 1 }));
+        gate.send(mapper.take_full().unwrap());
+        // The session breaks, and the next one has not come so far yet.
+        gate.outlets.send(&Delivery::Restart);
+        gate.outlets.send(&Delivery::Idle(Lsn(300)));
+        let read_point = ReadPoint::Standby { replayed: Lsn(400) };
+        gate.begin(&read_point, 0).unwrap();
+        let chunk = |run| {
+            let (rest, seen_lsn) = (crate::capture::chunk::KeyRange::default(), Lsn(400));
+            let action = Action::Chunk { rest, last_key: None, is_last: true, run, seen_lsn };
+            FillStep { table: 0, action, sent_at: Lsn::ZERO, receipt: None }
+        };
+        assert_eq!(gate.offer(0, &mut None, (&read_point, 0), chunk), Offered::Sent);
+        let received = std::iter::from_fn(|| match chain.try_receive() {
+            Received::Item(delivery) => Some(delivery),
+            Received::Empty | Received::Closed => None,
+        });
+        let seen = received.filter_map(|delivery| match delivery {
+            Delivery::Fill(step) => match step.action {
+                Action::Chunk { seen_lsn, .. } => Some(seen_lsn),
+                _ => None,
+            },
+            Delivery::Run(_) | Delivery::Idle(_) | Delivery::Restart => None,
+        });
+        assert_eq!(seen.collect::<Vec<_>>(), [Lsn(501)]);
+    }
+}
