@@ -23,14 +23,19 @@ pub enum Marked {
 impl Marked {
     /// What becomes of them when the planned table takes the place of one that was fed by `source`.
     pub fn of(table: &PlannedTable, source: &str, there: &Shape) -> Self {
-        let planned = Shape::of(table);
+        match Marked::between(&Shape::of(table), there) {
+            Marked::Stay(_) if source != table.source.plain() => {
+                Marked::Go(format!("they were rows of {source}"))
+            }
+            marked => marked,
+        }
+    }
+
+    fn between(planned: &Shape, there: &Shape) -> Self {
         let Some(before) = there.soft_delete() else { return Marked::None };
         let Some(now) = planned.soft_delete() else {
             return Marked::Go("the new table has no soft-delete column".to_owned());
         };
-        if source != table.source.plain() {
-            return Marked::Go(format!("they were rows of {source}"));
-        }
         let same = |column: &&Column| there.column(&column.name).is_some_and(|there| there.is_like(column));
         if let Some(name) = planned.key.iter().find(|name| !planned.column(name).is_some_and(|it| same(&it)))
         {
@@ -67,5 +72,41 @@ impl Marked {
             new.join(", "),
             old.join(", ")
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(columns: &[(&str, &str)], key: &[&str]) -> Shape {
+        let column = |&(name, type_name): &(&str, &str)| Column {
+            name: name.to_owned(),
+            type_name: type_name.to_owned(),
+            is_soft_delete: matches!(name, "deleted_at" | "gone"),
+        };
+        let key = key.iter().map(|&name| name.to_owned()).collect();
+        Shape { columns: columns.iter().map(column).collect(), key, indexes: Vec::new() }
+    }
+
+    #[test]
+    fn marked_rows_keep_what_has_the_same_form_and_need_a_key_and_a_column_for_the_mark() {
+        let there = shape(&[("ID", "integer"), ("v", "TEXT"), ("n", "INTEGER"), ("gone", "TEXT")], &["ID"]);
+        let stay = |columns: &[(&str, &str)]| {
+            let owned = columns.iter().map(|&(new, old)| (new.to_owned(), old.to_owned()));
+            Marked::Stay(owned.collect())
+        };
+        let of = |columns: &[(&str, &str)], key: &[&str]| Marked::between(&shape(columns, key), &there);
+        let (id, deleted_at) = (("id", "INTEGER"), ("deleted_at", "TEXT"));
+        let kept = [("id", "id"), ("v", "v"), ("deleted_at", "gone")];
+        assert_eq!(of(&[id, ("v", "TEXT"), ("n", "TEXT"), deleted_at], &["id"]), stay(&kept));
+        assert_eq!(of(&[id, ("v", "TEXT"), deleted_at], &["v", "id"]), stay(&kept), "they have both");
+        let goes = |marked: Marked, why: &str| assert_eq!(marked, Marked::Go(why.to_owned()));
+        goes(
+            of(&[id, ("n", "TEXT"), deleted_at], &["id", "n"]),
+            "they have no value for n, which is in the key",
+        );
+        goes(of(&[id], &["id"]), "the new table has no soft-delete column");
+        assert_eq!(Marked::between(&there, &shape(&[id], &["id"])), Marked::None);
     }
 }
