@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use filling::{ROWS, SMALL, TABLES, assert_equal, schema, under_load};
 use pipeline::Pipeline;
+use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
 fn rows_from_before_the_start_are_brought_while_rows_change() {
@@ -165,6 +166,31 @@ fn what_was_written_before_the_table_was_published_is_there_although_it_is_commi
     pipeline.filled("na");
     pipeline.catch_up();
     assert_equal(&pipeline);
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn a_table_is_live_although_nobody_writes_at_the_source_and_its_wal_is_flushed_by_nobody() {
+    let mut pipeline = Pipeline::builder().sections(SMALL).build(&format!("{TABLES}{ROWS}"), &schema());
+    let background = "SELECT pid FROM pg_stat_activity
+        WHERE backend_type IN ('background writer', 'walwriter', 'checkpointer', 'autovacuum launcher')";
+    let pids = pipeline.exec(background);
+    assert_eq!(pids.len(), 4);
+    let all = |signal| {
+        for pid in &pids {
+            kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), signal).unwrap();
+        }
+    };
+    pipeline.start();
+    pipeline.eventually("the stream to begin", || pipeline.log().contains("streaming slot").then_some(()));
+    all(Signal::STOP);
+    // What reading itself writes: the rows of the table were not visible to all yet.
+    let filled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        pipeline.filled("eu");
+        pipeline.filled("na");
+    }));
+    all(Signal::CONT);
+    filled.unwrap();
     assert_eq!(pipeline.stop(), Some(0));
 }
 

@@ -5,6 +5,7 @@
 mod pipeline;
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 
 use pipeline::Pipeline;
 use rusqlite::Connection;
@@ -47,6 +48,34 @@ fn a_shutdown_finishes_what_is_in_flight_and_confirms_it() {
     pipeline.catch_up();
     pipeline.assert_equal(ALL, ALL);
     assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn systemd_is_told_that_the_engine_is_ready_alive_reloading_and_stopping() {
+    let mut pipeline = Pipeline::builder().build(CREATE, &schema());
+    let path = pipeline.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(pipeline::LIMIT)).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    pipeline.environment.extend([("NOTIFY_SOCKET".into(), path), ("WATCHDOG_USEC".into(), "200000".into())]);
+    let await_word = |word: &str| {
+        let mut message = [0; 256];
+        loop {
+            let length = socket.recv(&mut message).unwrap_or_else(|error| panic!("no {word}: {error}"));
+            if std::str::from_utf8(&message[..length]).unwrap().lines().any(|line| line == word) {
+                return;
+            }
+        }
+    };
+    pipeline.start();
+    await_word("READY=1");
+    await_word("WATCHDOG=1");
+    kill_process(Pid::from_raw(pipeline.engine_pid().cast_signed()).unwrap(), Signal::HUP).unwrap();
+    await_word("RELOADING=1");
+    await_word("READY=1");
+    pipeline.terminate();
+    await_word("STOPPING=1");
+    assert_eq!(pipeline.exit_code(), Some(0));
 }
 
 #[test]
@@ -164,7 +193,7 @@ fn an_engine_that_was_taken_for_dead_cannot_write_any_more() {
     pipeline.exec(&insert("21, 30"));
     pipeline.catch_up();
     pipeline.assert_equal(ALL, ALL);
-    assert_eq!(pipeline.replica("eu").checkpoint().unwrap().transactions, 3);
+    pipeline.assert_transactions(&pipeline.replica("eu"), 3);
     assert_eq!(pipeline.stop(), Some(0));
 }
 

@@ -13,9 +13,11 @@ use super::pace::{Pace, yield_to_stream};
 use super::pending::Pending;
 use super::request::{FillRequest, RowRequest};
 use super::resume::How;
+use super::stops;
 use super::tables::Tables;
 use crate::Lsn;
 use crate::capture::chunk::{Chunk, ChunkReader, ChunkTable, KeyRange, Selection};
+use crate::capture::query::rows;
 use crate::capture::snapshot::CommitId;
 use crate::encode::chunk;
 use crate::encode::run::Run;
@@ -118,11 +120,12 @@ impl<'a> Reader<'a> {
 
     /// Lets tables begin anew, as an operator has asked; returns once the sinks have it.
     pub(super) async fn begin_anew(&self, known: &Tables, request: FillRequest) {
-        let FillRequest { sinks, tables, clears, is_left_empty, .. } = request;
+        let FillRequest { sinks, tables, clears, is_left_empty, filter } = request;
+        let is_partial = filter.is_some();
         self.await_attached(&sinks).await;
         for table in tables {
             let planned = &self.filler.plan.tables[table];
-            if let Some((_, stopped)) = self.filler.stopped().remove(&table) {
+            if let Some((_, stopped)) = stops::stopped(&self.filler.progress).remove(&table) {
                 let meant: Vec<String> = stopped.into_iter().filter(|sink| sinks.contains(sink)).collect();
                 if !meant.is_empty()
                     && let Err(error) =
@@ -144,7 +147,7 @@ impl<'a> Reader<'a> {
                 clears,
                 "the table is filled anew, as it was asked for"
             );
-            let fill = TableFill { clears, is_left_empty, ..TableFill::waiting(estimated) };
+            let fill = TableFill { clears, is_left_empty, is_partial, ..TableFill::waiting(estimated) };
             let done = self.send_step(table, Action::Begin { fill, sinks: Some(sinks.clone()) }).await;
             // Whoever asked is told that it is done when no sink lacks anything.
             let _ = tokio::time::timeout(REQUEST_PATIENCE, done).await;
@@ -168,7 +171,7 @@ impl<'a> Reader<'a> {
     async fn range(&mut self, table: usize, read_by: &ChunkTable, mut rest: KeyRange) -> Result<()> {
         self.forget_other_keys(table, read_by).await;
         let mut sent: VecDeque<Sent> = VecDeque::new();
-        let mut useless = 0;
+        let (mut useless, mut seen) = (0, Lsn::ZERO);
         loop {
             if useless > USELESS_MAX {
                 return Err(Error::transient("what was read is too old, again and again"));
@@ -190,13 +193,21 @@ impl<'a> Reader<'a> {
             let before = rest.clone();
             let (receipt, done) = oneshot::channel();
             let after = last_key.clone();
-            let action = move |run| Action::Chunk { rest: before, last_key: after, is_last, run, seen_lsn };
+            let is_partial = read_by.source().filter.is_some();
+            let action = move |run| Action::Chunk {
+                rest: before,
+                last_key: after,
+                is_last,
+                run,
+                seen_lsn,
+                is_partial,
+            };
             if self.offer(table, read, receipt, action).await == Offered::Stale {
                 useless += 1;
                 tokio::time::sleep(POLL).await;
                 continue;
             }
-            useless = 0;
+            (useless, seen) = (0, seen.max(seen_lsn));
             self.sent(Job::Range(table, rest.clone()));
             if last_key.is_some() {
                 rest.after = last_key;
@@ -210,7 +221,22 @@ impl<'a> Reader<'a> {
         for one in sent {
             self.take_receipt(table, Some(one)).await;
         }
+        self.flush(table, seen).await;
         Ok(())
+    }
+
+    /// Lets the stream come to where rows were read, also where nobody writes: the table is live only then. The server
+    /// sends what it has flushed, and such a position can lie in WAL that it flushes with the next commit.
+    async fn flush(&self, table: usize, seen: Lsn) {
+        let flush = async {
+            let primary = self.filler.source.connect().await?;
+            rows(&primary, include_str!("../../../sql/flush.sql"), &[&seen.to_string()], "flushing the WAL")
+                .await
+        };
+        if let Err(error) = flush.await {
+            // It is live with the next commit, then.
+            tracing::debug!(table, "the WAL is not flushed: {}", error.chain());
+        }
     }
 
     /// Waits until the sinks are done with a chunk, but not for long where others are: a sink that is stuck has its own
@@ -287,6 +313,7 @@ impl<'a> Reader<'a> {
                 self.sent(Job::Owed(table, owed.to_vec()));
                 let sent = Sent { rest: None, bytes: 0, at: Instant::now(), done };
                 self.take_receipt(table, Some(sent)).await;
+                self.flush(table, seen_lsn).await;
                 return Ok(());
             }
         }
