@@ -17,6 +17,8 @@ mod swap;
 mod tables;
 mod writer;
 
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +63,8 @@ pub struct SqliteSink {
 /// What exists once the file is open.
 struct Open {
     connection: Connection,
+    /// Device and inode of the file.
+    file: (u64, u64),
     plan: Arc<Plan>,
     /// The same with the names of the tables that rows are written to.
     written: Plan,
@@ -84,14 +88,33 @@ impl SqliteSink {
         SqliteSink { is_manual, ..self }
     }
 
+    /// What is open, as long as readers find it where they look for it: SQLite would write to a file that was moved,
+    /// deleted or replaced as if nothing were wrong.
+    ///
+    /// # Errors
+    /// The path names another file by now, or none.
     fn opened(&mut self) -> Result<&mut Open> {
-        self.open.as_mut().ok_or_else(|| Error::bug("SQLite sink used before it was opened"))
+        let open = self.open.as_mut().ok_or_else(|| Error::bug("SQLite sink used before it was opened"))?;
+        let is_there = match identity(&self.path) {
+            Ok(file) => file == open.file,
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        };
+        if is_there {
+            return Ok(open);
+        }
+        let message = format!("{} was moved, deleted or replaced while walcast ran", self.path.display());
+        let hint =
+            "put it back, or leave it to walcast to fill a new one; then: walcast reload, or start again";
+        Err(Error::new(Kind::NeedsBackfill, message).hint(hint))
     }
 }
 
 impl Sink for SqliteSink {
     fn open(&mut self, plan: &Arc<Plan>, source: &SourceIdentity) -> Result<Option<Checkpoint>> {
         let mut connection = connect(&self.path)?;
+        let file = identity(&self.path).map_err(|error| {
+            Error::transient(format!("looking at {}", self.path.display())).because(error)
+        })?;
         let transaction = connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(|error| failure(error, format!("opening {}", self.path.display())))?;
@@ -127,6 +150,7 @@ impl Sink for SqliteSink {
             source: source.clone(),
             epoch: checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.epoch),
             connection,
+            file,
             is_in_transaction: false,
         });
         Ok(checkpoint)
@@ -284,6 +308,11 @@ fn connect(path: &Path) -> Result<Connection> {
     };
     pragmas().map_err(|error| failure(error, format!("preparing {}", path.display())))?;
     Ok(connection)
+}
+
+/// Device and inode of the file at a path.
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 fn execute(connection: &Connection, sql: &str) -> Result<()> {
