@@ -36,10 +36,7 @@ fn started() -> (Pipeline, Api) {
             "[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\nmax_dead_letters = 3\n"
         ))
         .build(CREATE, &schema());
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
-    ["eu", "na"].iter().for_each(|sink| pipeline.filled(sink));
+    pipeline.begin();
     let api = Api::of(&pipeline);
     (pipeline, api)
 }
@@ -293,8 +290,7 @@ fn regions_on_d1_show_their_rows_and_dead_letters_too_whichever_way_they_are_rea
         .d1("weur", "")
         .d1_worker("apac", "")
         .build(CREATE, &schema());
-    pipeline.start();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     let api = Api::of(&pipeline);
     pipeline.exec(&app("it''s \u{fc}"));
     pipeline.exec(

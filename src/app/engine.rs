@@ -377,7 +377,9 @@ fn no_sink_left() -> Error {
 fn is_passing(error: &Error) -> bool {
     match error.kind() {
         Kind::Transient | Kind::Throttled { .. } | Kind::Replay => true,
-        Kind::Rejected | Kind::NeedsBackfill | Kind::Halt | Kind::Config | Kind::Bug => false,
+        Kind::Rejected | Kind::NeedsBackfill | Kind::Replaced | Kind::Halt | Kind::Config | Kind::Bug => {
+            false
+        }
     }
 }
 

@@ -113,10 +113,13 @@ impl Plan {
             let mut problems = Vec::new();
             let table = source.iter().find(|table| table.name == *name);
             let drawn = table.and_then(|table| draw_table(schema, entry, table, &mut problems));
-            let fatal: Vec<&str> = problems
+            let fatal: Vec<String> = problems
                 .iter()
                 .filter(|problem| problem.is_fatal)
-                .map(|problem| problem.message.as_str())
+                .map(|problem| match &problem.column {
+                    Some(column) => format!("{column}: {}", problem.message),
+                    None => problem.message.clone(),
+                })
                 .collect();
             drawn.unwrap_or_else(|| {
                 let is_there = table.is_some();
@@ -225,9 +228,12 @@ fn draw_table(
             report(Some(name), "no such column at the source".to_owned(), None, true);
             continue;
         };
-        if column.is_generated {
-            let message = "a generated column is not in the stream before Postgres 18".to_owned();
-            report(Some(name), message, Some("take it out of schema.json".to_owned()), true);
+        if !column.is_publishable {
+            let message = "it is generated, and Postgres publishes such a column from 18 on, if it is STORED"
+                .to_owned();
+            let remedy =
+                "take it out of schema.json, or make it a plain column that a trigger fills".to_owned();
+            report(Some(name), message, Some(remedy), true);
             continue;
         }
         let conversion = match Conversion::choose(column.base_type_oid, column.element_type_oid, column_type)
@@ -270,8 +276,15 @@ fn draw_table(
             "has no usable replica identity: once it is published, the application's own updates and \
                        deletes fail"
                 .to_owned();
-        let identity = if table.primary_key.is_empty() { "FULL" } else { "DEFAULT" };
-        report(None, message, alter(identity), true);
+        let remedy = match (table.primary_key.is_empty(), table.replica_identity) {
+            (false, _) => alter("DEFAULT"),
+            (true, ReplicaIdentity::Full) => {
+                let key = entry.primary_key.0.join(", ");
+                Some(format!("ALTER TABLE {} ADD PRIMARY KEY ({key}), REPLICA IDENTITY DEFAULT;", table.name))
+            }
+            (true, _) => alter("FULL"),
+        };
+        report(None, message, remedy, true);
     } else if let Some(missing) =
         entry.primary_key.0.iter().find(|name| !table.identity_columns.contains(*name))
     {

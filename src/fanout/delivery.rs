@@ -1,5 +1,5 @@
-//! What a river sends to its sinks. It says how much room it takes in their queues, and where it leaves whoever has taken
-//! it. Nothing is sent or taken here.
+//! What a river sends to its sinks. It says how much room it takes in their queues, and where whoever has taken it is
+//! then. Nothing is sent or taken here.
 
 use std::sync::Arc;
 

@@ -136,7 +136,10 @@ async fn write(shared: &Shared, plan: &Arc<Plan>, rows: &[RowToWrite], running: 
         requests.entry((&row.sink, row.index)).or_default().push(row.owed.clone());
     }
     for ((sink, table), rows) in requests {
-        prepared.fills.request_rows(RowRequest { sinks: vec![sink.to_owned()], table, rows });
+        if !prepared.fills.request_rows(RowRequest { sinks: vec![sink.to_owned()], table, rows }) {
+            // As where a reload came before: what is still there is tried again by who asks again.
+            return false;
+        }
     }
     let is_there = |row: &RowToWrite| {
         let sink = prepared.progress.find(&row.sink);

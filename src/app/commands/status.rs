@@ -3,6 +3,7 @@
 
 mod gather;
 mod report;
+mod text;
 
 use std::process::ExitCode;
 

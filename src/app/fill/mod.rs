@@ -19,7 +19,8 @@ pub mod pending;
 mod reader;
 pub mod request;
 pub mod resume;
-mod stops;
+pub mod settled;
+pub mod stops;
 mod tables;
 pub mod view;
 

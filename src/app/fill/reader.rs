@@ -13,6 +13,7 @@ use super::pace::{Pace, yield_to_stream};
 use super::pending::Pending;
 use super::request::{FillRequest, RowRequest};
 use super::resume::How;
+use super::stops;
 use super::tables::Tables;
 use crate::Lsn;
 use crate::capture::chunk::{Chunk, ChunkReader, ChunkTable, KeyRange, Selection};
@@ -124,7 +125,7 @@ impl<'a> Reader<'a> {
         self.await_attached(&sinks).await;
         for table in tables {
             let planned = &self.filler.plan.tables[table];
-            if let Some((_, stopped)) = self.filler.stopped().remove(&table) {
+            if let Some((_, stopped)) = stops::stopped(&self.filler.progress).remove(&table) {
                 let meant: Vec<String> = stopped.into_iter().filter(|sink| sinks.contains(sink)).collect();
                 if !meant.is_empty()
                     && let Err(error) =

@@ -2,10 +2,13 @@
 //!
 //! Nothing waits here. What has to wait is an error whose kind says for how long, and the worker comes again.
 
+mod landed;
 mod learn;
 
 use std::sync::Arc;
 
+use super::Options;
+use super::compose::Lax;
 use super::cost::Usage;
 use super::dead_letters::Letters;
 use super::failures::unix_seconds;
@@ -14,24 +17,14 @@ use super::limits::{self, Pace};
 use super::request::{Composer, Cutter, End, Poison, Ready, Request, outstanding};
 use super::state::{self, State, StateSql};
 use super::tables::TableSql;
-use super::transport::{Answer, Statement, Transport};
-use super::{
-    Options,
-    compose::{Lax, Purpose},
-};
+use super::transport::{Statement, Transport};
 use crate::Lsn;
 use crate::capture::slot::SourceIdentity;
-use crate::encode::fold::ChangeRef;
-use crate::encode::json_rows;
 use crate::encode::plan::Plan;
-use crate::encode::run::ChangeKind;
 use crate::error::{Error, Result};
 use crate::fanout::fill::{Fills, OwedKey};
 use crate::fanout::sink::{Applied, Batch, Checkpoint, OpenTransaction, Reached};
-use crate::sink::replica::{missing_row, taken_over};
-
-/// A database of this size is warned of: a tenth less than what fits.
-const SIZE_WARNING_BYTES: u64 = limits::DATABASE_BYTES_MAX / 10 * 8;
+use crate::sink::replica::taken_over;
 
 /// An opened database, and what is known of it.
 pub(super) struct Session {
@@ -83,36 +76,6 @@ struct Pending {
     usage: Usage,
     applied: Applied,
     rows: u64,
-}
-
-/// The rows of a table for whose updates dead letters were written: what has to be read.
-fn missing<'a>(
-    plan: &'a Plan,
-    request: &'a Request<'_>,
-    table: usize,
-    answer: &'a Answer,
-) -> impl Iterator<Item = (usize, OwedKey)> + 'a {
-    let keys: Vec<&str> = answer.rows.iter().filter_map(|row| row.get("key")?.as_str()).collect();
-    let of_table = move |from: &ChangeRef<'_>| from.change().table as usize == table;
-    let found = move |from: ChangeRef<'_>| {
-        let change = from.change();
-        let key = match change.kind {
-            ChangeKind::Update => {
-                let row = from.run.row(change, plan);
-                plan.tables[table].key.iter().map(|&index| row[index]).collect()
-            }
-            ChangeKind::Move => from.run.key(change, plan).to_vec(),
-            ChangeKind::Upsert | ChangeKind::Delete | ChangeKind::Truncate | ChangeKind::Reject => {
-                return None;
-            }
-        };
-        let mut text = Vec::new();
-        json_rows::array(key, from.run.arena(), &mut text);
-        let is_missing = keys.iter().any(|key| key.as_bytes() == text);
-        is_missing.then(|| missing_row(from.run, from.span, change, plan)).flatten()
-    };
-    let changes = (!answer.rows.is_empty()).then(|| request.changes());
-    changes.into_iter().flatten().filter(of_table).filter_map(found)
 }
 
 /// Waits for a call in a thread of its own, and does something else in this one.
@@ -371,61 +334,6 @@ impl Session {
         // Whatever has become of it: nothing more is sent without reading the checkpoint first.
         self.is_uncounted = false;
         self.pending = Some(Pending { end, usage, applied: Applied::default(), rows: 0 });
-    }
-
-    /// The request was applied, and here is what it came to.
-    fn landed(&mut self, answers: &[Answer], fence: usize, pending: Pending, request: &Request<'_>) {
-        let ready = &request.ready;
-        let Pending { end, mut usage, mut applied, .. } = pending;
-        usage.rows_written += answers.iter().map(|answer| answer.rows_written).sum::<u64>();
-        for (answer, purpose) in answers.iter().skip(fence).zip(&ready.purposes) {
-            match purpose {
-                Purpose::Table(table) => {
-                    let target = &self.plan.tables[*table].target;
-                    match usage.tables.get_mut(target) {
-                        Some(rows) => *rows += answer.rows_written,
-                        None => drop(usage.tables.insert(target.clone(), answer.rows_written)),
-                    }
-                }
-                Purpose::SetAside(table) => {
-                    self.missing.extend(missing(&self.plan, request, *table, answer));
-                    applied.dead_letters += answer.rows_written;
-                    if answer.rows_written > 0 {
-                        tracing::warn!(
-                            rows = answer.rows_written,
-                            "dead letters: {}",
-                            crate::sink::replica::NOT_IN_REPLICA
-                        );
-                    }
-                }
-                Purpose::Letters => {}
-            }
-        }
-        ready.letters.log();
-        if let Some(bytes) = answers.iter().filter_map(|answer| answer.size_after).max()
-            && (bytes >= SIZE_WARNING_BYTES) != self.is_size_warned
-        {
-            self.is_size_warned = !self.is_size_warned;
-            if self.is_size_warned {
-                tracing::warn!(bytes, "the database is nearly full: D1 takes 10 GB");
-            }
-        }
-        if let Some(state) = &mut self.state {
-            state.sequence += 1;
-            state.usage = usage;
-            let checkpoint = &mut state.checkpoint;
-            checkpoint.lsn = end.lsn.unwrap_or(checkpoint.lsn);
-            checkpoint.commit_time_micros = end.commit_time_micros.or(checkpoint.commit_time_micros);
-            checkpoint.transactions += end.transactions;
-            checkpoint.open = end.open;
-            checkpoint.source.timeline = self.source.timeline;
-            let lsn = checkpoint.lsn;
-            self.poison.retain(|(commit_lsn, _), _| *commit_lsn >= lsn);
-        }
-        self.is_uncounted = !ready.purposes.is_empty();
-        self.unreported.add(applied);
-        self.pace.succeeded();
-        self.complaints = 0;
     }
 
     /// A request that moves nothing but the sequence.

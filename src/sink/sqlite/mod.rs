@@ -4,11 +4,15 @@
 //! transaction, with `synchronous = FULL`: what is acknowledged survives a power failure. A source transaction that
 //! comes in parts keeps its SQLite transaction open across them, so readers never see half of it.
 //!
+//! An open file can be deleted, or another one put in its place, and SQLite goes on writing to what nobody can read any
+//! more. So nothing is acknowledged before the path was seen to name the file still (`place`).
+//!
 //! `state` and `fills` own the `_walcast_*` tables, `tables` and `swap` the replicated ones, `writer` the statements. A
 //! table whose definition changed is built beside the one that readers see, under another name; only what writes rows
 //! knows of it.
 
 mod fills;
+mod place;
 mod prune;
 mod reading;
 mod shapes;
@@ -17,8 +21,6 @@ mod swap;
 mod tables;
 mod writer;
 
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,7 @@ use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
 use crate::sink::alter::{self, written};
 use crate::sink::definition::beside;
 use crate::sink::replica::{OnRejected, awaits_operator, check_source, taken_over};
+use place::Place;
 
 /// How long a statement waits for another process that writes the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,8 +66,7 @@ pub struct SqliteSink {
 /// What exists once the file is open.
 struct Open {
     connection: Connection,
-    /// Device and inode of the file.
-    file: (u64, u64),
+    place: Place,
     plan: Arc<Plan>,
     /// The same with the names of the tables that rows are written to.
     written: Plan,
@@ -88,33 +90,14 @@ impl SqliteSink {
         SqliteSink { is_manual, ..self }
     }
 
-    /// What is open, as long as readers find it where they look for it: SQLite would write to a file that was moved,
-    /// deleted or replaced as if nothing were wrong.
-    ///
-    /// # Errors
-    /// The path names another file by now, or none.
     fn opened(&mut self) -> Result<&mut Open> {
-        let open = self.open.as_mut().ok_or_else(|| Error::bug("SQLite sink used before it was opened"))?;
-        let is_there = match identity(&self.path) {
-            Ok(file) => file == open.file,
-            Err(error) => error.kind() != ErrorKind::NotFound,
-        };
-        if is_there {
-            return Ok(open);
-        }
-        let message = format!("{} was moved, deleted or replaced while walcast ran", self.path.display());
-        let hint =
-            "put it back, or leave it to walcast to fill a new one; then: walcast reload, or start again";
-        Err(Error::new(Kind::NeedsBackfill, message).hint(hint))
+        self.open.as_mut().ok_or_else(|| Error::bug("SQLite sink used before it was opened"))
     }
 }
 
 impl Sink for SqliteSink {
     fn open(&mut self, plan: &Arc<Plan>, source: &SourceIdentity) -> Result<Option<Checkpoint>> {
         let mut connection = connect(&self.path)?;
-        let file = identity(&self.path).map_err(|error| {
-            Error::transient(format!("looking at {}", self.path.display())).because(error)
-        })?;
         let transaction = connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(|error| failure(error, format!("opening {}", self.path.display())))?;
@@ -150,7 +133,7 @@ impl Sink for SqliteSink {
             source: source.clone(),
             epoch: checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.epoch),
             connection,
-            file,
+            place: Place::of(&self.path)?,
             is_in_transaction: false,
         });
         Ok(checkpoint)
@@ -176,34 +159,22 @@ impl Sink for SqliteSink {
 
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
         let on_rejected = self.on_rejected;
-        let path = self.path.clone();
         let open = self.opened()?;
         let mut writer = writer::Writer::new(open, on_rejected);
         let applied = writer.apply(batch);
         let missing = std::mem::take(&mut writer.missing);
         drop(writer);
+        let applied =
+            open.place.check().and(applied).map_err(|error| error.context(open.place.path().display()));
         self.missing = missing;
-        applied.map_err(|error| error.context(path.display()))
+        applied
     }
 
     fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
         let on_rejected = self.on_rejected;
-        let path = self.path.clone();
         let open = self.opened()?;
-        if write.swaps {
-            swap::swap(open, write).map_err(|error| error.context(path.display()))?;
-            tracing::info!(
-                replica = %path.display(),
-                table = open.plan.tables[write.table].target,
-                "the table that was built beside takes its place"
-            );
-            return Ok(Applied::default());
-        }
-        if write.clears && write.fill.is_beside && !open.is_beside(write.table) {
-            return open.build_beside(write).map_err(|error| error.context(path.display()));
-        }
-        let mut writer = writer::Writer::new(open, on_rejected);
-        writer.fill(write).map_err(|error| error.context(path.display()))
+        let filled = open.fill(write, on_rejected);
+        open.place.check().and(filled).map_err(|error| error.context(open.place.path().display()))
     }
 
     fn take_missing(&mut self) -> Vec<(usize, OwedKey)> {
@@ -239,6 +210,19 @@ impl Sink for SqliteSink {
 }
 
 impl Open {
+    fn fill(&mut self, write: &FillWrite<'_>, on_rejected: OnRejected) -> Result<Applied> {
+        if write.swaps {
+            swap::swap(self, write)?;
+            let table = &self.plan.tables[write.table].target;
+            tracing::info!(replica = %self.place.path().display(), table, "the table that was built beside takes its place");
+            return Ok(Applied::default());
+        }
+        if write.clears && write.fill.is_beside && !self.is_beside(write.table) {
+            return self.build_beside(write);
+        }
+        writer::Writer::new(self, on_rejected).fill(write)
+    }
+
     /// Whether another table than the one that readers see is written to.
     fn is_beside(&self, table: usize) -> bool {
         self.written.tables[table].target != self.plan.tables[table].target
@@ -308,11 +292,6 @@ fn connect(path: &Path) -> Result<Connection> {
     };
     pragmas().map_err(|error| failure(error, format!("preparing {}", path.display())))?;
     Ok(connection)
-}
-
-/// Device and inode of the file at a path.
-fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
-    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 fn execute(connection: &Connection, sql: &str) -> Result<()> {
