@@ -272,6 +272,24 @@ fn a_role_without_replication_is_found_before_anything_else_fails() {
 }
 
 #[test]
+fn a_region_that_is_added_to_others_is_no_problem_because_a_start_fills_it() {
+    let pipeline = Pipeline::start().fed();
+    std::fs::remove_file(pipeline.path("data/na.db")).unwrap();
+    let status = pipeline.json(0, &["status", "--json"]);
+    assert_eq!(
+        (&status["sinks"][0]["state"], &status["sinks"][1]["state"]),
+        (&"attached".into(), &"not-created".into())
+    );
+    assert!(
+        pipeline
+            .ok(&["check"])
+            .contains("sink na: nothing is there yet; walcast run creates it and fills it")
+    );
+    let never = pipeline.command(&["check"]).env("WALCAST_BACKFILL__MODE", "never").output().unwrap();
+    assert_eq!(never.status.code(), Some(3), "then somebody has to decide");
+}
+
+#[test]
 fn a_lost_slot_a_foreign_file_and_another_pipelines_file_are_shown_as_such() {
     let pipeline = Pipeline::start().fed();
     std::fs::remove_file(pipeline.path("data/na.db")).unwrap();
