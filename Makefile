@@ -42,6 +42,6 @@ lint: prepare ## Check format, lints and documentation; a warning is an error
 prepare: ## Install what is missing on this machine: a C compiler, pkg-config, make, a Postgres server, workerd
 	@.ci/prepare
 
-# wrangler is 413 MB, and Chromium 300 MB, that only tests need.
+# wrangler is 394 MB, and Chromium 300 MB, that only tests need.
 prepare-tests:
 	@.ci/prepare tests

@@ -284,6 +284,27 @@ async fn a_publication_is_created_widened_and_then_accepted() {
 }
 
 #[tokio::test]
+async fn a_table_that_others_inherit_from_is_published_without_them() {
+    let source = Source::start(
+        "CREATE TABLE parent (id int PRIMARY KEY, v text);
+         CREATE TABLE keyless (extra int) INHERITS (parent);
+         CREATE TABLE child (extra int, PRIMARY KEY (id)) INHERITS (parent);
+         CREATE TABLE later (id int PRIMARY KEY);",
+    )
+    .await;
+    let (client, version) = (&source.client, source.version().await);
+    let both = source.published(&[("parent", &["v"]), ("child", &["v", "extra"])]).await;
+    ensure(client, "w", &both, version).await.unwrap();
+    let more = source.published(&[("parent", &["v"]), ("later", &["id"])]).await;
+    ensure(client, "w", &more, version).await.unwrap();
+    let made = publication::describe(client, "w").await.unwrap().unwrap();
+    let names: Vec<String> = made.tables.iter().map(|member| member.name.plain()).collect();
+    assert_eq!(names, ["child", "later", "parent"]);
+    // Published, it could not be written any more: it has no key.
+    client.batch_execute("INSERT INTO keyless VALUES (1); UPDATE keyless SET v = 'x'").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_role_that_may_not_publish_is_told_the_sql_that_its_dba_runs() {
     let source = Source::start(
         "CREATE ROLE dba LOGIN; CREATE ROLE walcast LOGIN REPLICATION; GRANT CREATE ON DATABASE postgres TO walcast;

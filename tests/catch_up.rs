@@ -36,9 +36,7 @@ fn pipeline(sinks: &[&str], settings: &[(&str, &str)], sections: &str) -> Pipeli
         builder = builder.setting(name, value);
     }
     let mut pipeline = builder.build(CREATE, &schema());
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     pipeline
 }
 

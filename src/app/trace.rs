@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use super::d1::Transports;
 use super::{letters, replicas};
 use crate::Lsn;
+use crate::capture::publication;
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::cell::{Cell, push};
 use crate::encode::json_rows;
@@ -142,7 +143,7 @@ pub async fn trace(
     table: &str,
     key: &[String],
 ) -> Result<Trace> {
-    let index = plan.tables.iter().position(|planned| planned.source.plain() == table);
+    let index = plan.named(table);
     let index = index.ok_or_else(|| Error::config(format!("schema.json has no table {table:?}")))?;
     let planned = &plan.tables[index];
     if key.len() != planned.key.len() {
@@ -150,7 +151,9 @@ pub async fn trace(
         let names = names.join(", ");
         return Err(Error::config(format!("the key of table {table} is ({names}): {} given", key.len())));
     }
-    let (mut at_source, mut lsn) = read_source(client, planned, key).await?;
+    let row_filter = publication::row_filter(client, &config.source.publication, &planned.source).await?;
+    let row_filter = row_filter.as_deref().unwrap_or("true");
+    let (mut at_source, mut lsn) = read_source(client, planned, key, row_filter).await?;
     let mut rounds = 1;
     loop {
         let expected = expected(planned, at_source.texts.as_deref());
@@ -166,7 +169,7 @@ pub async fn trace(
             found.into_iter().map(|found| judge(planned, &expected, lsn, found)).collect();
         let differs = |region: &RegionRow| matches!(region.verdict, Verdict::Differs | Verdict::DeadLetter);
         if regions.iter().any(differs) {
-            let (again, lsn_again) = read_source(client, planned, key).await?;
+            let (again, lsn_again) = read_source(client, planned, key, row_filter).await?;
             if again != at_source {
                 (at_source, lsn) = (again, lsn_again);
                 rounds += 1;
@@ -194,30 +197,34 @@ pub async fn trace(
     }
 }
 
-/// Reads the row's texts, the key as the source spells it, and the position behind which nothing of that is.
-async fn read_source(client: &Client, table: &PlannedTable, key: &[String]) -> Result<(AtSource, Lsn)> {
+/// Reads the row's texts, the key as the source spells it, and the position behind which nothing of that is. A row that
+/// the publication's filter leaves out is not there for the regions.
+async fn read_source(
+    client: &Client,
+    table: &PlannedTable,
+    key: &[String],
+    row_filter: &str,
+) -> Result<(AtSource, Lsn)> {
     let key_columns: Vec<(String, String)> = table
         .key_columns()
         .map(|column| quote(&column.source))
         .zip(key.iter().map(|part| quote_literal(part)))
         .collect();
+    let relation = table.relation();
     // An untyped literal takes the column's type, so the server spells the key as the stream does.
     let spelt: Vec<String> = key_columns
         .iter()
-        .map(|(column, literal)| {
-            format!("coalesce((SELECT {column} FROM {} LIMIT 0), {literal})", table.source)
-        })
+        .map(|(column, literal)| format!("coalesce((SELECT {column} FROM {relation} LIMIT 0), {literal})"))
         .collect();
     let columns: Vec<String> = table.columns.iter().map(|column| quote(&column.source)).collect();
     let matches: Vec<String> =
         key_columns.iter().map(|(column, literal)| format!("{column} = {literal}")).collect();
     // Three statements, so three snapshots: the position is read after the row.
     let sql = format!(
-        "SELECT {}; SELECT {} FROM {} WHERE {} LIMIT 1;
+        "SELECT {}; SELECT {} FROM {relation} WHERE {} AND ({row_filter}) LIMIT 1;
          SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END",
         spelt.join(", "),
         columns.join(", "),
-        table.source,
         matches.join(" AND ")
     );
     let doing = format!("reading a row of table {}", table.source.plain());
@@ -250,7 +257,11 @@ async fn read_source(client: &Client, table: &PlannedTable, key: &[String]) -> R
     };
     let position = position.into_iter().flatten().next().and_then(|lsn| lsn.parse().ok());
     let lsn = position.ok_or_else(|| Error::bug(format!("{doing}: no position")))?;
-    let key = spelt.into_iter().map(Option::unwrap_or_default).collect();
+    // Equal keys may be spelt differently (1.0 and 1.00): the regions have the row's own.
+    let key = match &texts {
+        Some(texts) => table.key.iter().map(|&index| texts[index].clone().unwrap_or_default()).collect(),
+        None => spelt.into_iter().map(Option::unwrap_or_default).collect(),
+    };
     Ok((AtSource { key, texts }, lsn))
 }
 

@@ -59,12 +59,18 @@ impl Pipeline {
     /// A pipeline with the sinks `eu` and `na`, its engine running and caught up with `sql`.
     pub fn started(sql: &str, schema: &Value) -> Pipeline {
         let mut pipeline = Pipeline::builder().build(sql, schema);
-        pipeline.start();
-        pipeline.catch_up();
-        // The replicas have their first position before the stream starts.
-        pipeline.await_log("streaming");
-        pipeline.sinks.clone().iter().for_each(|sink| pipeline.filled(sink));
+        pipeline.begin();
         pipeline
+    }
+
+    /// Starts the engine for the first time, and waits until all that there is at the source has come by the fill: what
+    /// is written from now on comes by the stream alone.
+    pub fn begin(&mut self) {
+        self.start();
+        self.catch_up();
+        // The replicas have their first position before the stream starts.
+        self.await_log("streaming");
+        self.sinks.iter().for_each(|sink| self.filled(sink));
     }
 
     // The engine.

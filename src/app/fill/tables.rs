@@ -12,8 +12,8 @@ use super::gate::Gate;
 use super::view::FillView;
 use crate::capture::catalog::{Server, read_server};
 use crate::capture::chunk::{ChunkReader, ChunkSource, ChunkTable, InDoubt, KeyRange, Selection};
-use crate::capture::locks;
 use crate::capture::snapshot::ReadPoint;
+use crate::capture::{locks, publication};
 use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
@@ -73,7 +73,9 @@ impl Tables {
             filter: filter.clone(),
         };
         let primary = filler.source.connect().await?;
-        let chunk_table = ChunkTable::inspect(&primary, source).await?;
+        let publication = &filler.source.config.publication;
+        let row_filter = publication::row_filter(&primary, publication, &planned.source).await?;
+        let chunk_table = ChunkTable::inspect(&primary, source).await?.published_by(row_filter);
         self.gate.watch(table);
         self.watched.borrow_mut().insert(table);
         if !filler.is_live_anywhere(table) {
@@ -157,18 +159,23 @@ impl Tables {
     }
 
     /// Lets the table rest, and says why.
-    pub(super) fn failed(&self, table: usize, error: &Error) {
+    pub(super) fn failed(&self, table: usize, error: Error) {
         let mut resting = self.resting.borrow_mut();
         let (failures, until) = resting.entry(table).or_insert((0, Instant::now()));
         *failures += 1;
         let wait = REST.0.saturating_mul(1 << (*failures - 1).min(16)).min(REST.1);
         *until = Instant::now() + wait;
         let name = self.plan.tables[table].source.plain();
+        let error = match self.view.filter(table).and(error.hint_text()) {
+            None if self.view.filter(table).is_some() => error
+                .hint(format!("if it is the condition: walcast backfill --table {name} without one ends it")),
+            _ => error,
+        };
         if error.kind() == Kind::Transient {
             tracing::warn!(table = %name, wait_ms = wait.as_millis() as u64, "the fill goes on later: {}", error.chain());
         } else {
             tracing::error!(table = %name, hint = error.hint_text(), "the table cannot be filled: {}", error.chain());
-            self.view.set_failure(table, Some(error));
+            self.view.set_failure(table, Some(&error));
         }
         // The server may be another one now. What touches the table is remembered on: others may be reading it.
         self.ready.borrow_mut().retain(|(other, _), _| *other != table);

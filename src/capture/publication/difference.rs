@@ -221,9 +221,11 @@ fn set_tables(publication: &Publication, wanted: &[PublishedTable]) -> String {
     fill(template, &[("publication", &publication), ("tables", &members.join(", "))])
 }
 
-/// `"schema"."name" ("column", …) WHERE (…)`.
+/// `ONLY "schema"."name" ("column", …) WHERE (…)`. Without ONLY the server would also publish every table that inherits
+/// from it: twice with other columns, which it refuses, or one without a key, whose own UPDATE and DELETE it then
+/// rejects. Partitions are not meant by it.
 fn clause(name: &TableName, columns: Option<&[String]>, row_filter: Option<&str>) -> String {
-    let mut text = name.to_string();
+    let mut text = format!("ONLY {name}");
     if let Some(columns) = columns {
         let quoted: Vec<String> = columns.iter().map(|column| quote_identifier(column)).collect();
         text.push_str(&format!(" ({})", quoted.join(", ")));
@@ -253,7 +255,7 @@ fn notes(publication: &Publication, wanted: &[PublishedTable], version: ServerVe
     for member in publication.tables.iter().filter(|member| is_wanted(&member.name)) {
         if let Some(filter) = &member.row_filter {
             let table = member.name.plain();
-            notes.push(format!("it filters table {table} by {filter}: backfill and reconcile read all rows"));
+            notes.push(format!("it filters table {table} by {filter}: replicas get only those rows"));
         }
     }
     if !publication.publishes_truncate {
