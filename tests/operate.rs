@@ -23,9 +23,7 @@ fn started(lines: &str) -> (Pipeline, Api) {
     let mut pipeline = Pipeline::builder()
         .sections(&format!("[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n{lines}\n"))
         .build(CREATE, &schema());
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     let api = Api::of(&pipeline);
     (pipeline, api)
 }

@@ -377,6 +377,54 @@ fn the_old_configuration_comes_back_where_the_new_one_fails_after_all() {
 }
 
 #[test]
+fn a_region_that_is_taken_out_while_it_is_being_opened_is_left_as_it_is() {
+    let (mut pipeline, api) = started("");
+    let before = config(&pipeline);
+    let regions = |names: &[&str]| {
+        let region =
+            |name: &&str| format!("[[sink]]\nname = \"{name}\"\ntype = \"sqlite\"\npath = \"{name}.db\"\n");
+        fs::write(
+            pipeline.path("walcast.toml"),
+            before.clone() + &names.iter().map(region).collect::<String>(),
+        )
+        .unwrap();
+        reloaded(&api)
+    };
+    let file = rusqlite::Connection::open(pipeline.path("ap.db")).unwrap();
+    file.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    assert_eq!(regions(&["ap"]), "sinks: ap comes");
+    pipeline.await_log("the sink cannot be opened yet");
+    assert_eq!(regions(&[]), "sinks: ap goes");
+    file.execute_batch("COMMIT").unwrap();
+    let checkpoints = "SELECT count(*) FROM _walcast_checkpoint";
+    let opened = || file.query_row(checkpoints, [], |row| row.get::<_, i64>(0)).ok();
+    pipeline.eventually("the region to be open", opened);
+    // Who comes behind it is in, so it would be too.
+    assert_eq!(regions(&["sa"]), "sinks: sa comes");
+    all_right(&pipeline, &api);
+    assert_eq!(opened(), Some(0), "nothing is written to it");
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn a_stopped_table_that_is_taken_out_of_the_schema_is_not_shown_as_stopped_any_more() {
+    let (mut pipeline, api) = started("");
+    pipeline.write_schema(&schema(&["t", "u"]));
+    reloaded(&api);
+    ["eu", "na"].into_iter().for_each(|sink| pipeline.filled(sink));
+    pipeline.exec("ALTER TABLE u RENAME COLUMN n TO m; INSERT INTO u (m) VALUES (1)");
+    let is_shown = |value: u32| {
+        let line = format!("walcast_table_stopped{{sink=\"eu\",table=\"u\"}} {value}");
+        api.get("/metrics").body.contains(&line).then_some(())
+    };
+    pipeline.eventually("the table to be shown as stopped", || is_shown(1));
+    pipeline.write_schema(&schema(&["t"]));
+    assert_eq!(reloaded(&api), "other tables");
+    pipeline.eventually("the table to be shown so no more", || is_shown(0));
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
 fn an_engine_that_waits_for_its_source_takes_the_new_configuration_with_its_next_attempt() {
     let mut pipeline = Pipeline::builder().build(CREATE, &schema(&["t"]));
     let good = pipeline.cluster.url();

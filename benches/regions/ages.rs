@@ -29,7 +29,7 @@ impl<'a> Ages<'a> {
         let left_out = without.and_then(|name| self.readers.remove_entry(name)).map(|(name, _)| name);
         let interval = match self.regions {
             Regions::Files(_) => INTERVAL,
-            Regions::Databases(_) => DATABASE_INTERVAL,
+            Regions::Databases(..) => DATABASE_INTERVAL,
         };
         let mut ages = Vec::new();
         std::thread::scope(|scope| {

@@ -9,15 +9,17 @@ use walcast::capture::chunk::InDoubt;
 use walcast::capture::copy_text::CopyRows;
 use walcast::capture::frame::FrameRun;
 use walcast::capture::snapshot::{CommitId, ReadPoint};
+use walcast::capture::table::ReplicaIdentity;
 use walcast::decode::Decoder;
 use walcast::encode::chunk;
 use walcast::encode::mapper::Mapper;
 use walcast::encode::plan::Plan;
 use walcast::encode::run::Run;
+use walcast::encode::schema_file::SchemaFile;
 use walcast::encode::touched::{Horizon, Owed, Ticket, Touched};
 
 use super::sink::{Item, Target};
-use super::snapshots::{IDS, ITEMS, Rows, Source, copy, plan};
+use super::snapshots::{IDS, ITEMS, Rows, Source, copy};
 use super::{Seen, Without, wire};
 
 /// What one seed does before it is drained.
@@ -86,7 +88,7 @@ impl Simulation {
         let target =
             Target { rows: Rows::new(), lsn: Lsn(1000), ranges, owed: BTreeSet::new(), filled_at: Lsn::ZERO };
         let standbys = vec![0; [0, 0, 1, 2][rng.usize(..4)]];
-        let plan = plan("INTEGER");
+        let plan = plan();
         let engine = Engine::start(&plan, &target, &source, &mut rng);
         let mut simulation =
             Simulation { rng, without, plan, source, standbys, target, engine, seen: Seen::default() };
@@ -487,4 +489,13 @@ impl Engine {
             is_filling: false,
         }
     }
+}
+
+fn plan() -> Arc<Plan> {
+    let columns = r#"{ "id": "INTEGER", "name": "TEXT", "note": "TEXT" }"#;
+    let schema = format!(r#"{{ "items": {{ "primaryKey": "id", "columns": {columns} }} }}"#);
+    let schema = SchemaFile::parse("schema.json", &schema).unwrap();
+    let columns = [("id", 20), ("name", 25), ("note", 25)];
+    let tables = [wire::table(ITEMS, "items", &columns, &["id"], ReplicaIdentity::Default)];
+    Arc::new(Plan::new(&schema, &tables).unwrap())
 }

@@ -27,6 +27,11 @@ pub struct Database {
     pub is_damaged: bool,
     /// What readers see while another table is built beside.
     pub readers_see: Option<Rows>,
+    /// What is in the table while it is stopped, if it was what the source was.
+    pub stopped_at: Option<Rows>,
+    /// Whether its table was live, and the other one was at any time.
+    pub was_live: bool,
+    pub has_others: bool,
     /// The checkpoint when it was last looked at.
     pub lsn: Lsn,
 }
@@ -59,6 +64,9 @@ pub struct Content {
     pub is_split: bool,
     pub fill: Option<TableFill>,
     pub rows: Rows,
+    /// The same of the other table.
+    pub others_fill: Option<TableFill>,
+    pub others: Rows,
 }
 
 impl Database {
@@ -74,7 +82,17 @@ impl Database {
         };
         let faults =
             Faults { reject: rng.u32(..200), lose_answer: rng.u32(..200), lose_transaction: rng.u32(..200) };
-        Database { kind, faults, seen: Arc::default(), is_damaged: false, readers_see: None, lsn: Lsn::ZERO }
+        Database {
+            kind,
+            faults,
+            seen: Arc::default(),
+            is_damaged: false,
+            readers_see: None,
+            stopped_at: None,
+            was_live: false,
+            has_others: false,
+            lsn: Lsn::ZERO,
+        }
     }
 
     /// The region is lost: what comes in its place is empty.
@@ -91,6 +109,7 @@ impl Database {
             Kind::D1(local, _) => *local = LocalD1::new(rng.u64(..)),
         }
         (self.lsn, self.is_damaged, self.readers_see) = (Lsn::ZERO, false, None);
+        (self.stopped_at, self.was_live, self.has_others) = (None, false, false);
     }
 
     pub fn sink(&self, rng: fastrand::Rng) -> FaultySink {
@@ -139,7 +158,7 @@ impl Database {
 
     /// Somebody else takes a row away, if it is there.
     pub fn take_away(&mut self, id: i64) -> bool {
-        if self.readers_see.is_some() {
+        if self.readers_see.is_some() || self.stopped_at.is_some() {
             return false;
         }
         // A writer may be inside a transaction.
@@ -162,16 +181,17 @@ impl Database {
             let sql = format!("SELECT lsn, {is_split} FROM _walcast_checkpoint");
             let (lsn, is_split) =
                 transaction.query_row(&sql, [], |row| Ok((row.get::<_, String>(0)?, row.get(1)?))).unwrap();
-            let fill = "SELECT fill FROM _walcast_fills WHERE target = 'items'";
-            let fill = transaction.query_row(fill, [], |row| row.get::<_, String>(0)).ok();
-            let mut rows = transaction.prepare("SELECT CAST(id AS INTEGER), name, note FROM items").unwrap();
-            let rows = rows.query_map([], |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?]))).unwrap();
-            Content {
-                lsn: lsn.parse().unwrap(),
-                is_split,
-                fill: fill.map(|fill| serde_json::from_str(&fill).unwrap()),
-                rows: rows.map(|row| row.unwrap()).collect(),
-            }
+            let table = |name: &str| {
+                let fill = "SELECT fill FROM _walcast_fills WHERE target = ?1";
+                let fill = transaction.query_row(fill, [name], |row| row.get::<_, String>(0)).ok();
+                let rows = format!("SELECT CAST(id AS INTEGER), name, note FROM {name}");
+                let mut rows = transaction.prepare(&rows).unwrap();
+                let rows = rows.query_map([], |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?]))).unwrap();
+                let rows: Rows = rows.map(|row| row.unwrap()).collect();
+                (fill.map(|fill| serde_json::from_str(&fill).unwrap()), rows)
+            };
+            let ((fill, rows), (others_fill, others)) = (table("items"), table("others"));
+            Content { lsn: lsn.parse().unwrap(), is_split, fill, rows, others_fill, others }
         })
     }
 

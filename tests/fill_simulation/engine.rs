@@ -7,12 +7,13 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use walcast::Lsn;
 use walcast::app::fill::gate::Gate;
+use walcast::app::fill::settled::settled;
 use walcast::capture::slot::SourceIdentity;
 use walcast::encode::current::CurrentPlan;
 use walcast::encode::plan::Plan;
 use walcast::fanout::chain::{Inlet, chain};
 use walcast::fanout::detour::{Detour, Progressed, may_drop};
-use walcast::fanout::fill::{Action, OwedKey, TableFill, TableState};
+use walcast::fanout::fill::{Action, FillWrite, Fills, OwedKey, TableFill, TableState};
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::{Phase, Progress, SinkProgress, State};
 use walcast::fanout::retry::Backoff;
@@ -20,8 +21,10 @@ use walcast::fanout::sink::Sink;
 use walcast::fanout::worker::{BatchLimits, Step, Worker};
 
 use super::databases::{Database, FaultySink};
-use super::readers::Readers;
-use super::snapshots::{IDS, Rows, Source, plan};
+use super::ddl::{is_fit, plan};
+use super::keeper::Keeper;
+use super::readers::{OTHER_TABLE, Readers, TABLE, table_of};
+use super::snapshots::{Committed, IDS, Rows, Source};
 use super::streams::{Route, Session};
 use super::{Seen, Without};
 
@@ -38,9 +41,10 @@ pub struct Simulation {
     confirmed: Lsn,
     /// What the copy of the slot was confirmed to that a sink has, by its number.
     copies: BTreeMap<usize, Lsn>,
-    plan: Arc<Plan>,
     /// Ids are text in the replicas.
     is_text: bool,
+    /// The publication has whatever there is.
+    publishes_all: bool,
     databases: Vec<Database>,
     seen: Seen,
     _directory: tempfile::TempDir,
@@ -54,8 +58,10 @@ struct Engine {
     inlets: Vec<Sender<Inlet>>,
     sinks: Vec<Arc<SinkProgress>>,
     progress: Progress,
+    current: Arc<CurrentPlan>,
     session: Session,
     readers: Readers,
+    keeper: Keeper,
     /// The sinks that do not only take the main stream, by their numbers.
     branches: BTreeMap<usize, Branch>,
 }
@@ -75,7 +81,7 @@ enum Branch {
 impl Simulation {
     pub fn new(seed: u64, without: Without) -> Simulation {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let source = Source::new(rng.fork());
+        let source = Source::new(rng.fork()).with_others();
         // In memory, where there is such a place.
         let memory = std::path::Path::new("/dev/shm");
         let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -83,17 +89,17 @@ impl Simulation {
         let count = rng.usize(1..4);
         let databases = (0..count).map(|number| Database::new(&mut rng, directory.path(), number)).collect();
         Simulation {
-            rng,
             without,
             before: source.visible.clone(),
             confirmed: Lsn(source.lsn),
             source,
             copies: BTreeMap::new(),
-            plan: plan("INTEGER"),
             is_text: false,
+            publishes_all: rng.bool(),
             databases,
             seen: Seen::default(),
             _directory: directory,
+            rng,
         }
     }
 
@@ -115,7 +121,6 @@ impl Simulation {
             }
             if self.rng.u32(..3) == 0 {
                 self.is_text = !self.is_text;
-                self.plan = plan(if self.is_text { "TEXT" } else { "INTEGER" });
             }
             engine = self.start(true);
         }
@@ -129,6 +134,7 @@ impl Simulation {
     }
 
     fn start(&mut self, is_faulty: bool) -> Engine {
+        let (plan, came) = self.draw();
         let (main, _) = Outlets::new(Duration::ZERO);
         let main = Arc::new(main);
         let (mut workers, mut inlets, mut sinks, mut branches) =
@@ -136,14 +142,14 @@ impl Simulation {
         for (index, database) in self.databases.iter().enumerate() {
             let progress = SinkProgress::new(&format!("sink{index}"));
             let mut sink = database.sink(self.rng.fork());
-            let position = match sink.open(&self.plan, &identity()).unwrap() {
+            let position = match sink.open(&plan, &identity()).unwrap() {
                 Some(checkpoint) => checkpoint.lsn,
                 None => {
                     sink.start_at(self.confirmed).unwrap();
                     self.confirmed
                 }
             };
-            progress.set_fills(sink.fills().unwrap());
+            progress.set_fills(settle(&mut sink, &plan, position, came));
             if is_faulty {
                 database.set_faulty(&mut sink);
             }
@@ -176,20 +182,46 @@ impl Simulation {
         let progress = Progress::new(sinks.clone());
         // So small that it overflows in many a seed.
         let log_bytes_max = [300, 1500, 1 << 20][self.rng.usize(..3)];
-        let current = Arc::new(CurrentPlan::new(self.plan.clone()));
-        let gate = Arc::new(Gate::with_log_of(log_bytes_max, main.clone(), current));
+        let current = Arc::new(CurrentPlan::new(plan));
+        let gate = Arc::new(Gate::with_log_of(log_bytes_max, main.clone(), current.clone()));
         let count = self.rng.usize(1..4);
-        let readers = Readers::new(count, self.without, (&gate, &main), progress.clone(), &self.plan);
+        let readers = Readers::new(count, self.without, (&gate, &main), progress.clone(), &current);
+        let keeper = Keeper::new((&gate, &current), &progress, &self.source, self.is_text, self.without);
         let route =
-            Route { plan: &self.plan, outlets: &main, gate: Some(gate.clone()), progress: progress.clone() };
+            Route { current: &current, outlets: &main, gate: Some(gate.clone()), progress: progress.clone() };
         let session = Session::start(&self.source, &mut self.rng, self.confirmed, route);
-        Engine { main, gate, workers, inlets, sinks, progress, session, readers, branches }
+        Engine { main, gate, workers, inlets, sinks, progress, current, session, readers, keeper, branches }
+    }
+
+    /// What is replicated, and whether the publication did not have the table until now. A table that no sink has been fed
+    /// has to be there as it is to be read.
+    fn draw(&mut self) -> (Arc<Plan>, bool) {
+        let has_fed = self.databases.iter().any(|database| database.lsn > Lsn::ZERO);
+        while !is_fit(self.source.visible_form) && (!has_fed || self.rng.u32(..3) == 0) {
+            self.source.put_back(self.publishes_all);
+            self.source.show();
+        }
+        let form = self.source.visible_form;
+        let is_new = is_fit(form) && !form.is_published;
+        while is_new && !self.source.publish() {
+            self.source.show();
+        }
+        (plan(self.is_text, form), is_new)
     }
 
     /// One thing happens.
     fn act(&mut self, engine: &mut Engine) {
         match self.rng.u32(..100) {
-            0..14 => self.source.step(),
+            0..14 => {
+                // What does not fit is soon put back.
+                let is_restless = !is_fit(self.source.form) || engine.keeper.is_resuming();
+                if self.rng.u32(..100) < if is_restless { 15 } else { 3 } {
+                    self.seen.altered += 1;
+                    self.source.alter(self.publishes_all);
+                } else {
+                    self.source.step();
+                }
+            }
             14..32 => {
                 let messages = self.rng.usize(1..20);
                 engine.session.flow(&self.source, messages);
@@ -200,12 +232,16 @@ impl Simulation {
                 self.step(&mut engine.workers[index]);
                 self.look(index);
             }
-            84..88 => engine.session.confirm(&mut self.confirmed),
-            88..96 => {
+            84..86 => engine.session.confirm(&mut self.confirmed),
+            86..92 => {
                 let index = self.rng.usize(..engine.sinks.len());
                 self.branch(engine, index);
             }
-            96 => self.leave(engine),
+            96 if self.rng.bool() => self.leave(engine),
+            92..97 => {
+                let (rng, seen) = (&mut self.rng, &mut self.seen);
+                engine.keeper.step(&mut self.source, &mut engine.readers, rng, seen);
+            }
             97 if self.rng.u32(..4) == 0 => self.ask(engine),
             98 if self.rng.bool() => {
                 let index = self.rng.usize(..self.databases.len());
@@ -232,18 +268,19 @@ impl Simulation {
             let gate = Some(engine.gate.clone());
             let progress = engine.progress.clone();
             assert!(progress.behind(self.confirmed).is_none(), "what the engine checks before a start");
-            let route = Route { plan: &self.plan, outlets: &engine.main, gate, progress };
+            let route = Route { current: &engine.current, outlets: &engine.main, gate, progress };
             engine.session = Session::start(&self.source, &mut self.rng, self.confirmed, route);
         }
     }
 
     /// An operator wants tables filled, or rows read again.
-    fn ask(&mut self, engine: &Engine) {
+    fn ask(&mut self, engine: &mut Engine) {
         let count = self.rng.usize(1..=engine.sinks.len());
         let mut sinks: Vec<String> = engine.sinks.iter().map(|sink| sink.name.clone()).collect();
         self.rng.shuffle(&mut sinks);
         sinks.truncate(count);
         if self.rng.bool() {
+            engine.keeper.ask(&self.source, Some(&sinks));
             let fill = TableFill { clears: self.rng.bool(), ..TableFill::waiting(IDS as u64) };
             self.seen.refills += u32::from(engine.readers.send(Action::Begin { fill, sinks: Some(sinks) }));
         } else {
@@ -286,7 +323,8 @@ impl Simulation {
             }
             Some(Branch::Copied) => {
                 let detour = Detour::begin(sink, &engine.main, engine.inlets[index].clone(), usize::MAX);
-                let route = Route { plan: &self.plan, outlets: detour.outlets(), gate: None, progress };
+                let current = &engine.current;
+                let route = Route { current, outlets: detour.outlets(), gate: None, progress };
                 let session = Session::start(&self.source, &mut self.rng, self.copies[&index], route);
                 Branch::Away(Box::new((detour, session)))
             }
@@ -302,8 +340,8 @@ impl Simulation {
                     Progressed::On => {
                         if session.needs_replay() || self.rng.u32(..40) == 0 {
                             let confirmed = self.copies[&index];
-                            let route =
-                                Route { plan: &self.plan, outlets: detour.outlets(), gate: None, progress };
+                            let current = &engine.current;
+                            let route = Route { current, outlets: detour.outlets(), gate: None, progress };
                             *session = Session::start(&self.source, &mut self.rng, confirmed, route);
                         }
                         Branch::Away(away)
@@ -348,15 +386,43 @@ impl Simulation {
             self.seen.beside += 1;
             assert_eq!(content.rows, *rows, "what readers see stays as it was until it is all there");
         }
-        let is_live = content.fill.is_none_or(|fill| fill.state(content.lsn) == TableState::Live);
-        if is_live && !content.is_split && !database.is_damaged {
+        let others = content.others_fill.as_ref();
+        let is_live =
+            |fill: Option<&TableFill>| fill.is_none_or(|fill| fill.state(content.lsn) == TableState::Live);
+        if is_live(others) {
+            database.has_others = true;
+            self.seen.others += 1;
+        }
+        assert!(is_live(others) || !database.has_others, "nothing happens to the other table: {others:?}");
+        let is_stopped = content.fill.as_ref().is_some_and(|fill| fill.stopped.is_some() && !fill.is_beside);
+        let was_live = std::mem::replace(&mut database.was_live, is_live(content.fill.as_ref()));
+        let stopped_at = match is_stopped {
+            true if was_live && !content.is_split => Some(content.rows.clone()),
+            true => database.stopped_at.take(),
+            false => None,
+        };
+        if let Some(rows) = &stopped_at {
+            self.seen.stopped += 1;
+            assert_eq!(content.rows, *rows, "a stopped table stays as it was");
+        }
+        let has_stopped = stopped_at.is_some() && database.stopped_at.is_none();
+        database.stopped_at = stopped_at;
+        let (is_damaged, has_live) = (database.is_damaged, database.was_live && !content.is_split);
+        if has_stopped && !is_damaged {
+            self.assert_was(&content.rows, content.lsn);
+        }
+        if has_live && !is_damaged {
             self.seen.live += 1;
+            let relation = content.fill.as_ref().and_then(|fill| fill.relation);
             assert_eq!(
                 content.rows,
-                *self.at(content.lsn),
+                self.at(content.lsn, TABLE, relation),
                 "a live table is what the source was at {}",
                 content.lsn
             );
+        }
+        if is_live(others) && !content.is_split {
+            assert_eq!(content.others, self.at(content.lsn, OTHER_TABLE, None), "nor to its rows");
         }
         let is_damaged = self.databases.iter().any(|database| database.is_damaged);
         let seen = self.databases[index].seen();
@@ -366,9 +432,27 @@ impl Simulation {
         );
     }
 
-    fn at(&self, lsn: Lsn) -> &Rows {
-        let applied = self.source.wal.partition_point(|one| one.end_lsn <= lsn);
-        applied.checked_sub(1).map_or(&self.before, |last| &self.source.wal[last].after)
+    /// What was in a table at that position, or at its end where it is another relation now.
+    fn at(&self, lsn: Lsn, table: usize, relation: Option<u32>) -> Rows {
+        let applied = &self.source.wal[..self.source.wal.partition_point(|one| one.end_lsn <= lsn)];
+        let rows_of = |one: &Committed| match (relation, &one.dropped) {
+            (Some(relation), Some((dropped, rows))) if relation == *dropped => Some(rows.clone()),
+            (Some(relation), _) if relation != one.form.oid || !one.form.is_there => None,
+            _ => Some(one.after.clone()),
+        };
+        of(table, &applied.iter().rev().find_map(rows_of).unwrap_or_else(|| self.before.clone()))
+    }
+
+    /// At that position or before it these were the rows of the table, all at the same time.
+    fn assert_was(&self, rows: &Rows, lsn: Lsn) {
+        let applied = &self.source.wal[..self.source.wal.partition_point(|one| one.end_lsn <= lsn)];
+        let dropped = |one: &'_ Committed| one.dropped.clone().map(|(_, rows)| rows);
+        let behind = applied.iter().map(|one| one.after.clone());
+        let mut states = behind.chain(applied.iter().filter_map(dropped)).chain([self.before.clone()]);
+        assert!(
+            states.any(|all| of(TABLE, &all) == *rows),
+            "a table that is stopped is what the source was: {rows:?}"
+        );
     }
 
     /// Without faults every table becomes live, and every sink comes back. What was taken away is filled once more.
@@ -379,6 +463,10 @@ impl Simulation {
         }
         while let Some(xid) = self.source.running.first().copied() {
             self.source.end(xid);
+        }
+        while !is_fit(self.source.visible_form) || !self.source.limbo.is_empty() {
+            self.source.put_back(self.publishes_all);
+            self.source.show();
         }
         let mut engine = self.start(false);
         let damaged: Vec<String> = engine
@@ -399,6 +487,12 @@ impl Simulation {
                 self.look(index);
             }
             engine.readers.step(&mut self.source, &mut self.rng, &mut self.seen);
+            let (rng, seen) = (&mut self.rng, &mut self.seen);
+            engine.keeper.step(&mut self.source, &mut engine.readers, rng, seen);
+            if !engine.keeper.is_resuming() {
+                let all: Vec<String> = engine.sinks.iter().map(|sink| sink.name.clone()).collect();
+                engine.keeper.ask(&self.source, Some(&all));
+            }
             engine.session.confirm(&mut self.confirmed);
             let is_back = engine.branches.is_empty();
             if is_back && !asked {
@@ -407,7 +501,9 @@ impl Simulation {
                 continue;
             }
             let is_live = |sink: &Arc<SinkProgress>| {
-                sink.durable_lsn() == end && sink.fills().state(0, end) == TableState::Live
+                let fills = sink.fills();
+                let is_live = |table| fills.state(table, end) == TableState::Live;
+                sink.durable_lsn() == end && is_live(TABLE) && is_live(OTHER_TABLE)
             };
             if is_back && engine.sinks.iter().all(is_live) {
                 // What is still to come changes nothing, unless it is what was asked for.
@@ -429,7 +525,8 @@ impl Simulation {
                 sink.name,
                 content.fill
             );
-            assert_eq!(content.rows, self.source.visible, "equal after the drain");
+            assert_eq!(content.rows, of(TABLE, &self.source.visible), "equal after the drain");
+            assert_eq!(content.others, of(OTHER_TABLE, &self.source.visible), "equal after the drain");
         }
         self.heal(&mut engine);
         assert!(engine.sinks.iter().all(|sink| sink.state() == State::Attached), "all are back");
@@ -441,7 +538,7 @@ impl Simulation {
     /// A row that only a replica has goes once it is read again.
     fn heal(&mut self, engine: &mut Engine) {
         let Some(id) = (1..=IDS).find(|id| !self.source.visible.contains_key(id)) else { return };
-        let cause = self.source.wal.last();
+        let (cause, visible) = (self.source.wal.last(), of(TABLE, &self.source.visible));
         self.databases.iter().for_each(|database| database.put(id));
         let owed = OwedKey {
             key: vec![id.to_string()],
@@ -457,7 +554,7 @@ impl Simulation {
                 self.step(worker);
             }
             engine.readers.step(&mut self.source, &mut self.rng, &mut self.seen);
-            if self.databases.iter().all(|database| database.content().rows == self.source.visible) {
+            if self.databases.iter().all(|database| database.content().rows == visible) {
                 return;
             }
         }
@@ -467,4 +564,21 @@ impl Simulation {
 
 fn identity() -> SourceIdentity {
     SourceIdentity { system_identifier: 7, timeline: 1, slot: "walcast".into(), database: "app".into() }
+}
+
+/// Writes what a sink has to keep of the tables at a start.
+fn settle(sink: &mut FaultySink, plan: &Plan, position: Lsn, came: bool) -> Fills {
+    let mut fills = sink.fills().unwrap();
+    for (table, planned) in plan.tables.iter().enumerate() {
+        let came = came && table == TABLE;
+        let Some(fill) = settled(planned, fills.get(table), position, came) else { continue };
+        sink.fill(&FillWrite { table, fill: &fill, run: None, clears: false, swaps: false }).unwrap();
+        fills.set(table, fill);
+    }
+    fills
+}
+
+/// The rows of one table.
+fn of(table: usize, rows: &Rows) -> Rows {
+    rows.iter().filter(|(id, _)| table_of(**id) == table).map(|(id, row)| (*id, row.clone())).collect()
 }

@@ -7,20 +7,22 @@ use walcast::Lsn;
 use walcast::app::fill::gate::Gate;
 use walcast::app::river::{River, RiverOptions};
 use walcast::capture::frame::FrameRun;
+use walcast::encode::current::CurrentPlan;
 use walcast::encode::mapper::OlderForms;
-use walcast::encode::plan::Plan;
 use walcast::fanout::delivery::Delivery;
 use walcast::fanout::outlets::Outlets;
 use walcast::fanout::progress::Progress;
 
-use super::snapshots::{ITEMS, Source};
+use super::snapshots::{FITS, Form, OTHERS, Source};
 use super::wire;
 
 /// A session on a slot.
 pub struct Session {
     /// The next transaction, and the next of its messages.
     next: (usize, usize),
-    is_described: bool,
+    /// What was said of the table last, and whether anything of the other one.
+    described: Option<Form>,
+    has_described_others: bool,
     river: River,
     outlets: Arc<Outlets>,
     progress: Progress,
@@ -31,7 +33,7 @@ pub struct Session {
 
 /// What a session needs beside the slot.
 pub struct Route<'a> {
-    pub plan: &'a Arc<Plan>,
+    pub current: &'a Arc<CurrentPlan>,
     pub outlets: &'a Arc<Outlets>,
     pub gate: Option<Arc<Gate>>,
     pub progress: Progress,
@@ -40,7 +42,7 @@ pub struct Route<'a> {
 impl Session {
     /// Starts on a slot that was confirmed to `confirmed`.
     pub fn start(source: &Source, rng: &mut fastrand::Rng, confirmed: Lsn, route: Route<'_>) -> Session {
-        let Route { plan, outlets, gate, progress } = route;
+        let Route { current, outlets, gate, progress } = route;
         let options = RiverOptions {
             part_bytes_max: rng.usize(200..2000),
             idle_interval: Duration::ZERO,
@@ -51,8 +53,9 @@ impl Session {
         outlets.send(&Delivery::Restart);
         Session {
             next: (source.wal.partition_point(|one| one.commit_lsn < confirmed), 0),
-            is_described: false,
-            river: River::new(plan.clone(), outlets.clone(), options).with_gate(gate),
+            described: None,
+            has_described_others: false,
+            river: River::of(current.clone(), outlets.clone(), options).with_gate(gate),
             outlets: outlets.clone(),
             progress,
             replays_before,
@@ -68,11 +71,15 @@ impl Session {
                 wire::keepalive(&mut bytes, Lsn(source.lsn));
                 break;
             };
-            wire::xlog(&mut bytes, transaction.commit_lsn, &transaction.messages[self.next.1]);
-            if !std::mem::replace(&mut self.is_described, true) {
-                let columns = [("id", 20, true), ("name", 25, false), ("note", 25, false)];
-                wire::xlog(&mut bytes, Lsn::ZERO, &wire::relation(ITEMS, "items", b'd', &columns));
+            if !std::mem::replace(&mut self.has_described_others, true) {
+                describe(&mut bytes, Form { oid: OTHERS, name: "others", ..FITS });
             }
+            if let Some(form) = transaction.forms[self.next.1]
+                && self.described.replace(form) != Some(form)
+            {
+                describe(&mut bytes, form);
+            }
+            wire::xlog(&mut bytes, transaction.commit_lsn, &transaction.messages[self.next.1]);
             self.next.1 += 1;
             if self.next.1 == transaction.messages.len() {
                 self.next = (self.next.0 + 1, 0);
@@ -92,4 +99,10 @@ impl Session {
     pub fn needs_replay(&self) -> bool {
         self.outlets.replays_requested() > self.replays_before
     }
+}
+
+fn describe(bytes: &mut Vec<u8>, form: Form) {
+    let (note, type_oid) = form.note;
+    let columns = [("id", 20, true), ("name", 25, false), (note, type_oid, false)];
+    wire::xlog(bytes, Lsn::ZERO, &wire::relation(form.oid, form.name, b'd', &columns));
 }

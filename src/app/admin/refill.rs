@@ -15,13 +15,17 @@ use super::sync::{Begun, answer, begun};
 use crate::app::bookmark::{self, WayBack};
 use crate::app::fill::request::{FillRequest, Refill};
 use crate::app::jobs::{JobKind, JobProgress, JobTarget, Running};
-use crate::app::view::Prepared;
+use crate::app::source::Source;
+use crate::app::view::{EngineView, Prepared};
 use crate::error::{Error, Result};
 use crate::fanout::fill::TableState;
 use crate::fanout::progress::{SinkProgress, State as SinkState};
 
 /// How often a job looks how far the tables are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often an engine is asked that may just be followed by another one, which takes no time, and how soon again.
+const HAND_IN_ATTEMPTS: u32 = 100;
+const HAND_IN_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What is to be filled.
 #[derive(Default, Deserialize, ToSchema)]
@@ -134,6 +138,11 @@ async fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begu
     request
         .check(prepared.progress.sinks().iter())
         .map_err(|error| Problem::conflict(error.chain(), "/status".to_owned()))?;
+    if request.filter.is_some() {
+        let client = Source::new(&shared.config().source)?.connect().await?;
+        let checked = request.check_condition(&client, &prepared.plan).await;
+        checked.map_err(|error| Problem::refused(&error))?;
+    }
     let running = begun(shared, kind, JobTarget { sink: db, table })?;
     if kind == JobKind::Nuke {
         match ways_back(shared, &request.sinks, yes == Some(true)).await {
@@ -144,18 +153,31 @@ async fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begu
             }
         }
     }
-    // The configuration may have been read again meanwhile.
-    let now = shared.view.prepared().unwrap_or(prepared);
-    match resolve(&asked, &now) {
-        Ok(request) => now.fills.request(request),
-        Err(error) => {
-            running.failed(&error);
-            return Err(Problem::not_found(error.chain()));
-        }
-    }
+    let running = hand_in(&shared.view, &asked, running).await?;
     let job = running.job();
     tokio::spawn(watch(shared.clone(), asked, running));
     answer(job)
+}
+
+/// Asks the engine that there is now: the configuration may have been read again meanwhile, or just be. Where that comes
+/// to nothing the job has failed, and says why.
+async fn hand_in(view: &EngineView, asked: &Refill, running: Running) -> Result<Running, Problem> {
+    for _ in 0..HAND_IN_ATTEMPTS {
+        let Some(now) = view.prepared() else { break };
+        match resolve(asked, &now) {
+            Ok(request) => match now.fills.request(request) {
+                true => return Ok(running),
+                false => tokio::time::sleep(HAND_IN_INTERVAL).await,
+            },
+            Err(error) => {
+                running.failed(&error);
+                return Err(Problem::not_found(error.chain()));
+            }
+        }
+    }
+    let error = Error::transient("one engine follows another").hint("ask again");
+    running.failed(&error);
+    Err(Problem::unavailable(error.chain()).hint("ask again"))
 }
 
 /// How each database is brought back. `is_sure`: also where there is no way.
@@ -241,5 +263,57 @@ async fn watch(shared: Arc<Shared>, asked: Refill, running: Running) {
             return running.done(outcome.join("; "));
         }
         running.set_waits_for(waits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::fill::view::FillView;
+    use crate::app::jobs::{JobState, Jobs};
+    use crate::capture::slot::SourceIdentity;
+    use crate::encode::plan::Plan;
+    use crate::fanout::progress::Progress;
+
+    fn shown(view: &EngineView) -> Arc<FillView> {
+        let identity = SourceIdentity {
+            system_identifier: 7,
+            timeline: 1,
+            slot: "walcast".to_owned(),
+            database: "app".to_owned(),
+        };
+        let (fills, plan) = (Arc::<FillView>::default(), Arc::new(Plan::default()));
+        let progress = Progress::new(vec![SinkProgress::new("eu")]);
+        view.set_prepared(Prepared { progress, identity, plan, fills: fills.clone(), budgets: Vec::new() });
+        fills
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_table_a_reload_has_taken_out_has_failed_and_says_why() {
+        let (view, jobs) = (EngineView::default(), Jobs::default());
+        let fills = shown(&view);
+        let running = jobs.begin(JobKind::Nuke, JobTarget::default()).unwrap();
+        let asked = Refill { tables: vec!["orders".to_owned()], ..Refill::default() };
+        assert!(hand_in(&view, &asked, running).await.is_err() && !fills.has_pending());
+        let job = jobs.get(1).unwrap();
+        assert_eq!(job.state, JobState::Failed);
+        assert_eq!(job.outcome.as_deref(), Some("there is no table orders in schema.json"));
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_while_one_engine_follows_another_is_asked_of_the_one_that_follows() {
+        let (view, jobs) = (EngineView::default(), Jobs::default());
+        let (before, taken_over) = (shown(&view), FillView::default());
+        before.hand_over(&taken_over, Some);
+        let running = jobs.begin(JobKind::Backfill, JobTarget::default()).unwrap();
+        let asked = Refill::default();
+        let asking = hand_in(&view, &asked, running);
+        let following = async {
+            tokio::task::yield_now().await;
+            shown(&view)
+        };
+        let (handed_in, after) = tokio::join!(asking, following);
+        assert!(handed_in.is_ok() && after.has_pending());
+        assert!(!before.has_pending() && !taken_over.has_pending());
     }
 }

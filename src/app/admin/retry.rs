@@ -64,10 +64,7 @@ pub(super) async fn retry_failed(
     shared.sinks(sink.as_deref())?;
     let plan = shared.view.prepared().map(|prepared| prepared.plan.clone());
     let plan = plan.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
-    let is_known = |name: &String| {
-        plan.tables.iter().any(|table| table.source.plain() == *name || table.target == *name)
-    };
-    if table.as_ref().is_some_and(|name| !is_known(name)) {
+    if table.as_ref().is_some_and(|name| retry::table_of(&plan, name).is_err()) {
         return Err(Problem::not_found("schema.json has no such table"));
     }
     if key.is_some() && table.is_none() {
@@ -139,7 +136,10 @@ async fn write(shared: &Shared, plan: &Arc<Plan>, rows: &[RowToWrite], running: 
         requests.entry((&row.sink, row.index)).or_default().push(row.owed.clone());
     }
     for ((sink, table), rows) in requests {
-        prepared.fills.request_rows(RowRequest { sinks: vec![sink.to_owned()], table, rows });
+        if !prepared.fills.request_rows(RowRequest { sinks: vec![sink.to_owned()], table, rows }) {
+            // As where a reload came before: what is still there is tried again by who asks again.
+            return false;
+        }
     }
     let is_there = |row: &RowToWrite| {
         let sink = prepared.progress.find(&row.sink);

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use super::Pauses;
 use super::crew::Crew;
-use super::plan;
 use crate::Lsn;
+use crate::app::fill::settled::settled;
 use crate::app::sinks::{self, OpenedSink};
 use crate::app::source::Judged;
 use crate::capture::catalog;
@@ -85,12 +85,12 @@ impl Entrance {
         let setup = self.crew.setup.clone();
         let thread = std::thread::Builder::new().name(format!("start-{}", self.progress.name));
         let spawned = thread.spawn(move || {
-            let settled = |table: usize, fill: Option<&TableFill>, position| {
-                plan::settled(&setup.plan.tables[table], fill, position, setup.came[table])
+            let kept = |table: usize, fill: Option<&TableFill>, position| {
+                settled(&setup.plan.tables[table], fill, position, setup.came[table])
             };
             let done = start
                 .write(&mut sink)
-                .and_then(|()| sink.settle_tables(settled))
+                .and_then(|()| sink.settle_tables(kept))
                 .and_then(|()| sink.forgo(|table| !setup.wanted[table]));
             let _ = answer.send(done.map(|()| sink));
         });

@@ -1,16 +1,12 @@
 //! The plan of a start. A table of `schema.json` that the source does not have as it says is an error, unless the sinks
 //! have been fed exactly so: then it is the source that has changed, and only that table stops.
-//! And what a sink keeps because of it.
 
-use crate::Lsn;
 use crate::app::replicas;
 use crate::app::source::Survey;
 use crate::config::Config;
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
-use crate::fanout::fill::{TableFill, TableState};
-use crate::fanout::stop::Stopped;
 use crate::sink::definition::Definition;
 use crate::sink::replica::StoredTable;
 
@@ -42,44 +38,6 @@ fn fed_tables(config: &Config) -> Vec<StoredTable> {
     let replicas = replicas::read_all(config).into_iter().flatten();
     let fed = replicas.filter(|replica| replica.checkpoint.is_some()).flat_map(|replica| replica.tables);
     fed.filter(|table| table.fill.as_ref().is_none_or(|fill| !fill.is_left)).collect()
-}
-
-/// What a sink has to keep of a table at a start, where it is at `position` and keeps `fill`: that it is stopped, or where
-/// its rows are from. `was_unpublished`: the publication did not have the table until now.
-pub(super) fn settled(
-    table: &PlannedTable,
-    fill: Option<&TableFill>,
-    position: Lsn,
-    was_unpublished: bool,
-) -> Option<TableFill> {
-    let complete = TableFill::complete();
-    let fill = fill.unwrap_or(&complete);
-    let plain = table.source.plain();
-    let stopped = |reason: String, hint: String, returns| {
-        fill.stopped(&Stopped { reason, hint, since: position.max(fill.from), returns })
-    };
-    if let Some(problem) = &table.problem {
-        let reason = format!("table {} does not fit schema.json any more: {problem}", table.source);
-        let hint = format!(
-            "undo what was changed and run `walcast backfill --table {plain}`, or correct schema.json (see `walcast \
-             schema diff`) and start walcast again"
-        );
-        return stopped(reason, hint, false);
-    }
-    let by_itself = "it is filled anew by itself".to_owned();
-    match fill.relation {
-        Some(relation) if relation != table.oid.0 => {
-            let reason = format!("table {} was dropped and created anew at the source", table.source);
-            stopped(reason, by_itself, true)
-        }
-        _ if was_unpublished && fill.state(position) != TableState::Waiting => {
-            stopped(format!("table {} was not in the publication", table.source), by_itself, true)
-        }
-        None if fill.stopped.is_none() && !fill.is_left => {
-            Some(TableFill { relation: Some(table.oid.0), ..fill.clone() })
-        }
-        Some(_) | None => None,
-    }
 }
 
 /// There is nothing to stream.

@@ -12,6 +12,7 @@ use super::tables::known_columns;
 use super::{Blueprint, Engine, RunOptions, Setup, no_sink_left, plan};
 use crate::Lsn;
 use crate::app::fill::request::Refill;
+use crate::app::fill::settled::settled;
 use crate::app::fill::view::FillView;
 use crate::app::sinks::{OpenSinks, Opener};
 use crate::app::source::{Judged, Source, Survey};
@@ -91,7 +92,7 @@ impl Engine {
             false => settle(config, &mut sinks, &judgement, &identity, start, &options.start_at_slot, &anew),
         }
         sinks.settle_tables(|table, fill, position| {
-            plan::settled(&plan.tables[table], fill, position, published.came[table])
+            settled(&plan.tables[table], fill, position, published.came[table])
         });
         sinks.forgo(|table| !wanted[table]);
         sinks.hold(start, |sink| {
@@ -109,15 +110,17 @@ impl Engine {
         });
         let fanout = sinks.spawn(config, move || when.get().copied())?;
         let fills = Arc::<FillView>::default();
-        if let Some(before) = before {
-            // What was asked for and not begun is asked for still.
-            before.fills.hand_over(&fills, |table| plan.find(&before.plan.tables[table].source));
-        }
         if let Some(refill) = &options.refill {
             let sinks = config.sinks.iter().map(|sink| sink.name.as_str());
             let request = refill.resolve(&plan, sinks)?;
+            request.check_condition(&client, &plan).await?;
             request.check(fanout.progress.sinks().iter().filter(|sink| sink.is_running()))?;
-            fills.request(request);
+            let _ = fills.request(request);
+        }
+        if let Some(before) = before {
+            // What was asked for and not begun is asked for still. Nothing fails between this and what shows the new one:
+            // whoever asks in between is told to ask again.
+            before.fills.hand_over(&fills, |table| plan.find(&before.plan.tables[table].source));
         }
         options.view.set_prepared(Prepared {
             identity,

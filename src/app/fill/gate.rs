@@ -33,6 +33,8 @@ struct Log {
     horizon: Option<Horizon>,
     /// How often the log began anew.
     generation: u64,
+    /// Behind the last commit record of what was sent, also in part.
+    sent: Lsn,
 }
 
 /// What became of a chunk.
@@ -74,7 +76,7 @@ impl Gate {
     /// The same with a log that takes up to `bytes_max`: one that is too small for what changes begins anew again and
     /// again.
     pub fn with_log_of(bytes_max: usize, outlets: Arc<Outlets>, current: Arc<CurrentPlan>) -> Self {
-        let log = Log { touched: Touched::new(bytes_max), horizon: None, generation: 0 };
+        let log = Log { touched: Touched::new(bytes_max), horizon: None, generation: 0, sent: Lsn::ZERO };
         Gate { outlets, plan: current.plan(), current, log: Mutex::new(log) }
     }
 
@@ -85,6 +87,8 @@ impl Gate {
             let floor = log.horizon.as_ref().map_or(NOTHING_SEEN, Horizon::floor);
             log.touched.record(&run, &self.plan, &floor);
         }
+        let last = run.spans().last().map_or(0, |span| span.commit_lsn.0 + 1);
+        log.sent = log.sent.max(Lsn(last));
         // Under the lock, so that no chunk comes between what is remembered and the queues.
         send(&self.outlets, run);
     }
@@ -176,7 +180,12 @@ impl Gate {
                 return Vec::new();
             };
             let owes = owed.into_iter().filter_map(owe);
-            let step = FillStep { sent_at: self.outlets.position(), ..make(Arc::new(run)) };
+            let mut step = FillStep { sent_at: self.outlets.position(), ..make(Arc::new(run)) };
+            // What was sent has left its marks on the rows. A sink that has lost it, and takes it again behind them, is not
+            // where they are before that.
+            if let Action::Chunk { seen_lsn, .. } | Action::Paid { seen_lsn, .. } = &mut step.action {
+                *seen_lsn = log.sent.max(*seen_lsn);
+            }
             owes.chain([Delivery::Fill(Arc::new(step))]).collect()
         });
         if let Some(horizon) = &log.horizon {
@@ -235,4 +244,55 @@ fn owe(Owed { table, key, commit: CommitId { xid, commit_lsn } }: Owed) -> Optio
     let owed = OwedKey { key, commit_lsn, xid };
     let step = FillStep { table, action: Action::Owe(owed), sent_at: Lsn::ZERO, receipt: None };
     Some(Delivery::Fill(Arc::new(step)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::decode::Event;
+    use crate::decode::message::Begin;
+    use crate::encode::mapper::Mapper;
+    use crate::fanout::chain::chain;
+    use crate::fanout::progress::SinkProgress;
+    use crate::fanout::queue::Received;
+
+    #[test]
+    fn a_chunk_is_as_new_as_what_it_was_held_against_also_where_that_did_not_end() {
+        let (outlets, _) = Outlets::new(Duration::MAX);
+        let (inlets, mut chain) = chain();
+        let (outlet, inlet) = outlets.queue(&SinkProgress::new("eu"), usize::MAX);
+        outlets.attach(outlet);
+        inlets.send(inlet).unwrap();
+        let current = Arc::new(CurrentPlan::new(Arc::default()));
+        let gate = Gate::new(Arc::new(outlets), current);
+        let mut mapper = Mapper::new(Arc::default(), 1, Lsn::ZERO);
+        mapper.map(Event::Begin(Begin { commit_lsn: Lsn(500), commit_time_micros: 0, xid: 1 }));
+        gate.send(mapper.take_full().unwrap());
+        // The session breaks, and the next one has not come so far yet.
+        gate.outlets.send(&Delivery::Restart);
+        gate.outlets.send(&Delivery::Idle(Lsn(300)));
+        let read_point = ReadPoint::Standby { replayed: Lsn(400) };
+        gate.begin(&read_point, 0).unwrap();
+        let chunk = |run| {
+            let (rest, seen_lsn) = (crate::capture::chunk::KeyRange::default(), Lsn(400));
+            let action =
+                Action::Chunk { rest, last_key: None, is_last: true, run, seen_lsn, is_partial: false };
+            FillStep { table: 0, action, sent_at: Lsn::ZERO, receipt: None }
+        };
+        assert_eq!(gate.offer(0, &mut None, (&read_point, 0), chunk), Offered::Sent);
+        let received = std::iter::from_fn(|| match chain.try_receive() {
+            Received::Item(delivery) => Some(delivery),
+            Received::Empty | Received::Closed => None,
+        });
+        let seen = received.filter_map(|delivery| match delivery {
+            Delivery::Fill(step) => match step.action {
+                Action::Chunk { seen_lsn, .. } => Some(seen_lsn),
+                _ => None,
+            },
+            Delivery::Run(_) | Delivery::Idle(_) | Delivery::Restart => None,
+        });
+        assert_eq!(seen.collect::<Vec<_>>(), [Lsn(501)]);
+    }
 }

@@ -13,6 +13,7 @@ use super::pace::{Pace, yield_to_stream};
 use super::pending::Pending;
 use super::request::{FillRequest, RowRequest};
 use super::resume::How;
+use super::stops;
 use super::tables::Tables;
 use crate::Lsn;
 use crate::capture::chunk::{Chunk, ChunkReader, ChunkTable, KeyRange, Selection};
@@ -119,11 +120,12 @@ impl<'a> Reader<'a> {
 
     /// Lets tables begin anew, as an operator has asked; returns once the sinks have it.
     pub(super) async fn begin_anew(&self, known: &Tables, request: FillRequest) {
-        let FillRequest { sinks, tables, clears, is_left_empty, .. } = request;
+        let FillRequest { sinks, tables, clears, is_left_empty, filter } = request;
+        let is_partial = filter.is_some();
         self.await_attached(&sinks).await;
         for table in tables {
             let planned = &self.filler.plan.tables[table];
-            if let Some((_, stopped)) = self.filler.stopped().remove(&table) {
+            if let Some((_, stopped)) = stops::stopped(&self.filler.progress).remove(&table) {
                 let meant: Vec<String> = stopped.into_iter().filter(|sink| sinks.contains(sink)).collect();
                 if !meant.is_empty()
                     && let Err(error) =
@@ -145,7 +147,7 @@ impl<'a> Reader<'a> {
                 clears,
                 "the table is filled anew, as it was asked for"
             );
-            let fill = TableFill { clears, is_left_empty, ..TableFill::waiting(estimated) };
+            let fill = TableFill { clears, is_left_empty, is_partial, ..TableFill::waiting(estimated) };
             let done = self.send_step(table, Action::Begin { fill, sinks: Some(sinks.clone()) }).await;
             // Whoever asked is told that it is done when no sink lacks anything.
             let _ = tokio::time::timeout(REQUEST_PATIENCE, done).await;
@@ -191,7 +193,15 @@ impl<'a> Reader<'a> {
             let before = rest.clone();
             let (receipt, done) = oneshot::channel();
             let after = last_key.clone();
-            let action = move |run| Action::Chunk { rest: before, last_key: after, is_last, run, seen_lsn };
+            let is_partial = read_by.source().filter.is_some();
+            let action = move |run| Action::Chunk {
+                rest: before,
+                last_key: after,
+                is_last,
+                run,
+                seen_lsn,
+                is_partial,
+            };
             if self.offer(table, read, receipt, action).await == Offered::Stale {
                 useless += 1;
                 tokio::time::sleep(POLL).await;

@@ -6,7 +6,6 @@
 //! that did not wait for what was running then. And no mapper may have left out one of the latter: the step is not sent
 //! where one has, and one that does later says so behind the step, which stops the table again.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -14,7 +13,6 @@ use tokio_postgres::Client;
 
 use super::Filler;
 use super::gate::Resumed;
-use super::job::can_take;
 use super::tables::Tables;
 use crate::Lsn;
 use crate::capture::publication::{self, PublicationChange, PublishedTable};
@@ -39,25 +37,6 @@ pub(super) struct How {
 }
 
 impl Filler {
-    /// Why tables are stopped in sinks that take the main stream, and in which.
-    pub(super) fn stopped(&self) -> BTreeMap<usize, (Stopped, Vec<String>)> {
-        let mut stopped: BTreeMap<usize, (Stopped, Vec<String>)> = BTreeMap::new();
-        for sink in self.progress.sinks().iter().filter(|sink| can_take(sink)) {
-            sink.look_at_fills(|fills| {
-                let why = |fill: &TableFill| fill.stopped.clone().filter(|_| !fill.is_left);
-                for (table, fill) in fills.0.iter().enumerate() {
-                    let Some(why) = fill.as_ref().and_then(why) else { continue };
-                    let (latest, sinks) = stopped.entry(table).or_insert_with(|| (why.clone(), Vec::new()));
-                    if why.since > latest.since {
-                        *latest = why;
-                    }
-                    sinks.push(sink.name.clone());
-                }
-            });
-        }
-        stopped
-    }
-
     /// Lets a table go on in these sinks, if it fits again.
     ///
     /// # Errors

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Filler;
+use super::job::can_take;
 use super::resume::{How, goes_on_by_itself};
 use super::tables::Tables;
+use super::view::FillView;
 use crate::Lsn;
 use crate::error::Kind;
-use crate::fanout::fill::{Action, FillStep};
-use crate::fanout::progress::State;
+use crate::fanout::fill::{Action, FillStep, TableFill};
+use crate::fanout::progress::{Progress, State};
+use crate::fanout::stop::Stopped;
 
 /// How often it is looked whether a table is gone or stopped: into memory.
 const LOOK: Duration = Duration::from_millis(50);
@@ -29,7 +32,7 @@ impl Filler {
         let mut next: BTreeMap<usize, Next> = BTreeMap::new();
         loop {
             self.tell_gone().await;
-            let stopped = self.stopped();
+            let stopped = stopped(&self.progress);
             next.retain(|table, _| stopped.contains_key(table));
             for (table, (why, sinks)) in stopped {
                 if !goes_on_by_itself(&self.plan, self.planned_at, table, &why) {
@@ -55,16 +58,7 @@ impl Filler {
     /// Tells sinks that take the main stream of tables that are gone, also those that are slow or paused: it stands in
     /// their queues before whatever another table of that name brings.
     async fn tell_gone(&self) {
-        let all = self.progress.sinks();
-        let takers = || all.iter().filter(|sink| sink.state() == State::Attached);
-        for (table, stopped) in self.view.gone() {
-            let sinks: Vec<String> = takers()
-                .filter(|sink| !self.view.is_told(table, &sink.name))
-                .map(|sink| sink.name.clone())
-                .collect();
-            if sinks.is_empty() {
-                continue;
-            }
+        for (table, stopped, sinks) in untold(&self.view, &self.progress) {
             let (gate, action) = (self.gate.clone(), Action::Stop { stopped, sinks: Some(sinks.clone()) });
             let sending = tokio::task::spawn_blocking(move || {
                 gate.send_step(|| FillStep { table, action, sent_at: Lsn::ZERO, receipt: None })
@@ -74,4 +68,38 @@ impl Filler {
             }
         }
     }
+}
+
+/// Why tables are stopped in sinks that take the main stream, and in which.
+pub fn stopped(progress: &Progress) -> BTreeMap<usize, (Stopped, Vec<String>)> {
+    let mut stopped: BTreeMap<usize, (Stopped, Vec<String>)> = BTreeMap::new();
+    for sink in progress.sinks().iter().filter(|sink| can_take(sink)) {
+        sink.look_at_fills(|fills| {
+            let why = |fill: &TableFill| fill.stopped.clone().filter(|_| !fill.is_left);
+            for (table, fill) in fills.0.iter().enumerate() {
+                let Some(why) = fill.as_ref().and_then(why) else { continue };
+                let (latest, sinks) = stopped.entry(table).or_insert_with(|| (why.clone(), Vec::new()));
+                if why.since > latest.since {
+                    *latest = why;
+                }
+                sinks.push(sink.name.clone());
+            }
+        });
+    }
+    stopped
+}
+
+/// The tables that are gone, and the sinks that take the main stream and have not been told.
+pub fn untold(view: &FillView, progress: &Progress) -> Vec<(usize, Stopped, Vec<String>)> {
+    let takers: Vec<String> = progress
+        .sinks()
+        .iter()
+        .filter(|sink| sink.state() == State::Attached)
+        .map(|sink| sink.name.clone())
+        .collect();
+    let of = |(table, stopped)| {
+        let untold = takers.iter().filter(|sink| !view.is_told(table, sink));
+        (table, stopped, untold.cloned().collect::<Vec<_>>())
+    };
+    view.gone().into_iter().map(of).filter(|(_, _, sinks)| !sinks.is_empty()).collect()
 }

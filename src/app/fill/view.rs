@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::request::{FillRequest, RowRequest};
 use crate::error::Error;
@@ -22,6 +22,8 @@ pub struct FillView {
     taken_rows: Mutex<Vec<RowRequest>>,
     /// Requests that the sinks do not know of yet.
     pending: AtomicUsize,
+    /// Another engine has taken over what was asked for.
+    is_over: RwLock<bool>,
     /// By table: which rows an operator has asked for, in the source's SQL. Never kept in a sink, because whoever can
     /// write to a sink would then run statements at the source.
     filters: Mutex<BTreeMap<usize, String>>,
@@ -68,8 +70,14 @@ impl FillView {
         }
     }
 
-    /// Asks for tables to be filled once more, or emptied.
-    pub fn request(&self, request: FillRequest) {
+    /// Asks for tables to be filled once more, or emptied. False, and nothing is asked, where another engine has taken
+    /// over: that one is to be asked.
+    #[must_use]
+    pub fn request(&self, request: FillRequest) -> bool {
+        let is_over = self.is_over.read().unwrap_or_else(PoisonError::into_inner);
+        if *is_over {
+            return false;
+        }
         let mut filters = lock(&self.filters);
         for &table in &request.tables {
             // What kept it before says nothing about this time.
@@ -81,12 +89,19 @@ impl FillView {
         }
         self.pending.fetch_add(1, Ordering::AcqRel);
         lock(&self.requests).push_back(request);
+        true
     }
 
-    /// Asks for rows to be read by themselves.
-    pub fn request_rows(&self, request: RowRequest) {
+    /// Asks for rows to be read by themselves. False, and nothing is asked, where another engine has taken over.
+    #[must_use]
+    pub fn request_rows(&self, request: RowRequest) -> bool {
+        let is_over = self.is_over.read().unwrap_or_else(PoisonError::into_inner);
+        if *is_over {
+            return false;
+        }
         self.pending.fetch_add(1, Ordering::AcqRel);
         lock(&self.row_requests).push_back(request);
+        true
     }
 
     /// The next request for rows that nobody has begun.
@@ -123,14 +138,16 @@ impl FillView {
         self.pending.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Asks `next` for what the sinks do not know of yet; `place` says where a table is there.
+    /// Asks `next`, which nobody else knows yet, for what the sinks do not know of yet; `place` says where a table is
+    /// there. From here on nothing can be asked for here.
     pub fn hand_over(&self, next: &FillView, place: impl Fn(usize) -> Option<usize>) {
+        *self.is_over.write().unwrap_or_else(PoisonError::into_inner) = true;
         let taken = std::mem::take(&mut *lock(&self.taken));
         let waiting = std::mem::take(&mut *lock(&self.requests));
         for request in taken.into_iter().chain(waiting) {
             let tables: Vec<usize> = request.tables.iter().filter_map(|&table| place(table)).collect();
             if !tables.is_empty() {
-                next.request(FillRequest { tables, ..request });
+                let _ = next.request(FillRequest { tables, ..request });
             }
         }
         let gone = std::mem::take(&mut *lock(&self.gone)).into_iter();
@@ -139,7 +156,7 @@ impl FillView {
         let waiting = std::mem::take(&mut *lock(&self.row_requests));
         for request in taken.into_iter().chain(waiting) {
             if let Some(table) = place(request.table) {
-                next.request_rows(RowRequest { table, ..request });
+                let _ = next.request_rows(RowRequest { table, ..request });
             }
         }
     }
@@ -187,7 +204,7 @@ impl FillView {
     }
 
     /// The sinks are told.
-    pub(super) fn told(&self, table: usize, sinks: Vec<String>) {
+    pub fn told(&self, table: usize, sinks: Vec<String>) {
         if let Some(gone) = lock(&self.gone).get_mut(&table) {
             gone.told.extend(sinks);
         }
@@ -226,7 +243,7 @@ mod tests {
     #[test]
     fn what_the_sinks_do_not_know_of_is_asked_of_the_next_engine_by_its_tables() {
         let (before, next) = (FillView::default(), FillView::default());
-        (0..4).for_each(|table| before.request(request(table)));
+        assert!((0..4).all(|table| before.request(request(table))));
         let begun = before.take_request().unwrap();
         before.request_begun(&begun);
         assert_eq!(before.take_request(), Some(request(1)), "one was taken, and no sink knows of it");
@@ -234,5 +251,28 @@ mod tests {
         assert_eq!([next.take_request(), next.take_request()], [Some(request(11)), Some(request(12))]);
         assert!(next.take_request().is_none() && next.has_pending());
         assert!(before.take_request().is_none());
+    }
+
+    #[test]
+    fn rows_that_the_sinks_do_not_know_of_are_asked_of_the_next_engine_by_their_tables() {
+        let rows = |table| RowRequest { sinks: vec!["eu".to_owned()], table, rows: Vec::new() };
+        let (before, next) = (FillView::default(), FillView::default());
+        assert!((0..4).all(|table| before.request_rows(rows(table))));
+        let begun = before.take_row_request().unwrap();
+        before.row_request_begun(&begun);
+        assert_eq!(before.take_row_request(), Some(rows(1)), "one was taken, and no sink knows of it");
+        before.hand_over(&next, |table| (table != 3).then_some(table + 10));
+        assert_eq!([next.take_row_request(), next.take_row_request()], [Some(rows(11)), Some(rows(12))]);
+        assert!(next.take_row_request().is_none() && next.has_pending());
+    }
+
+    #[test]
+    fn who_asks_an_engine_that_another_one_has_followed_is_told_so() {
+        let (before, next) = (FillView::default(), FillView::default());
+        before.hand_over(&next, Some);
+        assert!(!before.request(request(0)));
+        assert!(!before.request_rows(RowRequest { sinks: Vec::new(), table: 0, rows: Vec::new() }));
+        assert!(!before.has_pending() && !next.has_pending());
+        assert!(next.request(request(0)) && next.has_pending());
     }
 }
