@@ -66,6 +66,8 @@ impl Regions {
             }
             Regions::Databases(workerd, ids) => {
                 let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(60)));
+                // workerd ends idle connections, and says so only to whoever asks next.
+                let config = config.max_idle_connections(0);
                 let (base, account, id) = (workerd.base_url(), Workerd::ACCOUNT, &ids[name]);
                 let url = format!("{base}/accounts/{account}/d1/database/{id}/raw");
                 Reader::Database { agent: config.proxy(None).build().into(), url }
