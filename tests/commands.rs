@@ -207,7 +207,10 @@ fn from_the_catalog_to_replicas_and_back_to_nothing() {
     let removed = pipeline.ok(&["teardown", "--yes"]);
     assert!(removed.contains("publication walcast removed") && !removed.contains("slot walcast removed"));
     assert!(pipeline.ok(&["teardown"]).contains("nothing to remove"));
+    assert!(removed.contains("walcast nuke --all"), "{removed}");
     assert!(pipeline.path("data/eu.db").exists());
+    pipeline.ok(&["nuke", "--all", "--yes"]);
+    assert!(pipeline.ok(&["status"]).contains("eu    attached"), "from a new slot");
 }
 
 #[test]

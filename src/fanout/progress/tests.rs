@@ -166,7 +166,7 @@ fn a_sink_that_stops_on_its_copy_does_not_hold_the_main_slot() {
 fn the_main_slot_waits_for_a_sink_whose_target_is_gone_until_another_one_is_opened() {
     let (eu, na) = (SinkProgress::new("eu"), SinkProgress::new("na"));
     let main = Progress::new(vec![eu.clone(), na.clone()]);
-    [&eu, &na].map(|sink| sink.set_durable(Lsn(10)));
+    [&eu, &na].into_iter().for_each(|sink| sink.set_durable(Lsn(10)));
     assert!(!na.is_lost());
     na.lose(&Error::new(Kind::Replaced, "the file is gone"));
     eu.set_durable(Lsn(20));
