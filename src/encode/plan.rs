@@ -344,6 +344,7 @@ mod tests {
                 type_name: source.name().to_owned(),
                 is_not_null: true,
                 is_generated: false,
+                is_publishable: true,
                 is_toastable: false,
             };
             let table = Table {
