@@ -3,6 +3,11 @@
 CARGO ?= cargo
 # Further arguments of `walcast demo`, `cargo test` or `cargo bench`: make test ARGS='--test cluster'
 ARGS ?=
+# The Postgres to test against, instead of the machine's own: make test POSTGRES=17 (.ci/with-postgres says which).
+POSTGRES ?=
+WITH_POSTGRES = $(if $(POSTGRES),.ci/with-postgres $(POSTGRES) )
+# What is run against every version: catalog, publication, slot, decoding, fills and DDL.
+VERSION_TESTS = catalog changes cluster generated_columns schema_changes
 TARGET_DIRECTORY = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
@@ -18,8 +23,10 @@ demo: prepare ## Build walcast and show it at work on a throwaway Postgres and r
 
 test: prepare-tests ## Run every test: unit, integration against a real Postgres, workerd, wrangler and Chromium, documentation
 	@echo 'make test: running every test; those that need a Postgres, a workerd, wrangler or a Chromium start their own'
-	$(CARGO) test --locked $(ARGS)
-	$(if $(ARGS),,$(CARGO) test --locked --features otel --test otel)
+	$(WITH_POSTGRES)$(CARGO) test --locked $(ARGS)
+	$(if $(ARGS)$(POSTGRES),,@set -e; versions=$$(.ci/with-postgres versions); for version in $$versions; do \
+		.ci/with-postgres "$$version" $(CARGO) test --locked $(VERSION_TESTS:%=--test %); done)
+	$(if $(ARGS),,$(WITH_POSTGRES)$(CARGO) test --locked --features otel --test otel)
 
 bench: prepare ## Measure throughput and latency beside pg_recvlogical, on a throwaway Postgres
 	@echo 'make bench: writing benches/results.md and .svg; shorter with ARGS="--scale 0.1 --rounds 1"'
@@ -35,6 +42,6 @@ lint: prepare ## Check format, lints and documentation; a warning is an error
 prepare: ## Install what is missing on this machine: a C compiler, pkg-config, make, a Postgres server, workerd
 	@.ci/prepare
 
-# wrangler is 413 MB, and Chromium 300 MB, that only tests need.
+# wrangler is 394 MB, and Chromium 300 MB, that only tests need.
 prepare-tests:
 	@.ci/prepare tests

@@ -9,17 +9,28 @@
 //! on both. Printed is the lag of each, from a commit's return until its row can be read from every region, and how the
 //! API answered. It fails where an answer was no 200, or fewer requests were answered than were to be sent.
 
+#[path = "support/engine.rs"]
+mod engine;
+#[path = "support/over.rs"]
+mod over;
+#[path = "support/percentiles.rs"]
+mod percentiles;
+#[path = "support/source.rs"]
+mod source;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use tokio::runtime::{Builder, Runtime};
-use tokio_postgres::{Client, NoTls};
 use walcast::app::demo::Cluster;
+
+use engine::{Engine, REGIONS, sqlite_sinks};
+use over::Over;
+use percentiles::percentiles;
+use source::Source;
 
 /// Measures the replication lag without and with requests
 #[derive(Parser)]
@@ -41,7 +52,10 @@ struct Arguments {
     bench: bool,
 }
 
-const REGIONS: [&str; 6] = ["eu", "na", "sa", "af", "ap", "oc"];
+const SCHEMA: &str = r#"{
+    "probes": {"primaryKey": "id", "columns": {"id": "INTEGER"}},
+    "load": {"primaryKey": "id", "columns": {"id": "INTEGER", "body": "TEXT"}}
+}"#;
 const PATHS: [&str; 3] = ["/status", "/metrics", "/events"];
 /// Connections that requests come over, and pages that stay open.
 const CLIENTS: u64 = 8;
@@ -50,6 +64,8 @@ const PAGES: usize = 4;
 const WRITTEN_AT_ONCE: u64 = 20;
 /// Commits a second that are watched.
 const PROBES_PER_SECOND: u32 = 50;
+/// The median, the 90th and 99th of a hundred, and the most.
+const SHARES: [f64; 4] = [0.5, 0.9, 0.99, 1.0];
 /// Between two looks at the regions.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -62,8 +78,13 @@ fn main() {
         "CREATE TABLE probes (id bigint PRIMARY KEY); CREATE TABLE load (id bigint PRIMARY KEY, body text)",
     );
     let directory = tempfile::tempdir().expect("a directory");
-    configure(&cluster.url(), directory.path());
-    let mut engine = Engine::start(directory.path());
+    let config = format!(
+        "[source]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nsync_file = \"sync-log.db\"\n{}",
+        cluster.url(),
+        sqlite_sinks(&REGIONS)
+    );
+    engine::configure(directory.path(), &config, SCHEMA);
+    let engine = Engine::start(directory.path(), &[]);
     let address = engine.address();
     let is_loaded = AtomicBool::new(false);
     let is_over = AtomicBool::new(false);
@@ -91,7 +112,7 @@ fn main() {
         drop(over);
     });
     for (name, lags) in ["without requests", "with requests"].into_iter().zip(&mut lags) {
-        let [p50, p90, p99, max] = percentiles(lags);
+        let [p50, p90, p99, max] = percentiles(lags, SHARES);
         println!(
             "{name:<17} lag p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, max {max:.2} ms ({} commits)",
             lags.len()
@@ -101,89 +122,13 @@ fn main() {
     for (path, took) in PATHS.into_iter().zip(answers.took) {
         let mut took = took.into_inner().expect("no client panicked");
         answered += took.len() as u64;
-        let [p50, _, p99, max] = percentiles(&mut took);
+        let [p50, _, p99, max] = percentiles(&mut took, SHARES);
         println!("{path:<17} {} answers, p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms", took.len());
     }
     let refused = answers.refused.load(Ordering::Relaxed);
     let wanted = arguments.requests * arguments.seconds;
     println!("{answered} of {wanted} requests answered, {refused} other than with 200");
     assert!(refused == 0 && answered * 100 >= wanted * 95, "the API did not answer as it should");
-}
-
-/// A session at the source.
-struct Source {
-    client: Client,
-    runtime: Runtime,
-}
-
-impl Source {
-    fn connect(url: &str) -> Self {
-        // With a thread of its own, so that the connection is served while nobody waits for it.
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let (client, connection) = runtime.block_on(tokio_postgres::connect(url, NoTls)).expect("a session");
-        runtime.spawn(connection);
-        Source { client, runtime }
-    }
-
-    fn execute(&self, sql: &str) {
-        self.runtime.block_on(self.client.batch_execute(sql)).expect("the statement works");
-    }
-}
-
-fn configure(url: &str, directory: &Path) {
-    let sinks =
-        REGIONS.map(|name| format!("[[sink]]\nname = \"{name}\"\ntype = \"sqlite\"\npath = \"{name}.db\"\n"));
-    let config = format!(
-        "[source]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nsync_file = \"sync-log.db\"\n{}",
-        url,
-        sinks.concat()
-    );
-    std::fs::write(directory.join("walcast.toml"), config).expect("the configuration");
-    let schema = r#"{
-        "probes": {"primaryKey": "id", "columns": {"id": "INTEGER"}},
-        "load": {"primaryKey": "id", "columns": {"id": "INTEGER", "body": "TEXT"}}
-    }"#;
-    std::fs::write(directory.join("schema.json"), schema).expect("the schema");
-}
-
-/// The running engine, which ends with this.
-struct Engine(Child);
-
-impl Engine {
-    fn start(directory: &Path) -> Engine {
-        let mut walcast = Command::new(env!("CARGO_BIN_EXE_walcast"));
-        walcast.current_dir(directory).arg("run").stdin(Stdio::null()).stderr(Stdio::piped());
-        Engine(walcast.spawn().expect("walcast runs"))
-    }
-
-    /// Where its API listens, and its log from then on to this process's.
-    fn address(&mut self) -> String {
-        let mut log = BufReader::new(self.0.stderr.take().expect("its log")).lines();
-        let address = loop {
-            let line = log.next().expect("walcast listens").expect("text");
-            if let Some((_, address)) = line.split_once("address=") {
-                break address.trim().to_owned();
-            }
-        };
-        std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
-        address
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Ends the other threads.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Commits single rows, and waits for each in every region.
@@ -336,14 +281,4 @@ impl Drop for Page {
     fn drop(&mut self) {
         let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
-}
-
-/// The median, the 90th and 99th of a hundred, and the most, in milliseconds.
-fn percentiles(times: &mut [Duration]) -> [f64; 4] {
-    times.sort_unstable();
-    let at = |share: f64| {
-        let index = (times.len().saturating_sub(1) as f64 * share).round() as usize;
-        times.get(index).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
-    };
-    [at(0.5), at(0.9), at(0.99), at(1.0)]
 }

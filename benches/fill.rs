@@ -8,19 +8,29 @@
 //!
 //! It ends only if every replica equals the source, and prints the rates, the lag of the live changes, and the memory.
 
-use std::io::BufRead;
+#[path = "support/copy.rs"]
+mod copy;
+#[path = "support/engine.rs"]
+mod engine;
+#[path = "support/percentiles.rs"]
+mod percentiles;
+#[path = "support/source.rs"]
+mod source;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use rusqlite::{Connection, OpenFlags, params_from_iter};
+use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
-use tokio::runtime::Runtime;
 use walcast::app::demo::Cluster;
-use walcast::postgres::conninfo::ConnectionInfo;
-use walcast::postgres::session;
+
+use copy::{copy_into, psql};
+use engine::{Engine, REGIONS, sqlite_sinks, walcast};
+use percentiles::percentiles;
+use source::Source;
 
 /// Measures a fill beside a plain COPY
 #[derive(Parser)]
@@ -39,7 +49,6 @@ struct Arguments {
     bench: bool,
 }
 
-const REGIONS: [&str; 6] = ["eu", "na", "sa", "af", "ap", "oc"];
 const TABLES: [&str; 3] = ["pairs", "wide", "uuids"];
 const SCHEMA: &str = r#"{
     "pairs": {"primaryKey": ["tenant", "id"], "columns": {"tenant": "INTEGER", "id": "INTEGER", "n": "INTEGER"}},
@@ -55,26 +64,28 @@ fn main() {
     let arguments = Arguments::parse();
     let cluster = Cluster::builder().start().expect("a server");
     let directory = tempfile::tempdir().expect("a directory");
-    create(&cluster, arguments.rows);
-    let copied = time(|| copy_out(&cluster));
-    let loaded = time(|| load_one(&cluster, &directory.path().join("plain.db")));
+    let source = Source::connect(&cluster.url());
+    create(&source, arguments.rows);
+    let copied = time(|| copy_out(&cluster.url()));
+    let loaded = time(|| load_one(&cluster.url(), &directory.path().join("plain.db")));
     let rate = |time: Duration| arguments.rows as f64 / time.as_secs_f64() / 1000.0;
     println!("{} rows in three tables", arguments.rows);
     println!("COPY TO STDOUT to /dev/null    {:>7.0} k rows/s", rate(copied));
     println!("a plain copy into one SQLite   {:>7.0} k rows/s", rate(loaded));
 
-    configure(&cluster, directory.path());
+    let config = format!("[source]\nurl = \"{}\"\n{}", cluster.url(), sqlite_sinks(&REGIONS));
+    engine::configure(directory.path(), &config, SCHEMA);
     let stop = AtomicBool::new(false);
     let (mut lags, mut memory, mut filled) = (Vec::new(), 0, Duration::ZERO);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| write(&cluster, arguments.rows, arguments.writes, &stop));
+        let writer = scope.spawn(|| write(&cluster.url(), arguments.rows, arguments.writes, &stop));
         let started = Instant::now();
-        let mut engine = run(directory.path());
+        let mut engine = Engine::start(directory.path(), &[]);
         let mut kills = 0;
         loop {
             std::thread::sleep(TICK);
             assert!(started.elapsed() < LIMIT, "the fill does not end");
-            memory = memory.max(peak_kib(&engine));
+            memory = memory.max(engine.peak_mib());
             let regions: Vec<Option<Region>> =
                 REGIONS.iter().map(|name| look(directory.path(), name)).collect();
             lags.extend(regions.iter().flatten().filter_map(|region| region.lag));
@@ -83,9 +94,8 @@ fn main() {
                 && kills < arguments.kills
             {
                 kills += 1;
-                engine.kill().expect("it runs");
-                engine.wait().expect("it ends");
-                engine = run(directory.path());
+                engine.kill();
+                engine = Engine::start(directory.path(), &[]);
             }
             if regions.iter().all(|region| region.as_ref().is_some_and(|region| region.is_live)) {
                 break;
@@ -94,21 +104,17 @@ fn main() {
         filled = started.elapsed();
         stop.store(true, Ordering::Relaxed);
         let written = writer.join().expect("the writer writes");
-        let status = Command::new("kill").arg(engine.id().to_string()).status();
-        assert!(status.expect("kill runs").success() && engine.wait().expect("it ends").success());
+        engine.stop();
         println!(
             "{} kills, {written} rows changed meanwhile ({:.0} a second)",
             kills,
             written as f64 / filled.as_secs_f64()
         );
     });
-    let caught_up = run_until_caught_up(directory.path());
-    assert!(caught_up.success(), "the last changes arrive");
-    compare(&cluster, directory.path());
-    lags.sort_unstable();
-    let percentile = |share: f64| {
-        lags.get((lags.len() as f64 * share) as usize).or(lags.last()).copied().unwrap_or_default()
-    };
+    let caught_up = walcast(directory.path(), &["run", "--until-caught-up"]);
+    assert!(caught_up.status.success(), "the last changes arrive: {caught_up:?}");
+    compare(&source, directory.path());
+    let [p50, p99, max] = percentiles(&mut lags, [0.5, 0.99, 1.0]);
     println!(
         "walcast into six SQLite files  {:>7.0} k rows/s into each ({:.1} s)",
         rate(filled),
@@ -119,13 +125,8 @@ fn main() {
         copied.as_secs_f64() / filled.as_secs_f64(),
         loaded.as_secs_f64() / filled.as_secs_f64()
     );
-    println!(
-        "age of the newest change in a replica: p50 {} ms, p99 {} ms, max {} ms",
-        percentile(0.5),
-        percentile(0.99),
-        percentile(1.0)
-    );
-    println!("memory at most {} MiB; every replica equals the source", memory / 1024);
+    println!("age of the newest change in a replica: p50 {p50:.0} ms, p99 {p99:.0} ms, max {max:.0} ms");
+    println!("memory at most {memory} MiB; every replica equals the source");
 }
 
 fn time(work: impl FnOnce()) -> Duration {
@@ -134,25 +135,10 @@ fn time(work: impl FnOnce()) -> Duration {
     started.elapsed()
 }
 
-fn sql(cluster: &Cluster, text: &str) -> Vec<String> {
-    let runtime = Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let info = ConnectionInfo::resolve(&cluster.url()).expect("a URL");
-        let client = session::connect(&info, "walcast bench").await.expect("a session");
-        let messages = client.simple_query(text).await.expect("the statement works");
-        let rows = messages.into_iter().filter_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        });
-        rows.collect()
-    })
-}
-
 /// Half of the rows have a composite key, one in twenty-five is wide, the rest have uuids.
-fn create(cluster: &Cluster, rows: u64) {
+fn create(source: &Source, rows: u64) {
     let (pairs, wide) = (rows / 2, rows / 25);
-    sql(
-        cluster,
+    source.execute(
         &format!(
             "CREATE TABLE pairs (tenant int, id bigint, n bigint NOT NULL, PRIMARY KEY (tenant, id));
              CREATE TABLE wide (id bigint PRIMARY KEY, n bigint NOT NULL, body text);
@@ -169,21 +155,15 @@ fn create(cluster: &Cluster, rows: u64) {
     );
 }
 
-fn psql(cluster: &Cluster, command: &str) -> Command {
-    let mut psql = Command::new("psql");
-    psql.args(["--no-psqlrc", "--quiet", "-c", command, &cluster.url()]).stdin(Stdio::null());
-    psql
-}
-
-fn copy_out(cluster: &Cluster) {
+fn copy_out(url: &str) {
     for table in TABLES {
-        let status = psql(cluster, &format!("COPY {table} TO STDOUT")).stdout(Stdio::null()).status();
+        let status = psql(url, &format!("COPY {table} TO STDOUT")).stdout(Stdio::null()).status();
         assert!(status.expect("psql runs").success());
     }
 }
 
-/// What a script would do: a COPY per table, read line by line, into one file in one transaction each.
-fn load_one(cluster: &Cluster, path: &Path) {
+/// All three tables into one file, each in one transaction.
+fn load_one(url: &str, path: &Path) {
     let mut file = Connection::open(path).expect("a file");
     file.execute_batch(
         "PRAGMA journal_mode = WAL;
@@ -193,79 +173,38 @@ fn load_one(cluster: &Cluster, path: &Path) {
     )
     .expect("the tables");
     for (table, columns) in TABLES.into_iter().zip([3, 3, 2]) {
-        let copy = format!("COPY (SELECT * FROM {table} ORDER BY 1, 2) TO STDOUT");
-        let mut copy = psql(cluster, &copy).stdout(Stdio::piped()).spawn().expect("psql runs");
-        let transaction = file.transaction().expect("a transaction");
-        {
-            let places = vec!["?"; columns].join(", ");
-            let mut insert =
-                transaction.prepare(&format!("INSERT INTO {table} VALUES ({places})")).expect("a statement");
-            let output = std::io::BufReader::with_capacity(1 << 20, copy.stdout.take().expect("its output"));
-            for line in output.lines() {
-                insert.execute(params_from_iter(line.expect("text").split('\t'))).expect("a row");
-            }
-        }
-        transaction.commit().expect("the commit");
-        assert!(copy.wait().expect("psql ends").success());
+        copy_into(&mut file, url, table, columns);
     }
 }
 
-fn configure(cluster: &Cluster, directory: &Path) {
-    let sinks =
-        REGIONS.map(|name| format!("[[sink]]\nname = \"{name}\"\ntype = \"sqlite\"\npath = \"{name}.db\"\n"));
-    let config = format!("[source]\nurl = \"{}\"\n{}", cluster.url(), sinks.concat());
-    std::fs::write(directory.join("walcast.toml"), config).expect("the configuration");
-    std::fs::write(directory.join("schema.json"), SCHEMA).expect("the schema");
-}
-
-fn walcast(directory: &Path) -> Command {
-    let mut walcast = Command::new(env!("CARGO_BIN_EXE_walcast"));
-    let log =
-        std::fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).expect("a log");
-    walcast.current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    walcast
-}
-
-fn run(directory: &Path) -> Child {
-    walcast(directory).arg("run").spawn().expect("walcast runs")
-}
-
-fn run_until_caught_up(directory: &Path) -> std::process::ExitStatus {
-    walcast(directory).args(["run", "--until-caught-up"]).status().expect("walcast runs")
-}
-
 /// Changes rows all over the tables at this rate; returns how many.
-fn write(cluster: &Cluster, rows: u64, rate: u64, stop: &AtomicBool) -> u64 {
-    let runtime = Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let info = ConnectionInfo::resolve(&cluster.url()).expect("a URL");
-        let client = session::connect(&info, "walcast bench writer").await.expect("a session");
-        let (started, mut written, mut random) = (Instant::now(), 0, fastrand::Rng::with_seed(5));
-        while !stop.load(Ordering::Relaxed) {
-            let from = random.u64(1..rows / 2);
-            let to = from + WRITTEN_AT_ONCE;
-            let text = match random.u32(..3) {
-                0 => format!("UPDATE pairs SET n = n + 1 WHERE id >= {from} AND id < {to}"),
-                1 => format!("UPDATE uuids SET n = n + {rows} WHERE n >= {from} AND n < {to}"),
-                _ => format!(
-                    "UPDATE wide SET n = n + 1 WHERE id >= {0} AND id < {0} + {WRITTEN_AT_ONCE}",
-                    from % (rows / 25)
-                ),
-            };
-            written += client.execute(text.as_str(), &[]).await.expect("it is written");
-            let due = Duration::from_secs_f64(written as f64 / rate as f64);
-            tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
-        }
-        written
-    })
+fn write(url: &str, rows: u64, rate: u64, stop: &AtomicBool) -> u64 {
+    let source = Source::connect(url);
+    let (started, mut written, mut random) = (Instant::now(), 0, fastrand::Rng::with_seed(5));
+    while !stop.load(Ordering::Relaxed) {
+        let from = random.u64(1..rows / 2);
+        let to = from + WRITTEN_AT_ONCE;
+        let text = match random.u32(..3) {
+            0 => format!("UPDATE pairs SET n = n + 1 WHERE id >= {from} AND id < {to}"),
+            1 => format!("UPDATE uuids SET n = n + {rows} WHERE n >= {from} AND n < {to}"),
+            _ => format!(
+                "UPDATE wide SET n = n + 1 WHERE id >= {0} AND id < {0} + {WRITTEN_AT_ONCE}",
+                from % (rows / 25)
+            ),
+        };
+        written += source.write(&text);
+        let due = Duration::from_secs_f64(written as f64 / rate as f64);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
+    }
+    written
 }
 
 /// A replica as its readers see it.
 struct Region {
     rows: u64,
     is_live: bool,
-    /// How long ago its newest transaction was committed, in milliseconds.
-    lag: Option<i64>,
+    /// How long ago its newest transaction was committed.
+    lag: Option<Duration>,
 }
 
 fn look(directory: &Path, name: &str) -> Option<Region> {
@@ -290,25 +229,22 @@ fn look(directory: &Path, name: &str) -> Option<Region> {
             && fill["owed"].as_array()?.is_empty()
             && seen <= lsn;
     }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?.as_micros() as i64;
-    Some(Region { rows, is_live, lag: committed.map(|committed| (now - committed) / 1000) })
-}
-
-fn peak_kib(engine: &Child) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", engine.id())).unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
+    let age = |micros: i64| {
+        let committed = UNIX_EPOCH + Duration::from_micros(micros.unsigned_abs());
+        SystemTime::now().duration_since(committed).unwrap_or_default()
+    };
+    Some(Region { rows, is_live, lag: committed.map(age) })
 }
 
 /// Compares counts and sums of every column that changes.
-fn compare(cluster: &Cluster, directory: &Path) {
+fn compare(source: &Source, directory: &Path) {
     for table in TABLES {
         let text = format!("SELECT count(*) || ' ' || coalesce(sum(n), 0) FROM {table}");
-        let source = sql(cluster, &text);
+        let expected = source.texts(&text);
         for name in REGIONS {
             let file = Connection::open(directory.join(format!("{name}.db"))).expect("the replica");
             let replica: String = file.query_row(&text, [], |row| row.get(0)).expect("its rows");
-            assert_eq!([replica], source[..], "{table} of {name}");
+            assert_eq!([replica], expected[..], "{table} of {name}");
         }
     }
 }

@@ -6,6 +6,8 @@
 -- row_filter: its WHERE expression (from 15); '...' where there is one that the view does not show, as for a partition
 -- root in a publication without publish_via_partition_root. Columns are computed here and not taken from pg_publication_tables,
 -- which on 15 also counts generated columns that are never sent.
+-- has_identity: whether the server takes UPDATE and DELETE. From 18 on, not where REPLICA IDENTITY FULL would have to
+-- send generated columns that are not published.
 WITH publication AS (
     SELECT p.oid, p.pubname, coalesce(to_jsonb(p) ->> 'pubgencols', 'n') AS generated
     FROM pg_publication p
@@ -55,6 +57,14 @@ SELECT
     c.relreplident::text AS replica_identity,
     c.relkind = 'p' AS is_partitioned,
     c.relreplident = 'f'
+        AND (
+            current_setting('server_version_num')::int < 180000
+            OR NOT EXISTS (
+                SELECT FROM pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                    AND a.attgenerated NOT IN ('', publication.generated)
+            )
+        )
         OR EXISTS (
             SELECT FROM pg_index i
             WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate

@@ -9,6 +9,8 @@
 --     then rejects UPDATE and DELETE of a published table, as it does with REPLICA IDENTITY NOTHING.
 --   * A partition root has no rows of its own, so its estimate is the sum over its leaves.
 --   * A column set to STORAGE PLAIN later may still hold values stored out of line before.
+--   * Generated columns are published from 18 on, if they are STORED. There, a virtual one in a published table with
+--     REPLICA IDENTITY FULL makes the server reject UPDATE and DELETE: FULL is no identity then.
 WITH RECURSIVE wanted AS (
     SELECT c.*, n.nspname
     FROM pg_class c
@@ -16,7 +18,10 @@ WITH RECURSIVE wanted AS (
     WHERE c.oid = ANY ($1::oid[])
 ),
 attributes AS (
-    SELECT a.*
+    SELECT
+        a.*,
+        a.attgenerated = ''
+            OR a.attgenerated = 's' AND current_setting('server_version_num')::int >= 180000 AS is_publishable
     FROM pg_attribute a
     JOIN wanted w ON w.oid = a.attrelid
     WHERE a.attnum > 0 AND NOT a.attisdropped
@@ -65,6 +70,7 @@ columns AS (
             'type_name', format_type(a.atttypid, a.atttypmod),
             'is_not_null', a.attnotnull,
             'is_generated', a.attgenerated <> '',
+            'is_publishable', a.is_publishable,
             'is_toastable', a.attlen = -1 AND NOT (a.attstorage = 'p' AND t.typstorage = 'p')
         ) ORDER BY a.attnum)::text AS columns
     FROM attributes a
@@ -93,7 +99,9 @@ SELECT
     CASE w.relreplident
         WHEN 'f' THEN ARRAY(
             SELECT a.attname::text FROM attributes a
-            WHERE a.attrelid = w.oid AND a.attgenerated = ''
+            WHERE a.attrelid = w.oid
+                AND a.is_publishable
+                AND NOT EXISTS (SELECT FROM attributes v WHERE v.attrelid = w.oid AND v.attgenerated = 'v')
             ORDER BY a.attnum
         )
         ELSE ARRAY(

@@ -25,6 +25,8 @@ pub enum Kind {
     Replay,
     /// The sink's position and the slot's no longer meet: only a backfill makes this sink right again.
     NeedsBackfill,
+    /// The sink's target is gone, or something else stands in its place: open it again, as a new one.
+    Replaced,
     /// Nothing but an operator can resolve it: stop, keep everything, say what to do.
     Halt,
     /// The configuration, `schema.json` or the command line is wrong.
@@ -42,6 +44,7 @@ impl Kind {
             Kind::Rejected => "rejected",
             Kind::Replay => "replay",
             Kind::NeedsBackfill => "needs-backfill",
+            Kind::Replaced => "replaced",
             Kind::Halt => "halt",
             Kind::Config => "config",
             Kind::Bug => "bug",

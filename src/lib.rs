@@ -48,7 +48,7 @@
 //!    it has kept sinks without work waiting for `queue.patience`, reads a copy of the slot at its own pace, and joins
 //!    again; at every moment the main slot or its copy holds what it lacks. Beyond `catch_up.max_wal` it is *detached*,
 //!    and says so. One that is away when the engine starts, or comes with a reload, is waited for by the slot and joins in
-//!    the same way. ([`fanout::detour`], `tests/reload.rs`, `tests/simulation`, `tests/catch_up.rs`, `tests/d1_isolation.rs`)
+//!    the same way. ([`fanout::detour`], `tests/reload.rs`, `tests/regions.rs`, `tests/simulation`, `tests/catch_up.rs`, `tests/d1_isolation.rs`)
 //! 6. No row disappears silently: it is applied, dead-lettered with its reason, or the engine halts. Or its table is
 //!    stopped, which every sink keeps before it goes past the row, and which ends only by filling the table anew from
 //!    behind everything that was left out. ([`fanout::stop`], `tests/changes.rs`, `tests/misfits.rs`,

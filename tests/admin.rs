@@ -37,9 +37,7 @@ fn started_with(admin: &str, queue: &str) -> (Pipeline, Api) {
     let mut pipeline = Pipeline::builder()
         .sections(&format!("[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n{admin}\n[queue]\npatience = \"500ms\"\n{queue}"))
         .build(CREATE, &schema());
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     let api = Api::of(&pipeline);
     // Its tables are filled, though there is nothing to fill them with.
     await_status(&pipeline, &api, "/readyz", 200);

@@ -70,6 +70,15 @@ fn named(schema: &str, name: &str) -> TableName {
     TableName { schema: schema.into(), name: name.into() }
 }
 
+/// What is said of a publication of just the mapped tables.
+fn accepted(version: ServerVersion) -> PublicationChange {
+    let notes = match version.has_column_lists() {
+        true => vec![],
+        false => vec![format!("Postgres {version} has no column lists: unmapped columns are sent too")],
+    };
+    PublicationChange::Accepted { notes }
+}
+
 fn strings(list: &[&str]) -> Vec<String> {
     list.iter().map(|&text| text.to_owned()).collect()
 }
@@ -215,36 +224,46 @@ async fn a_publication_is_created_widened_and_then_accepted() {
     let made = publication::describe(client, name).await.unwrap().unwrap();
     assert!(made.is_owned && made.via_root && !made.all_tables && made.tables.len() == 4);
     let list = |table: &str| made.member(&named("public", table)).unwrap().column_list.clone();
-    assert_eq!(list("orders"), Some(strings(&["id", "total"])));
+    let has_lists = version.has_column_lists();
+    let listed = |columns: &[&str]| has_lists.then(|| strings(columns));
+    assert_eq!(list("orders"), listed(&["id", "total"]));
     assert_eq!(list("full_rows"), None);
-    assert_eq!(list("generated"), Some(strings(&["id"])), "not published before 18");
+    let published: &[&str] = if version.major() >= 18 { &["id", "g"] } else { &["id"] };
+    assert_eq!(list("generated"), listed(published));
     client.batch_execute("UPDATE full_rows SET a = 2").await.unwrap();
-    assert_eq!(
-        ensure(client, name, &first, version).await.unwrap(),
-        PublicationChange::Accepted { notes: vec![] }
-    );
+    assert_eq!(ensure(client, name, &first, version).await.unwrap(), accepted(version));
 
     let second = source.published(&[("orders", &["secret"]), ("od\"d-t", &["c\"d"])]).await;
     let change = ensure(client, name, &second, version).await.unwrap();
-    assert!(matches!(&change, PublicationChange::Altered { reasons } if reasons.len() == 2), "{change:?}");
+    // Without column lists, a table is published with all its columns.
+    let lacking = if has_lists { 2 } else { 1 };
+    assert!(
+        matches!(&change, PublicationChange::Altered { reasons } if reasons.len() == lacking),
+        "{change:?}"
+    );
     let widened = publication::describe(client, name).await.unwrap().unwrap();
     assert_eq!(widened.tables.len(), 5);
     let orders = widened.member(&named("public", "orders")).unwrap();
-    assert_eq!(orders.column_list, Some(strings(&["id", "total", "secret"])));
+    assert_eq!(orders.column_list, listed(&["id", "total", "secret"]));
     let PublicationChange::Accepted { notes } = ensure(client, name, &second, version).await.unwrap() else {
         panic!("it covers them now");
     };
     assert!(notes[0].contains("also publishes"), "{notes:?}");
 
     // What a column list on a table with FULL identity does, and that it is taken away.
-    client.batch_execute("CREATE PUBLICATION bad FOR TABLE full_rows (id, a, b)").await.unwrap();
-    let refused = client.batch_execute("UPDATE full_rows SET a = 3").await.unwrap_err();
-    assert!(refused.as_db_error().unwrap().message().contains("cannot update table"), "{refused:?}");
-    let full = source.published(&[("full_rows", &["a"])]).await;
-    ensure(client, "bad", &full, version).await.unwrap();
-    client.batch_execute("UPDATE full_rows SET a = 3").await.unwrap();
+    if has_lists {
+        client.batch_execute("CREATE PUBLICATION bad FOR TABLE full_rows (id, a, b)").await.unwrap();
+        let refused = client.batch_execute("UPDATE full_rows SET a = 3").await.unwrap_err();
+        assert!(refused.as_db_error().unwrap().message().contains("cannot update table"), "{refused:?}");
+        let full = source.published(&[("full_rows", &["a"])]).await;
+        ensure(client, "bad", &full, version).await.unwrap();
+        client.batch_execute("UPDATE full_rows SET a = 3").await.unwrap();
+    }
 
-    for sql in ["FOR ALL TABLES", "FOR TABLES IN SCHEMA public"] {
+    // Column lists, row filters and publications of schemas came with the same version.
+    let wide: &[&str] =
+        if has_lists { &["FOR ALL TABLES", "FOR TABLES IN SCHEMA public"] } else { &["FOR ALL TABLES"] };
+    for sql in wide {
         client.batch_execute(&format!("CREATE PUBLICATION wide {sql}")).await.unwrap();
         let flat = source.published(&[("orders", &["total"]), ("full_rows", &["a"])]).await;
         let change = ensure(client, "wide", &flat, version).await.unwrap();
@@ -260,6 +279,27 @@ async fn a_publication_is_created_widened_and_then_accepted() {
     publication::drop(client, name).await.unwrap();
     publication::drop(client, name).await.unwrap();
     assert_eq!(publication::describe(client, name).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_table_that_others_inherit_from_is_published_without_them() {
+    let source = Source::start(
+        "CREATE TABLE parent (id int PRIMARY KEY, v text);
+         CREATE TABLE keyless (extra int) INHERITS (parent);
+         CREATE TABLE child (extra int, PRIMARY KEY (id)) INHERITS (parent);
+         CREATE TABLE later (id int PRIMARY KEY);",
+    )
+    .await;
+    let (client, version) = (&source.client, source.version().await);
+    let both = source.published(&[("parent", &["v"]), ("child", &["v", "extra"])]).await;
+    ensure(client, "w", &both, version).await.unwrap();
+    let more = source.published(&[("parent", &["v"]), ("later", &["id"])]).await;
+    ensure(client, "w", &more, version).await.unwrap();
+    let made = publication::describe(client, "w").await.unwrap().unwrap();
+    let names: Vec<String> = made.tables.iter().map(|member| member.name.plain()).collect();
+    assert_eq!(names, ["child", "later", "parent"]);
+    // Published, it could not be written any more: it has no key.
+    client.batch_execute("INSERT INTO keyless VALUES (1); UPDATE keyless SET v = 'x'").await.unwrap();
 }
 
 #[tokio::test]
@@ -282,7 +322,7 @@ async fn a_role_that_may_not_publish_is_told_the_sql_that_its_dba_runs() {
         source.client.batch_execute(&sql).await.unwrap();
         source.client.batch_execute("SET ROLE walcast").await.unwrap();
         let change = ensure(&source.client, "w", wanted, version).await.unwrap();
-        assert_eq!(change, PublicationChange::Accepted { notes: vec![] });
+        assert_eq!(change, accepted(version));
     }
     let error = publication::drop(&source.client, "w").await.unwrap_err();
     assert!(error.hint_text().unwrap().contains("DROP PUBLICATION IF EXISTS \"w\""), "{error:?}");
@@ -470,7 +510,7 @@ async fn a_check_finds_what_would_go_wrong_and_its_remedies_put_it_right() {
          CREATE TABLE no_key (id int, a int);
          CREATE TABLE secured (id int PRIMARY KEY, a int); ALTER TABLE secured ENABLE ROW LEVEL SECURITY;
          CREATE TABLE hidden (id int PRIMARY KEY, a int);
-         CREATE TABLE generated (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id) STORED);
+         CREATE TABLE generated (id int PRIMARY KEY);
          CREATE TABLE by_index (id int PRIMARY KEY, b int NOT NULL UNIQUE);
          ALTER TABLE by_index REPLICA IDENTITY USING INDEX by_index_b_key;
          CREATE TABLE root (id int PRIMARY KEY) PARTITION BY HASH (id);
@@ -481,6 +521,10 @@ async fn a_check_finds_what_would_go_wrong_and_its_remedies_put_it_right() {
          GRANT SELECT (id) ON hidden TO walcast;",
     )
     .await;
+    let (kind, what) =
+        if source.version().await.major() >= 18 { ("VIRTUAL", "virtual") } else { ("STORED", "generated") };
+    let generated = format!("ALTER TABLE generated ADD g int GENERATED ALWAYS AS (id) {kind}");
+    source.client.batch_execute(&generated).await.unwrap();
     let request = Request {
         sinks: 2,
         host: "localhost".into(),
@@ -511,7 +555,7 @@ async fn a_check_finds_what_would_go_wrong_and_its_remedies_put_it_right() {
         "problem table no_key: it has no primary key: once it is published, the server rejects",
         "problem table secured: row security hides rows",
         "problem table hidden: role \"walcast\" may not read a",
-        "problem table generated: column g is generated",
+        &format!("problem table generated: column g is {what}"),
         "problem table by_index: primaryKey in schema.json has id, which its replica identity INDEX does not carry",
         "problem table root: its replica identity is DEFAULT, but public.leaf has another",
         "problem table missing: table \"public\".\"missing\" does not exist",

@@ -36,9 +36,7 @@ fn pipeline(sinks: &[&str], settings: &[(&str, &str)], sections: &str) -> Pipeli
         builder = builder.setting(name, value);
     }
     let mut pipeline = builder.build(CREATE, &schema());
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     pipeline
 }
 
@@ -116,8 +114,7 @@ fn under_load(mut pipeline: Pipeline, sinks: &[&str], scenario: impl FnOnce(&mut
     await_no_copy(&pipeline);
     pipeline.assert_equal(ALL, ALL);
     for replica in pipeline.replicas() {
-        let expected = committed.load(Ordering::Relaxed) as i64;
-        assert_eq!(replica.checkpoint().unwrap().transactions, expected, "{:?}", replica.path);
+        pipeline.assert_transactions(&replica, committed.load(Ordering::Relaxed) as i64);
     }
     assert_eq!(pipeline.stop(), Some(0));
 }

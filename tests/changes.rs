@@ -292,10 +292,7 @@ fn a_row_without_a_valid_form_is_set_aside_and_stops_only_the_sink_that_asks_for
         "CREATE TABLE t (id int PRIMARY KEY, n numeric);",
         &json!({"t": table(json!("id"), &[("id", "INTEGER"), ("n", "INTEGER")])}),
     );
-    pipeline.start();
-    // Otherwise the fill may read the same rows, and set them aside as well.
-    pipeline.filled("eu");
-    pipeline.filled("na");
+    pipeline.begin();
     pipeline.exec("INSERT INTO t VALUES (1, 1), (2, 2)");
     pipeline.catch_up();
     let good = pipeline.replica("na").checkpoint().unwrap();

@@ -68,7 +68,7 @@ fn a_transaction_of_a_million_rows_is_seen_whole_or_not_at_all_and_takes_little_
     let peak = peak_memory_kib(pipeline.engine_pid());
     assert!(peak < 128 * MIB, "{peak} KiB");
     pipeline.assert_equal("SELECT count(*), sum(id) FROM t", "SELECT count(*), sum(id) FROM t");
-    assert!(pipeline.replicas().iter().all(|replica| replica.checkpoint().unwrap().transactions == 1));
+    pipeline.replicas().iter().for_each(|replica| pipeline.assert_transactions(replica, 1));
     assert_eq!(pipeline.stop(), Some(0));
 }
 
@@ -128,7 +128,7 @@ fn an_engine_that_is_killed_again_and_again_applies_every_transaction_once() {
     let all = "SELECT writer, id, n FROM t ORDER BY writer, id";
     pipeline.assert_equal(all, all);
     for replica in pipeline.replicas() {
-        assert_eq!(replica.checkpoint().unwrap().transactions, committed.load(Ordering::Relaxed));
+        pipeline.assert_transactions(&replica, committed.load(Ordering::Relaxed));
         assert!(replica.dead_letters().is_empty());
     }
     assert_eq!(pipeline.stop(), Some(0));

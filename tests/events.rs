@@ -28,9 +28,7 @@ fn started(admin: &str) -> (Pipeline, Api) {
                 "columns": {"id": "INTEGER", "part": "TEXT", "n": "INTEGER"}
             }}),
         );
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     let api = Api::of(&pipeline);
     // Its tables are filled, though there is nothing to fill them with.
     pipeline.eventually("readiness", || (api.get("/readyz").status == 200).then_some(()));

@@ -193,7 +193,7 @@ fn an_engine_that_was_taken_for_dead_cannot_write_any_more() {
     pipeline.exec(&insert("21, 30"));
     pipeline.catch_up();
     pipeline.assert_equal(ALL, ALL);
-    assert_eq!(pipeline.replica("eu").checkpoint().unwrap().transactions, 3);
+    pipeline.assert_transactions(&pipeline.replica("eu"), 3);
     assert_eq!(pipeline.stop(), Some(0));
 }
 

@@ -23,9 +23,7 @@ fn started(lines: &str) -> (Pipeline, Api) {
     let mut pipeline = Pipeline::builder()
         .sections(&format!("[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n{lines}\n"))
         .build(CREATE, &schema());
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     let api = Api::of(&pipeline);
     (pipeline, api)
 }
@@ -168,5 +166,84 @@ fn who_may_not_who_asks_wrongly_and_what_is_not_there() {
     assert_eq!(api.send("POST", "/sync", &[("authorization", &bearer)], "").status, 202);
     pipeline.cluster.stop().unwrap();
     api.post_with(SECRET, "/sync").assert_problem(503, "transient");
+    assert_eq!(pipeline.stop(), Some(0));
+}
+
+/// Asserts that everything that says how the regions are says that one of these is failing and the others are right.
+fn assert_all_name(api: &Api, failing: &str, others: &[&str]) {
+    assert_eq!(api.get("/livez").status, 200, "a restart would not help");
+    let readiness = api.get("/readyz");
+    assert_eq!(readiness.status, 503, "{readiness:?}");
+    let problems = readiness.json()["problems"].clone();
+    assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
+    assert_eq!(problems[0]["subject"], format!("sink {failing}"), "{problems}");
+    let status = api.get("/status").json();
+    assert_eq!((&status["is_ok"], &status["engine"]["phase"]), (&json!(false), &json!("streaming")));
+    let text = api.send("GET", "/", &[("accept", "text/plain")], "").body;
+    assert!(text.contains("streaming, not ready"), "{text}");
+    let metrics = api.get("/metrics").body;
+    for sink in others.iter().chain([&failing]) {
+        let state = if *sink == failing { "failing" } else { "attached" };
+        let of_status = status["sinks"].as_array().unwrap().iter().find(|one| one["name"] == *sink).unwrap();
+        assert_eq!(of_status["state"], state, "{of_status}");
+        assert_eq!(of_status["problem"].is_string(), *sink == failing, "{of_status}");
+        assert!(text.contains(&format!("  {sink}: {state} at ")), "{text}");
+        for other in walcast::telemetry::SINK_STATES {
+            let value = u8::from(other == state);
+            let line = format!("walcast_sink_state{{sink=\"{sink}\",state=\"{other}\"}} {value}\n");
+            assert!(metrics.contains(&line), "{line}{metrics}");
+        }
+    }
+    assert!(metrics.contains("walcast_stalled 0\n"), "{metrics}");
+}
+
+#[test]
+fn a_region_that_is_down_for_long_is_named_by_all_that_say_how_the_regions_are() {
+    let mut pipeline = Pipeline::builder()
+        .sections(&format!(
+            "[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\nstall_timeout = \"5s\"\n"
+        ))
+        .sink("eu", "")
+        .sink("na", "")
+        .d1("apac", "")
+        .build(CREATE, &schema());
+    pipeline.start();
+    pipeline.catch_up();
+    let api = Api::of(&pipeline);
+    let await_ready =
+        || pipeline.eventually("readiness", || (api.get("/readyz").status == 200).then_some(()));
+    await_ready();
+    let mut id = 0;
+    for (index, failing) in [(1, "na"), (2, "apac")] {
+        let held = match failing {
+            "na" => Some(lock(&pipeline, "na")),
+            _ => {
+                pipeline.order("apac", json!({"kind": "internal-error", "times": "until cleared"}));
+                None
+            }
+        };
+        let others: Vec<&str> = ["eu", "na", "apac"].into_iter().filter(|sink| *sink != failing).collect();
+        // So often that it is down for longer than the engine may stand still.
+        let began = std::time::Instant::now();
+        pipeline.eventually("many failed attempts", || {
+            id += 1;
+            pipeline.exec(&format!("INSERT INTO t VALUES ({id}, 1)"));
+            others.iter().for_each(|sink| pipeline.catch_up_one(sink));
+            assert_eq!(api.get("/livez").status, 200);
+            let attempts = api.get("/status").json()["sinks"][index]["engine"]["failed_attempts"].as_u64()?;
+            (attempts >= 3 && began.elapsed().as_secs() > 10).then_some(())
+        });
+        // The metrics and the status are a second old at most; nothing of it changes any more.
+        pipeline.eventually("the metrics to be as new", || {
+            let line = format!("walcast_sink_state{{sink=\"{failing}\",state=\"failing\"}} 1\n");
+            api.get("/metrics").body.contains(&line).then_some(())
+        });
+        assert_all_name(&api, failing, &others);
+        drop(held);
+        pipeline.workerd.as_ref().unwrap().clear_faults().unwrap();
+        await_ready();
+    }
+    pipeline.catch_up();
+    pipeline.assert_equal(ROWS, ROWS);
     assert_eq!(pipeline.stop(), Some(0));
 }

@@ -36,9 +36,7 @@ fn started(admin: &str, create: &str, schema: &Value) -> (Pipeline, Api) {
         builder = builder.sink(region, "");
     }
     let mut pipeline = builder.build(create, schema);
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     let api = Api::of(&pipeline);
     (pipeline, api)
 }

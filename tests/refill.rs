@@ -153,6 +153,46 @@ fn names_that_there_are_not_are_told_with_those_that_there_are() {
 }
 
 #[test]
+fn a_condition_that_the_source_does_not_understand_is_refused_before_anything_begins() {
+    let pipeline = filled();
+    for condition in ["bogus = 1", "v", "true -- (", "id > $1", "true); DELETE FROM a; SELECT (true"] {
+        let output = pipeline.walcast(&["backfill", "--table", "a", "--where", condition]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        match condition {
+            "true -- (" => {
+                assert_eq!(output.status.code(), Some(0), "a comment ends with its line: {stderr}")
+            }
+            _ => assert_eq!(output.status.code(), Some(2), "{condition}: {stderr}"),
+        }
+        assert_eq!(states(&pipeline), ["eu a live", "eu b live", "na a live", "na b live"], "{condition}");
+    }
+    // What fails with a row only, another backfill ends.
+    let output = pipeline.walcast(&["backfill", "--table", "a", "--where", "1 / (id - 7) < 9"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains("division by zero"), "{stderr}");
+    assert!(stderr.contains("walcast backfill --table a without one"), "{stderr}");
+    ask(&pipeline, &["backfill", "--table", "a", "--json"]);
+    assert_eq!(states(&pipeline), ["eu a live", "eu b live", "na a live", "na b live"]);
+    pipeline.assert_equal(A, A);
+}
+
+#[test]
+fn a_run_that_ends_although_a_table_cannot_be_filled_is_a_failed_one() {
+    let keyless =
+        "CREATE TABLE k (id int, v text); ALTER TABLE k REPLICA IDENTITY FULL; INSERT INTO k VALUES (1);";
+    let table = json!({"primaryKey": "id", "columns": {"id": "INTEGER", "v": "TEXT"}});
+    let mut pipeline =
+        Pipeline::builder().build(&format!("{ROWS}{keyless}"), &json!({"a": table, "k": table}));
+    pipeline.start_with(&["--until-caught-up"]);
+    assert_eq!(pipeline.exit_code(), Some(1));
+    pipeline.assert_log(&["table k cannot be filled in sink", "CREATE UNIQUE INDEX"]);
+    pipeline.assert_equal(A, A);
+    pipeline.exec("ALTER TABLE k ALTER id SET NOT NULL; CREATE UNIQUE INDEX ON k (id);");
+    pipeline.run_until_caught_up();
+    pipeline.assert_equal("SELECT id, v FROM k", "SELECT id, v FROM k");
+}
+
+#[test]
 fn a_running_engine_fills_and_nukes_what_its_callers_name() {
     let columns = json!({"id": "INTEGER", "v": "TEXT"});
     let table = json!({"primaryKey": "id", "columns": columns});
@@ -170,6 +210,7 @@ fn a_running_engine_fills_and_nukes_what_its_callers_name() {
         ("/nuke", Some(SECRET), json!({"type": "all", "db": "eu"}), 400),
         ("/nuke", Some(SECRET), json!({"type": "table", "table": "a", "where": "true"}), 400),
         ("/backfill", Some(SECRET), json!({"type": "all", "where": "true"}), 400),
+        ("/backfill", Some(SECRET), json!({"type": "table", "table": "a", "where": "bogus = 1"}), 400),
         ("/backfill", Some(SECRET), json!({"type": "everything"}), 400),
         ("/backfill", Some(SECRET), json!({"type": "db", "db": "ap"}), 404),
         ("/backfill", Some(SECRET), json!({"type": "table", "table": "c"}), 404),

@@ -36,10 +36,7 @@ fn started() -> (Pipeline, Api) {
             "[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\nmax_dead_letters = 3\n"
         ))
         .build(CREATE, &schema());
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
-    ["eu", "na"].iter().for_each(|sink| pipeline.filled(sink));
+    pipeline.begin();
     let api = Api::of(&pipeline);
     (pipeline, api)
 }
@@ -121,6 +118,48 @@ fn a_row_is_found_at_the_source_and_in_every_region_in_the_regions_form() {
     assert!(code == 0 && text.contains("there at the source") && text.contains("equal"), "{text}");
     assert!(!pipeline.log().contains("a/b"), "a key was logged");
     assert_eq!(pipeline.stop(), Some(0));
+}
+
+#[test]
+fn a_row_is_found_by_any_spelling_of_its_key_and_of_its_table_and_not_among_those_that_inherit() {
+    let keyed = |key: &str| json!({"primaryKey": "id", "columns": {"id": key, "v": "TEXT"}});
+    let pipeline = Pipeline::started(
+        "CREATE TABLE prices (id numeric PRIMARY KEY, v text); INSERT INTO prices VALUES (1.50, 'x');
+         CREATE TABLE parent (id int PRIMARY KEY, v text); CREATE TABLE child () INHERITS (parent);
+         INSERT INTO parent VALUES (1, 'p'); INSERT INTO child VALUES (1, 'c'), (2, 'c');
+         CREATE SCHEMA \"o.dd\"; CREATE TABLE \"o.dd\".t (id int PRIMARY KEY, v text);
+         INSERT INTO \"o.dd\".t VALUES (1, 'o');",
+        &json!({"prices": keyed("TEXT"), "parent": keyed("INTEGER"), "\"o.dd\".t": keyed("INTEGER")}),
+    );
+    for (table, key, row) in [
+        ("prices", "1.5", json!({"id": "1.50", "v": "x"})),
+        ("parent", "1", json!({"id": 1, "v": "p"})),
+        ("parent", "2", Value::Null),
+        ("o.dd.t", "1", json!({"id": 1, "v": "o"})),
+        ("\"o.dd\".t", "1", json!({"id": 1, "v": "o"})),
+    ] {
+        let (code, found) = trace(&pipeline, &[table, key]);
+        assert_eq!((code, &found["source"]["row"]), (0, &row), "{found}");
+        assert_eq!(verdicts(&found), ["equal", "equal"], "{found}");
+    }
+}
+
+#[test]
+fn a_row_that_row_security_hides_is_not_taken_for_one_that_is_gone() {
+    let mut pipeline = Pipeline::builder().build(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'x');",
+        &json!({"t": {"primaryKey": "id", "columns": {"id": "INTEGER", "v": "INTEGER"}}}),
+    );
+    pipeline.run_until_caught_up();
+    assert_eq!(pipeline.replica("eu").dead_letters().len(), 1, "the row has no form there");
+    pipeline.exec("CREATE ROLE reader LOGIN REPLICATION; GRANT SELECT ON t TO reader");
+    pipeline.exec("ALTER TABLE t ENABLE ROW LEVEL SECURITY");
+    pipeline.edit_config("postgres://postgres@", "postgres://reader@");
+    let (code, _, stderr) = run(&pipeline, &["trace", "t", "1"]);
+    assert!(code == 1 && stderr.contains("row-level security") && stderr.contains("BYPASSRLS"), "{stderr}");
+    let (code, _, stderr) = run(&pipeline, &["failed", "retry"]);
+    assert!(code == 1 && stderr.contains("row-level security"), "{stderr}");
+    assert_eq!(pipeline.replica("eu").dead_letters().len(), 1, "and nobody forgets it");
 }
 
 #[test]
@@ -251,8 +290,7 @@ fn regions_on_d1_show_their_rows_and_dead_letters_too_whichever_way_they_are_rea
         .d1("weur", "")
         .d1_worker("apac", "")
         .build(CREATE, &schema());
-    pipeline.start();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     let api = Api::of(&pipeline);
     pipeline.exec(&app("it''s \u{fc}"));
     pipeline.exec(

@@ -166,6 +166,12 @@ fn a_table_that_leaves_the_publication_is_published_again_and_lacks_nothing() {
 fn a_column_that_our_publication_names_takes_its_table_along_until_it_is_back() {
     let create = CREATE.replace("CREATE PUBLICATION walcast FOR TABLE t;", "");
     let pipeline = Pipeline::started(&create, &schema());
+    if pipeline.major_version() < 15 {
+        println!("before Postgres 15 a publication names no columns, and nothing goes with them");
+        pipeline.exec("ALTER TABLE t DROP COLUMN n; INSERT INTO t VALUES (1, 'one')");
+        pipeline.await_log("walcast backfill --table t");
+        return;
+    }
     assert!(pipeline.try_exec("ALTER TABLE t DROP COLUMN n").is_err());
     pipeline.exec("ALTER TABLE t DROP COLUMN n CASCADE");
     pipeline.await_log("is no longer in publication walcast");

@@ -346,8 +346,16 @@ fn an_engine_of_which_every_table_is_stopped_goes_on_and_one_comes_back() {
 
 #[test]
 fn where_the_publication_is_not_walcasts_it_is_said_what_to_run() {
-    let owner = "CREATE ROLE dba SUPERUSER; CREATE PUBLICATION walcast FOR TABLE hot, calm WHERE (id > 0);";
-    let mut pipeline = started(owner, &admin());
+    // Without row filters, before 15, a superuser's publication of single tables is never left to others.
+    let has_filters = "DO $$ BEGIN IF current_setting('server_version_num')::int >= 150000 THEN
+        EXECUTE 'CREATE PUBLICATION walcast FOR TABLE hot, calm WHERE (id > 0)'; END IF; END $$;";
+    let mut pipeline = started(has_filters, &admin());
+    if pipeline.major_version() < 15 {
+        println!(
+            "before Postgres 15 there is no publication with a row filter, which walcast leaves to its owner"
+        );
+        return;
+    }
     pipeline.exec(
         "DROP TABLE hot; CREATE TABLE hot (id int PRIMARY KEY, n int, name text); INSERT INTO hot VALUES (1)",
     );

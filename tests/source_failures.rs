@@ -129,7 +129,7 @@ fn an_idle_publication_on_a_busy_server_does_not_pin_wal() {
         stop.store(true, Ordering::Relaxed);
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    assert_eq!(pipeline.replica("eu").checkpoint().unwrap().transactions, 1);
+    pipeline.assert_transactions(&pipeline.replica("eu"), 1);
     assert_eq!(pipeline.stop(), Some(0));
 
     for n in 0..50 {

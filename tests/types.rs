@@ -25,9 +25,7 @@ const BLOB: &str = "BLOB";
 fn pipeline(sql: &str, schema: &Value) -> Pipeline {
     let mut pipeline =
         Pipeline::builder().sink("file", "").d1("d1", "").d1_worker("worker", "").build(sql, schema);
-    pipeline.start();
-    pipeline.catch_up();
-    pipeline.await_log("streaming");
+    pipeline.begin();
     pipeline
 }
 

@@ -13,6 +13,8 @@
 mod consumer;
 mod d1;
 mod latency;
+#[path = "../support/machine.rs"]
+mod machine;
 mod measure;
 mod report;
 mod server;

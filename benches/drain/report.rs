@@ -10,6 +10,7 @@ use crate::Arguments;
 use crate::consumer::Consumer;
 use crate::d1;
 use crate::latency::Latency;
+use crate::machine::machine;
 use crate::measure::Spread;
 use crate::sqlite::Ceiling;
 use crate::workload::{Workload, thousands};
@@ -85,7 +86,7 @@ impl Report {
 
     fn write_markdown(&self, page: &mut String) -> std::fmt::Result {
         writeln!(page, "# Benchmark results\n\nWritten by `make bench`; do not edit.\n")?;
-        writeln!(page, "{}\n", self.machine())?;
+        writeln!(page, "{}\n", machine(&self.server_version))?;
         writeln!(
             page,
             "Each consumer drains its own copy of the same slot, all in turn, {} round(s). Seconds run from the start \
@@ -150,17 +151,6 @@ impl Report {
             writeln!(page, "| {regions} | {p50:.2} | {p99:.2} | {max:.2} |")?;
         }
         Ok(())
-    }
-
-    fn machine(&self) -> String {
-        let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        format!(
-            "Machine: {cores} cores, {}. Postgres {}, on the same machine.",
-            model.map_or("unknown processor", |(_, model)| model),
-            self.server_version
-        )
     }
 
     /// Writes `results.md` and `results.svg`.

@@ -38,7 +38,7 @@ use super::demand::Demand;
 use super::fill::Filler;
 use super::fill::gate::Gate;
 use super::fill::request::Refill;
-use super::fill::view::FillView;
+use super::fill::view::{FillView, Problem};
 use super::sinks::{Fanout, Lane, Turns};
 use super::source::Source;
 use super::view::{EngineView, Phase};
@@ -240,7 +240,7 @@ impl Engine {
             tracing::error!("the thread of the fills panicked");
         }
         let failed = failed.or_else(|| failed_sink(&main.route.progress));
-        match failed.or_else(|| stopped_table(&main)) {
+        match failed.or_else(|| unfinished_table(&main)) {
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -343,8 +343,8 @@ fn failed_sink(progress: &Progress) -> Option<Error> {
     })
 }
 
-/// A table that is stopped makes a run that ends by itself a failed one.
-fn stopped_table(main: &MainStream) -> Option<Error> {
+/// A table that is stopped, or cannot be filled, makes a run that ends by itself a failed one.
+fn unfinished_table(main: &MainStream) -> Option<Error> {
     let options = &main.setup.options;
     if !options.until_caught_up && options.ends.is_none() {
         return None;
@@ -352,11 +352,19 @@ fn stopped_table(main: &MainStream) -> Option<Error> {
     main.route.progress.running().find_map(|sink| {
         let fills = sink.fills();
         main.setup.plan.tables.iter().enumerate().find_map(|(index, table)| {
-            let stopped = fills.get(index)?.stopped.as_ref()?;
-            let (sink, name, reason) = (&sink.name, table.source.plain(), &stopped.reason);
-            let message = format!("table {name} is stopped in sink {sink} since {}: {reason}", stopped.since);
-            let failure = main.setup.fills.failure(index).and_then(|failure| failure.hint);
-            Some(Error::halt(message).hint(failure.unwrap_or_else(|| stopped.hint.clone())))
+            let fill = fills.get(index)?;
+            let (position, name, sink) = (sink.durable_lsn(), table.source.plain(), &sink.name);
+            let failure = main.setup.fills.failure(index);
+            let Some(stopped) = fill.stopped.as_ref() else {
+                let Problem { problem, hint } = failure.filter(|_| fill.lacks_rows(position))?;
+                let error = Error::halt(format!("table {name} cannot be filled in sink {sink}: {problem}"));
+                return Some(hint.into_iter().fold(error, Error::hint));
+            };
+            let (since, reason) = (stopped.since, &stopped.reason);
+            let error =
+                Error::halt(format!("table {name} is stopped in sink {sink} since {since}: {reason}"));
+            let hint = failure.and_then(|failure| failure.hint);
+            Some(error.hint(hint.unwrap_or_else(|| stopped.hint.clone())))
         })
     })
 }
@@ -369,7 +377,9 @@ fn no_sink_left() -> Error {
 fn is_passing(error: &Error) -> bool {
     match error.kind() {
         Kind::Transient | Kind::Throttled { .. } | Kind::Replay => true,
-        Kind::Rejected | Kind::NeedsBackfill | Kind::Halt | Kind::Config | Kind::Bug => false,
+        Kind::Rejected | Kind::NeedsBackfill | Kind::Replaced | Kind::Halt | Kind::Config | Kind::Bug => {
+            false
+        }
     }
 }
 

@@ -177,9 +177,11 @@ pub async fn retry(
     Ok(retried)
 }
 
-fn table_of(plan: &Plan, name: &str) -> Result<usize> {
-    let found = plan.tables.iter().position(|table| table.source.plain() == name || table.target == name);
-    found.ok_or_else(|| Error::config(format!("schema.json has no table {name:?}")))
+pub(super) fn table_of(plan: &Plan, name: &str) -> Result<usize> {
+    let by_target = || plan.tables.iter().position(|table| table.target == name);
+    plan.named(name)
+        .or_else(by_target)
+        .ok_or_else(|| Error::config(format!("schema.json has no table {name:?}")))
 }
 
 /// The letters of one row, in every region that is meant.

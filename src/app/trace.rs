@@ -142,7 +142,7 @@ pub async fn trace(
     table: &str,
     key: &[String],
 ) -> Result<Trace> {
-    let index = plan.tables.iter().position(|planned| planned.source.plain() == table);
+    let index = plan.named(table);
     let index = index.ok_or_else(|| Error::config(format!("schema.json has no table {table:?}")))?;
     let planned = &plan.tables[index];
     if key.len() != planned.key.len() {
@@ -201,23 +201,21 @@ async fn read_source(client: &Client, table: &PlannedTable, key: &[String]) -> R
         .map(|column| quote(&column.source))
         .zip(key.iter().map(|part| quote_literal(part)))
         .collect();
+    let relation = table.relation();
     // An untyped literal takes the column's type, so the server spells the key as the stream does.
     let spelt: Vec<String> = key_columns
         .iter()
-        .map(|(column, literal)| {
-            format!("coalesce((SELECT {column} FROM {} LIMIT 0), {literal})", table.source)
-        })
+        .map(|(column, literal)| format!("coalesce((SELECT {column} FROM {relation} LIMIT 0), {literal})"))
         .collect();
     let columns: Vec<String> = table.columns.iter().map(|column| quote(&column.source)).collect();
     let matches: Vec<String> =
         key_columns.iter().map(|(column, literal)| format!("{column} = {literal}")).collect();
     // Three statements, so three snapshots: the position is read after the row.
     let sql = format!(
-        "SELECT {}; SELECT {} FROM {} WHERE {} LIMIT 1;
+        "SELECT {}; SELECT {} FROM {relation} WHERE {} LIMIT 1;
          SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END",
         spelt.join(", "),
         columns.join(", "),
-        table.source,
         matches.join(" AND ")
     );
     let doing = format!("reading a row of table {}", table.source.plain());
@@ -250,7 +248,11 @@ async fn read_source(client: &Client, table: &PlannedTable, key: &[String]) -> R
     };
     let position = position.into_iter().flatten().next().and_then(|lsn| lsn.parse().ok());
     let lsn = position.ok_or_else(|| Error::bug(format!("{doing}: no position")))?;
-    let key = spelt.into_iter().map(Option::unwrap_or_default).collect();
+    // Equal keys may be spelt differently (1.0 and 1.00): the regions have the row's own.
+    let key = match &texts {
+        Some(texts) => table.key.iter().map(|&index| texts[index].clone().unwrap_or_default()).collect(),
+        None => spelt.into_iter().map(Option::unwrap_or_default).collect(),
+    };
     Ok((AtSource { key, texts }, lsn))
 }
 

@@ -32,14 +32,14 @@ impl ServerVersion {
         self.major() >= 15
     }
 
+    /// Generated columns may be virtual, and those that are stored may be published (18).
+    pub fn has_virtual_columns(self) -> bool {
+        self.major() >= 18
+    }
+
     /// Slots may be synchronised to standbys (17).
     pub fn has_failover_slots(self) -> bool {
         self.major() >= 17
-    }
-
-    /// Stored generated columns can be published (18).
-    pub fn publishes_generated_columns(self) -> bool {
-        self.major() >= 18
     }
 }
 
@@ -241,6 +241,7 @@ struct CatalogColumn {
     type_name: String,
     is_not_null: bool,
     is_generated: bool,
+    is_publishable: bool,
     is_toastable: bool,
 }
 
@@ -254,6 +255,7 @@ impl From<CatalogColumn> for Column {
             type_name: column.type_name,
             is_not_null: column.is_not_null,
             is_generated: column.is_generated,
+            is_publishable: column.is_publishable,
             is_toastable: column.is_toastable,
         }
     }

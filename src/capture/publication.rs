@@ -142,9 +142,13 @@ pub async fn ensure(
     change(client, &sql, &format!("making publication {name} cover schema.json ({reasons})")).await.map_err(
         |error| match error.kind() {
             Kind::Transient | Kind::Throttled { .. } => error,
-            Kind::Rejected | Kind::Replay | Kind::NeedsBackfill | Kind::Halt | Kind::Config | Kind::Bug => {
-                error.hint(format!("as the owner of the tables, run: {sql}"))
-            }
+            Kind::Rejected
+            | Kind::Replay
+            | Kind::NeedsBackfill
+            | Kind::Replaced
+            | Kind::Halt
+            | Kind::Config
+            | Kind::Bug => error.hint(format!("as the owner of the tables, run: {sql}")),
         },
     )?;
     Ok(match existing {

@@ -62,8 +62,11 @@ pub struct Column {
     pub type_name: String,
     /// `NOT NULL`, also through a primary key.
     pub is_not_null: bool,
-    /// `GENERATED ALWAYS AS (…)`: not published before Postgres 18.
+    /// `GENERATED ALWAYS AS (…)`.
     pub is_generated: bool,
+    /// Whether the stream can carry it: not if it is generated, unless it is `STORED` and the server's version is 18 or
+    /// newer.
+    pub is_publishable: bool,
     /// Values may be stored out of line, so that updates may carry them as "unchanged".
     pub is_toastable: bool,
 }
@@ -92,7 +95,8 @@ pub struct Table {
     pub is_key_deferrable: bool,
     /// The replica identity in force.
     pub replica_identity: ReplicaIdentity,
-    /// The columns that the replica identity carries, in table order; empty for `Nothing`.
+    /// The columns that the replica identity carries, in table order; empty for `Nothing`, and for every other one with
+    /// which the server rejects UPDATE and DELETE once the table is published.
     pub identity_columns: Vec<String>,
     /// Whether it is a partition root (`relkind = 'p'`).
     pub is_partitioned: bool,

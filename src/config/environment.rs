@@ -9,8 +9,25 @@ const PREFIX: &str = "WALCAST_";
 
 /// The sections that a variable may reach into. Other `WALCAST_…` variables are not ours: Kubernetes makes
 /// `WALCAST_SERVICE_HOST` and the like for a service of that name.
-const SECTIONS: [&str; 10] =
-    ["source", "sink", "batch", "queue", "transaction", "retry", "shutdown", "d1", "log", "admin"];
+const SECTIONS: [&str; 14] = [
+    "source",
+    "sink",
+    "batch",
+    "queue",
+    "catch_up",
+    "backfill",
+    "transaction",
+    "retry",
+    "shutdown",
+    "schedule",
+    "heartbeat",
+    "d1",
+    "log",
+    "admin",
+];
+
+/// What stands outside of all sections.
+const ALONE: [&str; 2] = ["schema", "schema_changes"];
 
 /// Variables that have a meaning elsewhere too, in the order in which they win over the file.
 const WELL_KNOWN: [(&str, [&str; 2]); 7] = [
@@ -80,7 +97,7 @@ impl Environment {
         let paths = names.filter_map(|(variable, name)| {
             let path: Path = name.split("__").map(step).collect();
             let is_ours = match path.as_slice() {
-                [Step::Key(key)] => key == "schema",
+                [Step::Key(key)] => ALONE.contains(&key.as_str()),
                 [Step::Key(section), _, ..] => SECTIONS.contains(&section.as_str()),
                 _ => false,
             };

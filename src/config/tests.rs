@@ -187,6 +187,21 @@ fn the_environment_alone_is_enough() {
 }
 
 #[test]
+fn no_section_is_out_of_the_environments_reach() {
+    let everything: toml::Table = EVERYTHING.parse().unwrap();
+    for (name, value) in everything.into_iter().filter(|(_, value)| !value.is_str()) {
+        let place = if value.is_array() { "__0" } else { "" };
+        let variable = format!("WALCAST_{}{place}__NONSENSE", name.to_uppercase());
+        let error = read(EVERYTHING, &[(&variable, "1")]).expect_err(&variable);
+        assert!(error.to_string().contains(&variable), "{error}");
+    }
+    let config =
+        read(EVERYTHING, &[("WALCAST_SCHEMA_CHANGES", "manual"), ("WALCAST_BACKFILL__MODE", "never")]);
+    let config = config.unwrap();
+    assert_eq!((config.schema_changes, config.backfill.mode), (SchemaChanges::Manual, BackfillMode::Never));
+}
+
+#[test]
 fn without_file_and_environment_the_error_names_what_is_missing() {
     Config::read(None, &environment(&[]), Requires::Source).unwrap();
     let error = Config::read(None, &environment(&[]), Requires::Everything).unwrap_err();

@@ -249,7 +249,7 @@ impl Mapper {
         let Some(index) = self.plan.find(&relation.name) else {
             let was = self.plan.tables.iter().position(|table| table.oid == relation.oid);
             return match was {
-                Some(index) => unfit(index, Why::renamed(&self.plan.tables[index], relation)),
+                Some(index) => unfit(index, Why::renamed(&self.plan.tables[index], &relation.name)),
                 None => {
                     tracing::debug!(table = %relation.name, "published but not in schema.json: ignored");
                     Mapping::Ignored

@@ -1,15 +1,18 @@
-//! Whether a relation, as the stream describes it, is what the plan was made for; and if not, why, in words.
+//! Whether a relation, as the stream describes it, is what the plan was made for; and if not, why, in words. What only the
+//! catalog says of a table is worded here too. Nothing is stopped here.
 
 use super::column_type::ColumnType;
 use super::plan::{PlannedColumn, PlannedTable};
 use super::value::Conversion;
-use crate::capture::table::{Oid, ReplicaIdentity};
+use crate::capture::table::{Oid, ReplicaIdentity, TableName};
 use crate::decode::message::Relation;
 
 /// Why a relation does not fit, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Why {
+pub struct Why {
+    /// What is wrong, in one sentence.
     pub reason: String,
+    /// What to do about it.
     pub hint: String,
     /// Another relation of the table's name may fit.
     pub returns: bool,
@@ -26,7 +29,8 @@ impl Why {
         Why { reason, hint, returns: false }
     }
 
-    pub fn no_column(table: &PlannedTable, column: &PlannedColumn) -> Self {
+    /// A mapped column is not there.
+    pub(super) fn no_column(table: &PlannedTable, column: &PlannedColumn) -> Self {
         let reason = format!(
             "column {} of table {} is mapped in schema.json but no longer in the stream: it was dropped or renamed, or is \
              not in the publication",
@@ -35,14 +39,33 @@ impl Why {
         Why::altered(table, reason, "put the column back")
     }
 
-    pub fn renamed(table: &PlannedTable, relation: &Relation) -> Self {
+    /// The table is called `now`.
+    pub fn renamed(table: &PlannedTable, now: &TableName) -> Self {
         Why {
-            reason: format!("table {} was renamed to {} at the source", table.source, relation.name),
+            reason: format!("table {} was renamed to {now} at the source", table.source),
             hint: "give it its new name in schema.json (keep the old one as `target`) and start walcast again; another \
                    table of the old name is filled by itself"
                 .to_owned(),
             returns: true,
         }
+    }
+
+    /// The table is not there.
+    pub fn dropped(table: &PlannedTable) -> Self {
+        let (reason, plain) =
+            (format!("table {} was dropped at the source", table.source), table.source.plain());
+        let hint = format!("create it again, and it is filled by itself; or take {plain} out of schema.json");
+        Why { reason, hint, returns: true }
+    }
+
+    /// The table is not in the publication.
+    pub fn unpublished(table: &PlannedTable, publication: &str) -> Self {
+        let reason = format!("table {} is no longer in publication {publication}", table.source);
+        let hint = format!(
+            "it is published again and filled by itself, where walcast may: walcast check; or take {} out of schema.json",
+            table.source.plain()
+        );
+        Why { reason, hint, returns: true }
     }
 
     fn another(table: &PlannedTable) -> Self {

@@ -1,7 +1,7 @@
 //! Transactions → mapped transactions. Pure: no tokio, socket, clock or file.
 //!
 //! [`schema_file`] reads `schema.json`; [`plan`] is what it says after checking against the source; [`mapper`] maps
-//! each row once into [`run`]s of [`cell`]s, for all sinks, as long as the source fits; [`current`] is the plan while that
+//! each row once into [`run`]s of [`cell`]s, for all sinks, as long as the source fits, and [`misfit`] says why where it does not; [`current`] is the plan while that
 //! changes. [`value`] converts one value: [`time`], [`mod@array`],
 //! [`json`] and [`binary`] know the forms. [`json_rows`] and [`fold`] are for sinks that bind whole row sets and pay
 //! for each row. [`chunk`] maps what a backfill reads, and [`touched`] says which of it would take a sink back.
@@ -18,7 +18,7 @@ pub mod json;
 pub mod json_rows;
 pub mod key_hashes;
 pub mod mapper;
-mod misfit;
+pub mod misfit;
 pub mod plan;
 pub mod rejection;
 mod row_writer;

@@ -4,7 +4,7 @@
 use crate::capture::table::{Oid, ReplicaIdentity, Table, TableName};
 use crate::encode::cell::Cell;
 use crate::encode::column_type::ColumnType;
-use crate::encode::schema_file::{SchemaFile, TableEntry};
+use crate::encode::schema_file::{SchemaFile, TableEntry, table_name};
 use crate::encode::value::{Conversion, Fidelity};
 use crate::error::{Error, Result};
 
@@ -113,10 +113,13 @@ impl Plan {
             let mut problems = Vec::new();
             let table = source.iter().find(|table| table.name == *name);
             let drawn = table.and_then(|table| draw_table(schema, entry, table, &mut problems));
-            let fatal: Vec<&str> = problems
+            let fatal: Vec<String> = problems
                 .iter()
                 .filter(|problem| problem.is_fatal)
-                .map(|problem| problem.message.as_str())
+                .map(|problem| match &problem.column {
+                    Some(column) => format!("{column}: {}", problem.message),
+                    None => problem.message.clone(),
+                })
                 .collect();
             drawn.unwrap_or_else(|| {
                 let is_there = table.is_some();
@@ -137,6 +140,12 @@ impl Plan {
     /// The index of the table that is replicated from `source`.
     pub fn find(&self, source: &TableName) -> Option<usize> {
         self.tables.iter().position(|table| table.source == *source)
+    }
+
+    /// The index of the table that people mean by this name: as messages show it, or as `schema.json` spells it.
+    pub fn named(&self, name: &str) -> Option<usize> {
+        let shown = self.tables.iter().position(|table| table.source.plain() == name);
+        shown.or_else(|| self.find(&table_name(name).ok()?))
     }
 }
 
@@ -169,6 +178,12 @@ impl PlannedTable {
             estimated_rows: -1,
             problem: Some(why),
         }
+    }
+
+    /// The table as FROM names it: without what inherits from it, but with its partitions.
+    pub fn relation(&self) -> String {
+        let only = if self.is_partitioned { "" } else { "ONLY " };
+        format!("{only}{}", self.source)
     }
 
     /// The key's columns in key order.
@@ -213,9 +228,12 @@ fn draw_table(
             report(Some(name), "no such column at the source".to_owned(), None, true);
             continue;
         };
-        if column.is_generated {
-            let message = "a generated column is not in the stream before Postgres 18".to_owned();
-            report(Some(name), message, Some("take it out of schema.json".to_owned()), true);
+        if !column.is_publishable {
+            let message = "it is generated, and Postgres publishes such a column from 18 on, if it is STORED"
+                .to_owned();
+            let remedy =
+                "take it out of schema.json, or make it a plain column that a trigger fills".to_owned();
+            report(Some(name), message, Some(remedy), true);
             continue;
         }
         let conversion = match Conversion::choose(column.base_type_oid, column.element_type_oid, column_type)
@@ -249,8 +267,15 @@ fn draw_table(
             "has no usable replica identity: once it is published, the application's own updates and \
                        deletes fail"
                 .to_owned();
-        let identity = if table.primary_key.is_empty() { "FULL" } else { "DEFAULT" };
-        report(None, message, alter(identity), true);
+        let remedy = match (table.primary_key.is_empty(), table.replica_identity) {
+            (false, _) => alter("DEFAULT"),
+            (true, ReplicaIdentity::Full) => {
+                let key = entry.primary_key.0.join(", ");
+                Some(format!("ALTER TABLE {} ADD PRIMARY KEY ({key}), REPLICA IDENTITY DEFAULT;", table.name))
+            }
+            (true, _) => alter("FULL"),
+        };
+        report(None, message, remedy, true);
     } else if let Some(missing) =
         entry.primary_key.0.iter().find(|name| !table.identity_columns.contains(*name))
     {

@@ -3,7 +3,8 @@
 //!
 //! **Leaving.** While there is no room in a sink's queue, all wait. A sink that makes others wait that have nothing left
 //! to do gathers [`Blame`]; beyond the patience its queue is closed and the stream goes on. What is in the queue stays
-//! in it. So a sink for which nobody waits never leaves, nor do sinks that are all slow, nor one that is merely slower.
+//! in it. One that is paused, or has been failing for as long as that, had its time already, and nobody waits for it.
+//! So a sink for which nobody waits never leaves, nor do sinks that are all slow, nor one that is merely slower.
 //!
 //! **Joining.** A sink that has caught up is taken in between two transactions: everything behind that position goes to
 //! its new queue, everything up to it comes from its own stream. See `SinkProgress::take_in`.
@@ -216,7 +217,7 @@ impl Outlets {
             }
             if starves {
                 let blame = outlet.blame.add(now, now - started);
-                if blame >= self.patience {
+                if blame >= self.patience || outlet.sink.takes_nothing(self.patience) {
                     self.leave_behind(outlet);
                     return false;
                 }

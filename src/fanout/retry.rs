@@ -30,7 +30,9 @@ pub fn decide(kind: Kind, attempt: u32, backoff: Backoff, rng: &mut fastrand::Rn
         Kind::Transient => Decision::Retry(full_jitter(attempt, backoff, rng)),
         Kind::Throttled { retry_after } => Decision::Retry(retry_after + full_jitter(attempt, backoff, rng)),
         Kind::Replay => Decision::Replay,
-        Kind::Rejected | Kind::NeedsBackfill | Kind::Halt | Kind::Config | Kind::Bug => Decision::Stop,
+        Kind::Rejected | Kind::NeedsBackfill | Kind::Replaced | Kind::Halt | Kind::Config | Kind::Bug => {
+            Decision::Stop
+        }
     }
 }
 
@@ -71,7 +73,8 @@ mod tests {
     #[test]
     fn what_only_an_operator_can_resolve_stops_the_sink() {
         let mut rng = fastrand::Rng::with_seed(7);
-        for kind in [Kind::Rejected, Kind::NeedsBackfill, Kind::Halt, Kind::Config, Kind::Bug] {
+        for kind in [Kind::Rejected, Kind::NeedsBackfill, Kind::Replaced, Kind::Halt, Kind::Config, Kind::Bug]
+        {
             assert_eq!(decide(kind, 0, BACKOFF, &mut rng), Decision::Stop);
         }
         assert_eq!(decide(Kind::Replay, 0, BACKOFF, &mut rng), Decision::Replay);

@@ -19,7 +19,7 @@ use super::retry::Backoff;
 use super::sink::{OpenTransaction, Reached, Sink};
 use crate::Lsn;
 use crate::encode::plan::Plan;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// How often a paused sink's worker looks whether it may go on.
 const PAUSE_NAP: Duration = Duration::from_millis(20);
@@ -127,6 +127,11 @@ impl<S: Sink> Worker<S> {
                     return;
                 }
                 Step::Stopped(_) if self.progress.is_retired() => return,
+                Step::Stopped(error) if error.kind() == Kind::Replaced => {
+                    tracing::warn!(sink = self.progress.name, "{}", error.chain());
+                    self.progress.lose(&error);
+                    return;
+                }
                 Step::Stopped(error) => {
                     tracing::error!(
                         sink = self.progress.name,

@@ -17,9 +17,10 @@ pub mod tls;
 pub mod wire;
 
 /// The settings every session starts with, as libpq `options` text. They decide how values look as text, so the
-/// stream and a backfill only agree while both use exactly these.
+/// stream and a backfill only agree while both use exactly these. And a row that row security hides would look as if it
+/// were not there; switched off, the server says so instead.
 pub const PINNED_OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=iso_8601 -c extra_float_digits=3 \
-    -c timezone=UTC -c bytea_output=hex -c client_encoding=UTF8";
+    -c timezone=UTC -c bytea_output=hex -c client_encoding=UTF8 -c row_security=off";
 
 /// The name as an SQL identifier, always in double quotes.
 pub fn quote_identifier(name: &str) -> String {

@@ -86,6 +86,9 @@ impl ServerError {
             "42501" if self.message.contains("replication") => {
                 Some("as a superuser: alter role … replication; on RDS: grant rds_replication to …")
             }
+            "42501" if self.message.contains("row-level security") => {
+                Some("as a superuser: ALTER ROLE … BYPASSRLS, for the role that walcast connects as")
+            }
             "42501" => Some("grant the role what the message names, or connect as another role"),
             "42704" if self.kind() == Kind::NeedsBackfill => {
                 Some("see what slots are left: select * from pg_replication_slots; then backfill every sink")

@@ -24,7 +24,10 @@ const NOTE: &str = "INSERT INTO _walcast_tables (target, source, definition) VAL
 const NOTE_NEW: &str = "INSERT INTO _walcast_tables (target, source, definition) VALUES (?1, ?2, '') \
     ON CONFLICT (target) DO NOTHING";
 const FORGET: &str = "DELETE FROM _walcast_tables WHERE target = ?1";
-const FORGET_LETTERS: &str = "DELETE FROM _walcast_dead_letters WHERE target = ?1";
+const FORGET_FILL: &str = "DELETE FROM _walcast_fills WHERE target = ?1";
+const FORGET_LEFT: &str = "DELETE FROM _walcast_left WHERE target = ?1";
+/// Forgets the dead letters of a table. `?1`: the table.
+pub const FORGET_LETTERS: &str = "DELETE FROM _walcast_dead_letters WHERE target = ?1";
 
 /// What is done for one table, all or nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,13 +120,13 @@ pub struct Other {
 pub fn swap(table: &PlannedTable) -> Vec<Statement> {
     let (target, new, definition) = (&table.target, beside(table).target, Definition::of(table));
     let mut statements = vec![
-        plain(format!("DROP TABLE IF EXISTS {}", quote(target))),
-        plain(format!("ALTER TABLE {} RENAME TO {}", quote(&new), quote(target))),
+        Statement::plain(format!("DROP TABLE IF EXISTS {}", quote(target))),
+        Statement::plain(format!("ALTER TABLE {} RENAME TO {}", quote(&new), quote(target))),
     ];
-    statements.extend(definition.indexes.iter().map(|sql| Statement::new(sql, &[])));
+    statements.extend(definition.indexes.iter().map(|sql| Statement::plain(&**sql)));
     statements.push(Statement::new(FORGET, &[&new]));
     statements.push(note(table));
-    statements.push(Statement::new("DELETE FROM _walcast_left WHERE target = ?1", &[target]));
+    statements.push(Statement::new(FORGET_LEFT, &[target]));
     statements
 }
 
@@ -162,7 +165,7 @@ pub fn prune(kept: &BTreeMap<String, Kept>, prunes: &[Prune], place: &str) -> Re
         Ok(match column {
             Some(column) => vec![
                 Statement::new(&unless("_walcast_left WHERE target = ?1 AND column = ?2"), &[table, column]),
-                plain(format!("ALTER TABLE {} DROP COLUMN {}", quote(table), quote(column))),
+                Statement::plain(format!("ALTER TABLE {} DROP COLUMN {}", quote(table), quote(column))),
                 Statement::new(
                     "DELETE FROM _walcast_left WHERE target = ?1 AND column = ?2",
                     &[table, column],
@@ -171,19 +174,13 @@ pub fn prune(kept: &BTreeMap<String, Kept>, prunes: &[Prune], place: &str) -> Re
             None => {
                 let is_left = "_walcast_fills WHERE target = ?1 AND json_extract(fill, '$.is_left')";
                 let mut statements = vec![Statement::new(&unless(is_left), &[table])];
-                statements.push(plain(format!("DROP TABLE IF EXISTS {}", quote(table))));
-                for of in ["_walcast_tables", "_walcast_fills", "_walcast_left", "_walcast_dead_letters"] {
-                    statements.push(Statement::new(&format!("DELETE FROM {of} WHERE target = ?1"), &[table]));
-                }
+                statements.push(Statement::plain(format!("DROP TABLE IF EXISTS {}", quote(table))));
+                statements.extend(forget(table));
                 statements
             }
         })
     };
     prunes.iter().map(one).collect()
-}
-
-fn plain(sql: String) -> Statement {
-    Statement { sql: sql.into(), params: Vec::new() }
 }
 
 fn note(table: &PlannedTable) -> Statement {
@@ -192,12 +189,17 @@ fn note(table: &PlannedTable) -> Statement {
 
 fn create(table: &PlannedTable) -> impl Iterator<Item = Statement> {
     let statements: Vec<Statement> =
-        Definition::of(table).statements().map(|sql| Statement::new(sql, &[])).collect();
+        Definition::of(table).statements().map(|sql| Statement::plain(sql)).collect();
     statements.into_iter().chain([note(table)])
 }
 
 fn drop_table(target: &str) -> [Statement; 2] {
-    [plain(format!("DROP TABLE IF EXISTS {}", quote(target))), Statement::new(FORGET, &[target])]
+    [Statement::plain(format!("DROP TABLE IF EXISTS {}", quote(target))), Statement::new(FORGET, &[target])]
+}
+
+/// Forgets everything that the replica keeps of a table.
+fn forget(target: &str) -> impl Iterator<Item = Statement> {
+    [FORGET, FORGET_FILL, FORGET_LEFT, FORGET_LETTERS].into_iter().map(|sql| Statement::new(sql, &[target]))
 }
 
 /// Marks a table that is not planned any more, once; forgets it where it is not there.
@@ -211,9 +213,7 @@ fn leave(target: &str, kept: &Kept) -> Result<Option<Alteration>> {
         statements.push(put_fill(target, &TableFill { is_left: true, ..TableFill::waiting(0) })?);
         left.push(format!("table {target}"));
     } else {
-        let all = ["_walcast_tables", "_walcast_fills", "_walcast_left", "_walcast_dead_letters"];
-        let forget = |of: &str| Statement::new(&format!("DELETE FROM {of} WHERE target = ?1"), &[target]);
-        statements.extend(all.map(forget));
+        statements.extend(forget(target));
     }
     Ok(Some(Alteration { statements, left, changes: Vec::new() }))
 }
@@ -289,7 +289,8 @@ impl Changing<'_> {
             let Some(added) = added.iter().find(|added| added.name == name) else { continue };
             if !added.is_there {
                 let (table, column) = (quote(target), quote(&name));
-                done.statements.push(plain(format!("ALTER TABLE {table} ADD COLUMN {column} {type_name}")));
+                done.statements
+                    .push(Statement::plain(format!("ALTER TABLE {table} ADD COLUMN {column} {type_name}")));
             }
             let sql = "DELETE FROM _walcast_left WHERE target = ?1 AND column = ?2 COLLATE NOCASE";
             done.statements.push(Statement::new(sql, &[target, &name]));
@@ -299,12 +300,12 @@ impl Changing<'_> {
     fn settle(&self, rest: &Rest, done: &mut Alteration) {
         let target = &self.table.target;
         for name in &rest.old_indexes {
-            done.statements.push(plain(format!("DROP INDEX IF EXISTS {}", quote(name))));
+            done.statements.push(Statement::plain(format!("DROP INDEX IF EXISTS {}", quote(name))));
         }
         let names = Shape::of(self.table).indexes;
         for (name, sql) in names.iter().zip(&Definition::of(self.table).indexes) {
             if rest.missing_indexes.contains(name) {
-                done.statements.push(Statement::new(sql, &[]));
+                done.statements.push(Statement::plain(&**sql));
             }
         }
         for column in &rest.left {

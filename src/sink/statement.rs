@@ -12,6 +12,11 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// A statement without parameters.
+    pub fn plain(sql: impl Into<Arc<str>>) -> Self {
+        Statement { sql: sql.into(), params: Vec::new() }
+    }
+
     /// A statement with these parameters.
     pub fn new(sql: &str, params: &[&str]) -> Self {
         Statement { sql: sql.into(), params: params.iter().map(|&param| param.to_owned()).collect() }

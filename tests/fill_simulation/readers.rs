@@ -291,7 +291,9 @@ impl Readers {
     ) -> Option<(Job, At)> {
         let (last_key, is_last, seen_lsn) = (read.last_key.clone(), read.is_last, read.seen_lsn);
         let action = |run| match &job {
-            Job::Range(_, rest) => Action::Chunk { rest: rest.clone(), last_key, is_last, run, seen_lsn },
+            Job::Range(_, rest) => {
+                Action::Chunk { rest: rest.clone(), last_key, is_last, run, seen_lsn, is_partial: false }
+            }
             Job::Owed(_, owed) => Action::Paid { owed: owed.clone(), run, seen_lsn },
             Job::Begin(_) => panic!("nothing is read to begin"),
         };

@@ -69,8 +69,18 @@ async function aFailingRegionIsNamed({ page }) {
   await says(sentence(page), "Region sa is failing. The others go on.");
   await says(region(page, "sa").locator(".reason"), /database is locked/);
   await says(badge(page, "af"), "In step");
-  const ready = await (await fetch(`http://${engine.address}/readyz`)).json();
-  assert.deepEqual(ready.problems.map(({ subject }) => subject), ["sink sa"]);
+  // Down for long, it is the same to everybody who asks.
+  const get = (path) => fetch(`http://${engine.address}${path}`);
+  const sinks = async () => (await (await get("/status")).json()).sinks;
+  await eventually(async () => (await sinks()).find(({ name }) => name === "sa").engine.failed_attempts >= 3, "three failed attempts");
+  const [live, ready, metrics] = [await get("/livez"), await get("/readyz"), await (await get("/metrics")).text()];
+  assert.deepEqual([live.status, ready.status], [200, 503]);
+  assert.deepEqual((await ready.json()).problems.map(({ subject }) => subject), ["sink sa"]);
+  for (const { name, state } of await sinks()) {
+    assert.equal(state, name === "sa" ? "failing" : "attached");
+    assert.ok(metrics.includes(`walcast_sink_state{sink="${name}",state="${state}"} 1\n`), name);
+    await says(badge(page, name), name === "sa" ? "Failing" : "In step");
+  }
   await says(page.locator("#findings li .strong"), "Region sa");
   assert.equal(await page.title(), "✗ 1 · walcast");
   await engine.unlock("sa");

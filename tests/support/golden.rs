@@ -100,6 +100,8 @@ fn tables_from_json(tables: &Value) -> Vec<Table> {
         type_name: string(&column["type_name"]),
         is_not_null: column["is_not_null"] == true,
         is_generated: column["is_generated"] == true,
+        // The recordings are from a server before 18.
+        is_publishable: column["is_generated"] != true,
         is_toastable: column["is_toastable"] == true,
     };
     let table = |table: &Value| Table {

@@ -151,6 +151,7 @@ pub fn table(
                 type_name: "text".into(),
                 is_not_null: true,
                 is_generated: false,
+                is_publishable: true,
                 is_toastable: true,
             })
             .collect(),

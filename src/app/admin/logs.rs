@@ -127,7 +127,7 @@ fn hashes(shared: &Shared, table: Option<&str>, key: &str) -> Result<Vec<u32>, P
     let table = table.ok_or_else(|| Problem::bad_request("a key is one of a table: give table too"))?;
     let prepared = shared.view.prepared();
     let prepared = prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
-    let planned = prepared.plan.tables.iter().find(|planned| planned.source.plain() == table);
+    let planned = prepared.plan.named(table).map(|index| &prepared.plan.tables[index]);
     let planned = planned.ok_or_else(|| Problem::not_found("schema.json has no such table"))?;
     Ok(key_hashes::of_spelt(planned, &key_parts(planned, key)?).to_vec())
 }

@@ -69,7 +69,9 @@ impl Problem {
     /// What was asked for cannot be done as it is now: the error that says why is the caller's.
     pub(super) fn refused(error: &Error) -> Self {
         let status = match error.kind() {
-            Kind::Transient | Kind::Throttled { .. } | Kind::Replay => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Transient | Kind::Throttled { .. } | Kind::Replay | Kind::Replaced => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Kind::Rejected | Kind::NeedsBackfill | Kind::Halt | Kind::Config => StatusCode::BAD_REQUEST,
             Kind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -86,7 +88,9 @@ impl Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let status = match error.kind() {
-            Kind::Transient | Kind::Throttled { .. } | Kind::Replay => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Transient | Kind::Throttled { .. } | Kind::Replay | Kind::Replaced => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Kind::Rejected => StatusCode::BAD_REQUEST,
             Kind::NeedsBackfill | Kind::Halt | Kind::Config | Kind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         };

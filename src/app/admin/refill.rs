@@ -15,6 +15,7 @@ use super::sync::{Begun, answer, begun};
 use crate::app::bookmark::{self, WayBack};
 use crate::app::fill::request::{FillRequest, Refill};
 use crate::app::jobs::{JobKind, JobProgress, JobTarget, Running};
+use crate::app::source::Source;
 use crate::app::view::{EngineView, Prepared};
 use crate::error::{Error, Result};
 use crate::fanout::fill::TableState;
@@ -137,6 +138,11 @@ async fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begu
     request
         .check(prepared.progress.sinks().iter())
         .map_err(|error| Problem::conflict(error.chain(), "/status".to_owned()))?;
+    if request.filter.is_some() {
+        let client = Source::new(&shared.config().source)?.connect().await?;
+        let checked = request.check_condition(&client, &prepared.plan).await;
+        checked.map_err(|error| Problem::refused(&error))?;
+    }
     let running = begun(shared, kind, JobTarget { sink: db, table })?;
     if kind == JobKind::Nuke {
         match ways_back(shared, &request.sinks, yes == Some(true)).await {

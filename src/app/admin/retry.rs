@@ -64,10 +64,7 @@ pub(super) async fn retry_failed(
     shared.sinks(sink.as_deref())?;
     let plan = shared.view.prepared().map(|prepared| prepared.plan.clone());
     let plan = plan.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
-    let is_known = |name: &String| {
-        plan.tables.iter().any(|table| table.source.plain() == *name || table.target == *name)
-    };
-    if table.as_ref().is_some_and(|name| !is_known(name)) {
+    if table.as_ref().is_some_and(|name| retry::table_of(&plan, name).is_err()) {
         return Err(Problem::not_found("schema.json has no such table"));
     }
     if key.is_some() && table.is_none() {

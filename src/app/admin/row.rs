@@ -41,7 +41,7 @@ pub(super) async fn row(
     let prepared = shared.view.prepared();
     let prepared = prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
     let (plan, config) = (&prepared.plan, shared.config());
-    let planned = plan.tables.iter().find(|planned| planned.source.plain() == table);
+    let planned = plan.named(&table).map(|index| &plan.tables[index]);
     let planned = planned.ok_or_else(|| Problem::not_found("schema.json has no such table"))?;
     let key = key_parts(planned, &key)?;
     let client = Source::new(&config.source)?.connect().await?;

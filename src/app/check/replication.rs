@@ -5,6 +5,7 @@ use bytesize::ByteSize;
 use super::{Facts, Finding, Request, Severity};
 use crate::capture::publication::{Publication, PublishedTable, difference};
 use crate::capture::slot::{Slot, SourceIdentity, TimelineHistory, judge};
+use crate::capture::table::ReplicaIdentity;
 
 pub(super) fn evaluate(request: &Request, facts: &Facts, findings: &mut Vec<Finding>) {
     publication(request, facts, findings);
@@ -68,14 +69,15 @@ fn rejected_updates(
         |member: &&crate::capture::publication::Member| wanted.iter().any(|table| table.name == member.name);
     let lacking = publication.tables.iter().filter(|member| !member.has_identity && !is_wanted(member));
     findings.extend(lacking.map(|member| {
-        Finding::problem(
-            subject,
-            format!(
-                "it publishes {}, which has no replica identity: its UPDATE and DELETE fail",
-                member.name.plain()
-            ),
-        )
-        .remedy(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", member.name))
+        let (what, identity) = match member.replica_identity {
+            ReplicaIdentity::Full => {
+                ("whose replica identity FULL has unpublished generated columns", "DEFAULT")
+            }
+            _ => ("which has no replica identity", "FULL"),
+        };
+        let plain = member.name.plain();
+        Finding::problem(subject, format!("it publishes {plain}, {what}: its UPDATE and DELETE fail"))
+            .remedy(format!("ALTER TABLE {} REPLICA IDENTITY {identity};", member.name))
     }));
 }
 

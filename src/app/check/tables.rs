@@ -46,10 +46,13 @@ fn identity(subject: &str, mapped: &MappedTable, table: &Table) -> Option<Findin
             ReplicaIdentity::Default if table.primary_key.is_empty() => "it has no primary key",
             ReplicaIdentity::Default => "its primary key is no replica identity",
             ReplicaIdentity::Nothing => "its replica identity is NOTHING",
-            ReplicaIdentity::Full => "it has no columns",
+            ReplicaIdentity::Full => "its replica identity is FULL, and a virtual column is no part of one",
             ReplicaIdentity::Index => "the index of its replica identity is gone",
         };
-        let remedy = if table.primary_key.is_empty() {
+        let remedy = if table.primary_key.is_empty() && table.replica_identity == ReplicaIdentity::Full {
+            let key = list(&mapped.primary_key);
+            format!("ALTER TABLE {} ADD PRIMARY KEY ({key}), REPLICA IDENTITY DEFAULT;", table.name)
+        } else if table.primary_key.is_empty() {
             let key = list(&mapped.primary_key);
             format!(
                 "ALTER TABLE {0} ADD PRIMARY KEY ({key}); or ALTER TABLE {0} REPLICA IDENTITY FULL;",
@@ -147,13 +150,19 @@ fn columns(
                 Finding::problem(subject, format!("column {name} does not exist at the source"))
                     .remedy("take it out of schema.json, or rename it there"),
             ),
-            Some(column) if column.is_generated && !version.publishes_generated_columns() => findings.push(
-                Finding::problem(
-                    subject,
-                    format!("column {name} is generated, which Postgres {version} does not publish"),
+            Some(column) if !column.is_publishable => {
+                let (what, way) = match version.has_virtual_columns() {
+                    true => ("virtual", "make it STORED"),
+                    false => ("generated", "upgrade to Postgres 18, which publishes those that are STORED"),
+                };
+                findings.push(
+                    Finding::problem(
+                        subject,
+                        format!("column {name} is {what}, which Postgres {version} does not publish"),
+                    )
+                    .remedy(format!("take it out of schema.json, or {way}")),
                 )
-                .remedy("take it out of schema.json, or upgrade to Postgres 18 and make it STORED"),
-            ),
+            }
             Some(_) => {}
         }
     }

@@ -5,6 +5,8 @@
 //! the start of an engine, and gets its worker as one that was left behind: it reads a copy of the slot at its own pace
 //! and joins the main stream where it has caught up.
 //!
+//! **Lost.** A sink whose target was deleted or replaced under its worker goes and comes again, by itself.
+//!
 //! **Going.** The slot waits for the sink no more, its queues close, and its worker ends without what they held. The copy
 //! of the slot is dropped; the replica stays as it is.
 
@@ -73,7 +75,7 @@ impl Crew {
             going: HashMap::new(),
             is_closed: false,
         };
-        Arc::new(Crew {
+        let crew = Arc::new(Crew {
             setup: setup.clone(),
             progress: progress.clone(),
             outlets: outlets.clone(),
@@ -81,7 +83,9 @@ impl Crew {
             stop: stop.clone(),
             branches,
             book: Mutex::new(book),
-        })
+        });
+        crew.book().lanes.iter().for_each(|lane| crew.watch(lane));
+        crew
     }
 
     /// Lets a sink come once it is open. The main slot has waited for it since before anything was confirmed.
@@ -119,7 +123,7 @@ impl Crew {
     }
 
     /// Gives a sink that was opened and held against the slot its worker, and lets it catch up.
-    pub(super) fn admit(&self, sink: OpenedSink, at: Lsn, is_held: bool) {
+    pub(super) fn admit(self: &Arc<Self>, sink: OpenedSink, at: Lsn, is_held: bool) {
         let progress = sink.progress.clone();
         let mut book = self.book();
         if book.is_closed {
@@ -132,6 +136,7 @@ impl Crew {
         match sink.start(move || setup.deadline.get().copied()) {
             Ok(lane) => {
                 self.branches.add(&lane);
+                self.watch(&lane);
                 book.lanes.push(lane);
             }
             Err(error) => sinks::stop(&progress, &error),
@@ -181,6 +186,11 @@ impl Crew {
             if !next.sinks.iter().any(|one| one.name.as_str() == sink.name) {
                 words.push(format!("{} goes", sink.name));
             }
+            tracing::info!(
+                sink = sink.name,
+                checkpoint = %sink.durable_lsn(),
+                "the sink is taken out; its replica stays as it is"
+            );
             let task = self.dismiss(&mut book, &sink);
             book.going.insert(sink.name.clone(), task);
         }
@@ -202,13 +212,48 @@ impl Crew {
         })
     }
 
+    /// Lets a sink begin anew, if its worker ends because the target is gone.
+    fn watch(self: &Arc<Self>, lane: &Lane) {
+        let (crew, mut done, sink) = (Arc::downgrade(self), lane.done.clone(), lane.sink.clone());
+        tokio::spawn(async move {
+            while done.changed().await.is_ok() {}
+            if sink.is_lost()
+                && let Some(crew) = crew.upgrade()
+            {
+                crew.begin_anew(&sink).await;
+            }
+        });
+    }
+
+    /// Opens a sink once more whose target is gone: what stands in its place is held against the slot as that of a sink
+    /// that comes. The others notice nothing.
+    async fn begin_anew(self: &Arc<Self>, sink: &Arc<SinkProgress>) {
+        let mut pauses = Pauses::new(&self.setup.config);
+        let held_at = loop {
+            let started = Instant::now();
+            match self.confirmed().await {
+                Ok(held_at) => break held_at,
+                Err(_) if sink.is_retired() || self.book().is_closed => return,
+                Err(_) => tokio::time::sleep(pauses.after(started)).await,
+            }
+        };
+        let mut book = self.book();
+        let mut all = self.progress.sinks();
+        let at = all.iter().position(|other| Arc::ptr_eq(other, sink));
+        let config = book.sinks.iter().find(|config| config.name.as_str() == sink.name).cloned();
+        let (Some(at), Some(config), false) = (at, config, book.is_closed) else { return };
+        let progress = SinkProgress::new(&sink.name);
+        progress.set_paused(sink.is_paused());
+        progress.await_opening(held_at);
+        all[at] = progress.clone();
+        self.progress.set_sinks(all);
+        let going = self.dismiss(&mut book, sink);
+        drop(book);
+        self.open(config, progress, Some(going));
+    }
+
     /// Takes a sink out. The task ends once nothing of it is left.
     fn dismiss(&self, book: &mut Book, sink: &Arc<SinkProgress>) -> JoinHandle<()> {
-        tracing::info!(
-            sink = sink.name,
-            checkpoint = %sink.durable_lsn(),
-            "the sink is taken out; its replica stays as it is"
-        );
         sink.retire();
         self.outlets.let_go();
         let branch = self.branches.remove(sink);

@@ -113,6 +113,7 @@ impl Engine {
         if let Some(refill) = &options.refill {
             let sinks = config.sinks.iter().map(|sink| sink.name.as_str());
             let request = refill.resolve(&plan, sinks)?;
+            request.check_condition(&client, &plan).await?;
             request.check(fanout.progress.sinks().iter().filter(|sink| sink.is_running()))?;
             let _ = fills.request(request);
         }

@@ -11,6 +11,7 @@ use crate::Lsn;
 use crate::capture::catalog;
 use crate::capture::publication::{self, Publication};
 use crate::capture::table::{Oid, Table};
+use crate::encode::misfit::Why;
 use crate::encode::plan::PlannedTable;
 use crate::error::Result;
 use crate::fanout::stop::Stopped;
@@ -96,26 +97,14 @@ impl Tables {
 fn missing(table: &PlannedTable, publication: &Publication, found: &[Table], at: Lsn) -> Option<Stopped> {
     let there = found.iter().find(|there| there.oid == table.oid);
     let is_member = publication.tables.iter().any(|member| member.oid == table.oid);
-    let (source, plain, publication) = (&table.source, table.source.plain(), &publication.name);
-    let (reason, hint) = match there {
-        None => (
-            format!("table {source} was dropped at the source"),
-            format!("create it again, and it is filled by itself; or take {plain} out of schema.json"),
-        ),
-        Some(there) if there.name != *source => (
-            format!("table {source} was renamed to {} at the source", there.name),
-            "give it its new name in schema.json (keep the old one as `target`) and start walcast again; another \
-             table of the old name is filled by itself"
-                .to_owned(),
-        ),
-        Some(_) if !is_member => (
-            format!("table {source} is no longer in publication {publication}"),
-            format!("it is published again and filled by itself, where walcast may: walcast check; or take {plain} out \
-                     of schema.json"),
-        ),
+    let why = match there {
+        None => Why::dropped(table),
+        Some(there) if there.name != table.source => Why::renamed(table, &there.name),
+        Some(_) if !is_member => Why::unpublished(table, &publication.name),
         Some(_) => return None,
     };
-    Some(Stopped { reason, hint, since: at, returns: true })
+    let Why { reason, hint, returns } = why;
+    Some(Stopped { reason, hint, since: at, returns })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

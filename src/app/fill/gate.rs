@@ -277,7 +277,8 @@ mod tests {
         gate.begin(&read_point, 0).unwrap();
         let chunk = |run| {
             let (rest, seen_lsn) = (crate::capture::chunk::KeyRange::default(), Lsn(400));
-            let action = Action::Chunk { rest, last_key: None, is_last: true, run, seen_lsn };
+            let action =
+                Action::Chunk { rest, last_key: None, is_last: true, run, seen_lsn, is_partial: false };
             FillStep { table: 0, action, sent_at: Lsn::ZERO, receipt: None }
         };
         assert_eq!(gate.offer(0, &mut None, (&read_point, 0), chunk), Offered::Sent);

@@ -43,9 +43,7 @@ impl Job {
 
 /// What the sinks that take the main stream lack of the plan's tables.
 pub fn jobs(progress: &Progress, tables: usize) -> Vec<Job> {
-    let takers = progress.sinks().into_iter().filter(|sink| can_take(sink));
-    let lacks = |fills: &Fills, position| jobs_of(fills, tables, position, &[]);
-    takers.flat_map(|sink| sink.look_at_fills(|fills| lacks(fills, sink.durable_lsn()))).collect()
+    jobs_to_begin(progress, tables, &Pending::default())
 }
 
 /// The same without what is on its way to them.

@@ -47,7 +47,7 @@ use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
 use crate::encode::schema_file::SchemaFile;
 use crate::error::{Error, Result};
-use crate::fanout::fill::TableState;
+use crate::fanout::fill::{TableFill, TableState};
 use crate::fanout::outlets::Outlets;
 use crate::fanout::progress::{Progress, SinkProgress};
 
@@ -102,6 +102,18 @@ impl Filler {
         self.progress.sinks().iter().any(|sink| is_live(sink))
     }
 
+    /// Whether a sink lacks rows of the table beyond those that an operator has asked for.
+    fn is_wanted_whole(&self, table: usize) -> bool {
+        let is_whole = |sink: &SinkProgress| {
+            let has_ranges = |fill: &TableFill| fill.ranges.is_empty() || fill.open_ranges().next().is_some();
+            let lacks = |fill: &TableFill| {
+                !fill.is_partial && fill.lacks_rows(sink.durable_lsn()) && has_ranges(fill)
+            };
+            sink.look_at_fills(|fills| fills.get(table).is_some_and(lacks))
+        };
+        self.progress.sinks().iter().any(|sink| is_whole(sink))
+    }
+
     async fn run(self, mut stop: watch::Receiver<bool>) {
         let shared = Shared {
             tables: Tables::new(&self),
@@ -152,7 +164,7 @@ impl Shared {
             self.busy.borrow_mut().retain(|other| *other != job);
             match done {
                 Ok(()) => self.tables.succeeded(table),
-                Err(error) => self.tables.failed(table, &error),
+                Err(error) => self.tables.failed(table, error),
             }
             if self.filler.gate.restart_if_blind() {
                 tracing::warn!(
@@ -170,7 +182,7 @@ impl Shared {
         let mut busy = self.busy.borrow_mut();
         let needed: BTreeSet<usize> = all.iter().chain(busy.iter()).map(Job::table).collect();
         self.tables.keep(&needed);
-        self.filler.view.keep_filters(|table| needed.contains(&table));
+        self.filler.view.keep_filters(|table| needed.contains(&table) && !self.filler.is_wanted_whole(table));
         let is_free = |job: &&Job| !busy.iter().any(|other| other.is_in_the_way_of(job));
         let job = jobs.iter().filter(is_free).find(|job| !self.tables.is_resting(job.table()))?.clone();
         busy.push(job.clone());

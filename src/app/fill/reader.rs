@@ -120,7 +120,8 @@ impl<'a> Reader<'a> {
 
     /// Lets tables begin anew, as an operator has asked; returns once the sinks have it.
     pub(super) async fn begin_anew(&self, known: &Tables, request: FillRequest) {
-        let FillRequest { sinks, tables, clears, is_left_empty, .. } = request;
+        let FillRequest { sinks, tables, clears, is_left_empty, filter } = request;
+        let is_partial = filter.is_some();
         self.await_attached(&sinks).await;
         for table in tables {
             let planned = &self.filler.plan.tables[table];
@@ -146,7 +147,7 @@ impl<'a> Reader<'a> {
                 clears,
                 "the table is filled anew, as it was asked for"
             );
-            let fill = TableFill { clears, is_left_empty, ..TableFill::waiting(estimated) };
+            let fill = TableFill { clears, is_left_empty, is_partial, ..TableFill::waiting(estimated) };
             let done = self.send_step(table, Action::Begin { fill, sinks: Some(sinks.clone()) }).await;
             // Whoever asked is told that it is done when no sink lacks anything.
             let _ = tokio::time::timeout(REQUEST_PATIENCE, done).await;
@@ -192,7 +193,15 @@ impl<'a> Reader<'a> {
             let before = rest.clone();
             let (receipt, done) = oneshot::channel();
             let after = last_key.clone();
-            let action = move |run| Action::Chunk { rest: before, last_key: after, is_last, run, seen_lsn };
+            let is_partial = read_by.source().filter.is_some();
+            let action = move |run| Action::Chunk {
+                rest: before,
+                last_key: after,
+                is_last,
+                run,
+                seen_lsn,
+                is_partial,
+            };
             if self.offer(table, read, receipt, action).await == Offered::Stale {
                 useless += 1;
                 tokio::time::sleep(POLL).await;

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use tokio_postgres::Client;
+
 use crate::encode::plan::Plan;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::fanout::fill::{Fills, OwedKey, TableState};
 use crate::fanout::progress::SinkProgress;
+use crate::postgres::session::from_sql;
 
 /// Tables to be filled once more, or emptied, by their names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -62,9 +65,7 @@ impl Refill {
         let names: Vec<String> = plan.tables.iter().map(|table| table.source.plain()).collect();
         let mut tables = Vec::new();
         for name in &self.tables {
-            let quoted = |index: &usize| plan.tables[*index].source.to_string() == *name;
-            let found = (0..names.len()).find(|index| names[*index] == *name || quoted(index));
-            tables.push(found.ok_or_else(|| {
+            tables.push(plan.named(name).ok_or_else(|| {
                 Error::config(format!("there is no table {name} in schema.json"))
                     .hint(format!("there are {}", names.join(", ")))
             })?);
@@ -83,6 +84,33 @@ impl Refill {
 }
 
 impl FillRequest {
+    /// Refuses a condition that the source does not understand: a table that is filled by it would stay unfinished.
+    ///
+    /// # Errors
+    /// A configuration error with the server's own; transient when the connection fails.
+    pub async fn check_condition(&self, client: &Client, plan: &Plan) -> Result<()> {
+        let Some(condition) = &self.filter else { return Ok(()) };
+        for table in self.tables.iter().map(|&table| &plan.tables[table]) {
+            let name = table.source.plain();
+            // Only prepared: nothing is read, and one statement is all that it can be.
+            let sql = format!("SELECT FROM {} WHERE (\n{condition}\n)", table.relation());
+            let prepared = client.prepare(&sql).await.map_err(|error| from_sql(error, "preparing it"));
+            let has_parameters = match prepared {
+                Ok(statement) => !statement.params().is_empty(),
+                Err(error) if error.kind() == Kind::Transient => return Err(error),
+                Err(error) => {
+                    return Err(Error::config(format!("the condition does not fit table {name}"))
+                        .hint("it is what could stand behind WHERE at the source, such as: id > 7")
+                        .because(error));
+                }
+            };
+            if has_parameters {
+                return Err(Error::config("a condition has no parameters: write the values into it"));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a condition while a table is being filled anywhere: one read serves all sinks, so others would go without
     /// the rows that do not meet it.
     ///

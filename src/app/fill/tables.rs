@@ -157,18 +157,23 @@ impl Tables {
     }
 
     /// Lets the table rest, and says why.
-    pub(super) fn failed(&self, table: usize, error: &Error) {
+    pub(super) fn failed(&self, table: usize, error: Error) {
         let mut resting = self.resting.borrow_mut();
         let (failures, until) = resting.entry(table).or_insert((0, Instant::now()));
         *failures += 1;
         let wait = REST.0.saturating_mul(1 << (*failures - 1).min(16)).min(REST.1);
         *until = Instant::now() + wait;
         let name = self.plan.tables[table].source.plain();
+        let error = match self.view.filter(table).and(error.hint_text()) {
+            None if self.view.filter(table).is_some() => error
+                .hint(format!("if it is the condition: walcast backfill --table {name} without one ends it")),
+            _ => error,
+        };
         if error.kind() == Kind::Transient {
             tracing::warn!(table = %name, wait_ms = wait.as_millis() as u64, "the fill goes on later: {}", error.chain());
         } else {
             tracing::error!(table = %name, hint = error.hint_text(), "the table cannot be filled: {}", error.chain());
-            self.view.set_failure(table, Some(error));
+            self.view.set_failure(table, Some(&error));
         }
         // The server may be another one now. What touches the table is remembered on: others may be reading it.
         self.ready.borrow_mut().retain(|(other, _), _| *other != table);

@@ -160,7 +160,8 @@ impl ChunkTable {
         let columns: Vec<String> = self.source.columns.iter().map(|name| quote_identifier(name)).collect();
         let mut condition = selection.condition(self);
         if let Some(filter) = &self.source.filter {
-            condition = format!("{condition} AND ({filter})");
+            // On a line of its own, so that a comment at its end ends there.
+            condition = format!("{condition} AND (\n{filter}\n)");
         }
         // Whoever asks for a row by its key wants to know whether it is there.
         if let Selection::Rows(keys) = selection {

@@ -23,18 +23,14 @@ pub struct PublishedTable {
 }
 
 impl PublishedTable {
-    /// What must be published of `table` when `mapped` are its mapped columns. Generated columns are left out before 18,
-    /// where nothing can publish them; names that the table does not have are left out too, which is the plan's matter.
+    /// What must be published of `table` when `mapped` are its mapped columns. Those that nothing can publish are left
+    /// out, and so are names that the table does not have: both are the plan's matter.
     pub fn new(table: &Table, mapped: &[String], version: ServerVersion) -> Self {
         let needed = |name: &String| {
             mapped.contains(name) || table.primary_key.contains(name) || table.identity_columns.contains(name)
         };
-        let sent: Vec<_> = table
-            .columns
-            .iter()
-            .filter(|column| needed(&column.name))
-            .filter(|column| !column.is_generated || version.publishes_generated_columns())
-            .collect();
+        let sent: Vec<_> =
+            table.columns.iter().filter(|column| needed(&column.name) && column.is_publishable).collect();
         PublishedTable {
             name: table.name.clone(),
             columns: sent.iter().map(|column| column.name.clone()).collect(),
@@ -49,8 +45,15 @@ impl PublishedTable {
         self.may_have_column_list.then_some(&self.columns)
     }
 
-    fn needs_generated_option(&self) -> bool {
-        self.has_generated && !self.may_have_column_list
+    /// Whether the publication's option decides about generated columns, not a column list. `existing` is the publication
+    /// that is to be widened.
+    fn needs_generated_option(&self, existing: Option<&Publication>) -> bool {
+        let is_listed = self.may_have_column_list
+            && existing.is_none_or(|publication| match publication.member(&self.name) {
+                Some(member) => member.column_list.is_some(),
+                None => !publication.all_tables && publication.schemas.is_empty(),
+            });
+        self.has_generated && !is_listed
     }
 }
 
@@ -102,7 +105,7 @@ fn creation(name: &str, wanted: &[PublishedTable]) -> Difference {
     let tables: Vec<String> =
         wanted.iter().map(|table| clause(&table.name, table.column_list(), None)).collect();
     let mut options = vec!["publish_via_partition_root = true"];
-    if wanted.iter().any(PublishedTable::needs_generated_option) {
+    if wanted.iter().any(|table| table.needs_generated_option(None)) {
         options.push("publish_generated_columns = stored");
     }
     let statement = fill(
@@ -124,10 +127,14 @@ fn creation(name: &str, wanted: &[PublishedTable]) -> Difference {
 fn widening(publication: &Publication, wanted: &[PublishedTable], version: ServerVersion) -> Difference {
     let mut reasons = Vec::new();
     let mut options = Vec::new();
+    let (mut members_change, mut lacks_generated) = (false, false);
     for table in wanted {
-        reasons.extend(lack(publication, table));
+        let Some(reason) = lack(publication, table) else { continue };
+        reasons.push(reason);
+        // Of a member without a column list only generated columns can be missing.
+        members_change |= publication.member(&table.name).is_none_or(|member| member.column_list.is_some());
+        lacks_generated |= table.needs_generated_option(Some(publication));
     }
-    let members_change = !reasons.is_empty();
     if !publication.via_root && wanted.iter().any(|table| table.is_partitioned) {
         reasons.push("it publishes partitions under their own names, not under their root's".to_owned());
         options.push("publish_via_partition_root = true");
@@ -136,7 +143,7 @@ fn widening(publication: &Publication, wanted: &[PublishedTable], version: Serve
         reasons.push("it does not publish inserts, updates and deletes alike".to_owned());
         options.push("publish = 'insert, update, delete, truncate'");
     }
-    if wanted.iter().any(|table| table.needs_generated_option() && is_generated_missing(publication, table)) {
+    if lacks_generated {
         options.push("publish_generated_columns = stored");
     }
 
@@ -183,10 +190,6 @@ fn missing_columns<'a>(member: &Member, table: &'a PublishedTable) -> Vec<&'a st
     table.columns.iter().filter(|column| !is_sent(column)).map(String::as_str).collect()
 }
 
-fn is_generated_missing(publication: &Publication, table: &PublishedTable) -> bool {
-    publication.member(&table.name).is_none_or(|member| !missing_columns(member, table).is_empty())
-}
-
 /// The statement that gives the publication its present members, widened, and the missing ones.
 fn set_tables(publication: &Publication, wanted: &[PublishedTable]) -> String {
     let named: Vec<&Member> = publication.tables.iter().filter(|member| member.is_named).collect();
@@ -218,9 +221,11 @@ fn set_tables(publication: &Publication, wanted: &[PublishedTable]) -> String {
     fill(template, &[("publication", &publication), ("tables", &members.join(", "))])
 }
 
-/// `"schema"."name" ("column", …) WHERE (…)`.
+/// `ONLY "schema"."name" ("column", …) WHERE (…)`. Without ONLY the server would also publish every table that inherits
+/// from it: twice with other columns, which it refuses, or one without a key, whose own UPDATE and DELETE it then
+/// rejects. Partitions are not meant by it.
 fn clause(name: &TableName, columns: Option<&[String]>, row_filter: Option<&str>) -> String {
-    let mut text = name.to_string();
+    let mut text = format!("ONLY {name}");
     if let Some(columns) = columns {
         let quoted: Vec<String> = columns.iter().map(|column| quote_identifier(column)).collect();
         text.push_str(&format!(" ({})", quoted.join(", ")));

@@ -64,7 +64,7 @@ impl Generator {
         let mut columns = IndexMap::new();
         let mut room = COLUMNS_MAX - key.len();
         let mut beyond = Vec::new();
-        for column in table.columns.iter().filter(|column| !column.is_generated) {
+        for column in table.columns.iter().filter(|column| column.is_publishable) {
             let is_key = key.contains(&column.name);
             if !is_key && room == 0 {
                 beyond.push(column.name.as_str());
@@ -80,7 +80,7 @@ impl Generator {
         let generated: Vec<&str> = table
             .columns
             .iter()
-            .filter(|column| column.is_generated)
+            .filter(|column| !column.is_publishable)
             .map(|column| column.name.as_str())
             .collect();
         if !generated.is_empty() {
@@ -167,7 +167,7 @@ fn usable_key(table: &Table) -> Result<&[String], String> {
             "its replica identity does not carry its primary key; ALTER TABLE {name} REPLICA IDENTITY DEFAULT;"
         ));
     };
-    match key.iter().find(|name| table.column(name).is_none_or(|column| column.is_generated)) {
+    match key.iter().find(|name| table.column(name).is_none_or(|column| !column.is_publishable)) {
         Some(generated) => Err(format!("the column {generated} of its key is generated")),
         None if key.len() > COLUMNS_MAX => Err("its key has too many columns".to_owned()),
         None => Ok(key),
@@ -205,6 +205,7 @@ mod tests {
             type_name: String::new(),
             is_not_null: false,
             is_generated: false,
+            is_publishable: true,
             is_toastable: false,
         }
     }
@@ -277,7 +278,7 @@ mod tests {
         by_index.replica_identity = ReplicaIdentity::Index;
         by_index.identity_columns = vec!["code".into()];
         let mut generated = table("public", "generated", 4, vec![id(), column("total", 23)], &["id"]);
-        generated.columns[1].is_generated = true;
+        (generated.columns[1].is_generated, generated.columns[1].is_publishable) = (true, false);
         let wide = std::iter::once(id()).chain((0..150).map(|number| column(&format!("c{number}"), 23)));
         let mut wide: Vec<Column> = wide.collect();
         wide.rotate_left(1);

@@ -51,15 +51,23 @@ impl Fills {
             Action::Begin { fill, sinks: None } => {
                 let before = before.filter(|fill| fill.state(position) == TableState::Waiting)?;
                 // What has been owed since is not in doubt.
-                let (owed, is_beside, overflows) = (before.owed.clone(), before.is_beside, before.overflows);
-                let (from, relation) = origin(Some(before));
-                let begun =
-                    TableFill { owed, overflows, clears: false, is_beside, from, relation, ..fill.clone() };
-                Some(begun)
+                let TableFill { is_beside, is_partial, overflows, .. } = *before;
+                let (owed, (from, relation)) = (before.owed.clone(), origin(Some(before)));
+                let clears = false;
+                Some(TableFill {
+                    owed,
+                    overflows,
+                    clears,
+                    is_beside,
+                    is_partial,
+                    from,
+                    relation,
+                    ..fill.clone()
+                })
             }
             Action::Chunk { .. } | Action::Paid { .. } if position > step.sent_at => None,
-            Action::Chunk { rest, last_key, is_last, run, seen_lsn } => {
-                let mut fill = before?.clone();
+            Action::Chunk { rest, last_key, is_last, run, seen_lsn, is_partial } => {
+                let mut fill = before.filter(|fill| fill.is_partial || !is_partial)?.clone();
                 let range = fill.ranges.iter_mut().find(|range| !range.is_done && range.rest == *rest)?;
                 range.is_done = *is_last;
                 if let Some(last) = last_key {

@@ -77,7 +77,8 @@ impl TableFill {
     pub fn seconds_left(&self, now: u64) -> Option<u64> {
         let is_running = self.ranges.iter().any(|range| !range.is_done);
         let elapsed = now.checked_sub(self.began).filter(|_| is_running && self.began > 0)?;
-        let left = self.rows_estimated.saturating_sub(self.rows);
+        // A table that was never analysed, or has grown since, has more rows than was thought.
+        let left = self.rows_estimated.checked_sub(self.rows).filter(|&left| left > 0)?;
         left.saturating_mul(elapsed.max(1)).checked_div(self.rows)
     }
 
@@ -92,6 +93,11 @@ impl TableFill {
     /// Whether changes of a transaction that was committed at `commit_lsn` are left out.
     pub fn leaves_out(&self, commit_lsn: Lsn) -> bool {
         self.stopped.is_some() || commit_lsn < self.from
+    }
+
+    /// Whether rows are still to be read for it, in a sink whose checkpoint is at `position`.
+    pub fn lacks_rows(&self, position: Lsn) -> bool {
+        matches!(self.state(position), TableState::Waiting | TableState::Filling)
     }
 
     /// What is left of its ranges.

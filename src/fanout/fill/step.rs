@@ -50,6 +50,8 @@ pub enum Action {
         run: Arc<Run>,
         /// Every commit that the read saw ends at or before this.
         seen_lsn: Lsn,
+        /// The range has other rows too, which were not asked for.
+        is_partial: bool,
     },
     /// The stream brings a row in part that a sink can have only where its table is live. Comes before that change.
     Owe(OwedKey),

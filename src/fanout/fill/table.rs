@@ -41,6 +41,9 @@ pub struct TableFill {
     pub clears: bool,
     /// The operator has emptied it and wants it so.
     pub is_left_empty: bool,
+    /// The operator wants only some rows, and the others are there: such a chunk is no use to a sink that lacks all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_partial: bool,
     /// What is filled stands beside the table that readers see, and takes its place once it is live.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_beside: bool,
@@ -111,6 +114,7 @@ impl TableFill {
             overflows: 0,
             clears: false,
             is_left_empty: false,
+            is_partial: false,
             is_beside: false,
             is_left: false,
             stopped: None,

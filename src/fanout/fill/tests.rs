@@ -22,6 +22,7 @@ fn chunk(after: Option<Key>, last: Option<Key>, is_last: bool, seen: u64) -> Fil
         is_last,
         run: Arc::default(),
         seen_lsn: Lsn(seen),
+        is_partial: false,
     })
 }
 
@@ -125,6 +126,27 @@ fn a_sink_that_is_further_than_the_rows_that_come_passes_them_over() {
     let early = FillStep { sent_at: Lsn::ZERO, ..chunk(None, key(5), false, 100) };
     assert!(!taken(&mut fills, &early), "it has changes that were not looked at");
     assert!(taken(&mut fills, &chunk(None, key(5), false, 100)));
+}
+
+#[test]
+fn rows_that_meet_a_condition_are_passed_over_by_a_sink_that_lacks_the_others_too() {
+    let some = step(Action::Chunk {
+        rest: KeyRange::default(),
+        last_key: key(5),
+        is_last: true,
+        run: Arc::default(),
+        seen_lsn: Lsn(100),
+        is_partial: true,
+    });
+    let mut fills = Fills::default();
+    fills.set(0, TableFill::waiting(9));
+    assert!(taken(&mut fills, &begin(None)));
+    assert!(!taken(&mut fills, &some));
+    fills.set(0, TableFill { is_partial: true, ..TableFill::waiting(9) });
+    assert!(taken(&mut fills, &begin(None)));
+    let mut all = fills.clone();
+    assert!(taken(&mut fills, &some), "it was asked for");
+    assert!(taken(&mut all, &chunk(None, None, true, 100)), "all rows have those in them");
 }
 
 #[test]

@@ -100,6 +100,23 @@ fn a_stuck_sink_is_left_behind_once_another_has_nothing_to_do_and_keeps_what_is_
 }
 
 #[test]
+fn nobody_waits_for_a_sink_that_is_paused() {
+    let (outlets, mut left) = Outlets::new(LONG);
+    let (paused, mut quick) = (Taker::new("paused", &outlets, 1), Taker::new("quick", &outlets, 1000));
+    paused.sink.set_paused(true);
+    outlets.send(&run(100, true));
+    assert_eq!(quick.take(), [Some(108)]);
+    thread::scope(|scope| {
+        let sending = scope.spawn(|| outlets.send(&run(200, true)));
+        while quick.take() != [Some(208)] {
+            thread::yield_now();
+        }
+        sending.join().unwrap();
+    });
+    assert_eq!(left.try_recv().unwrap().name, "paused");
+}
+
+#[test]
 fn a_sink_for_which_nobody_waits_is_waited_for() {
     let (outlets, _) = Outlets::new(Duration::ZERO);
     let mut alone = Taker::new("alone", &outlets, 1);

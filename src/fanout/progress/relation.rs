@@ -153,6 +153,22 @@ impl SinkProgress {
         true
     }
 
+    /// Its worker ends because the target is gone, or another one stands in its place: as long as nobody has opened that,
+    /// it is [awaited](Self::await_opening) behind what the old one had.
+    pub(in crate::fanout) fn lose(&self, error: &Error) {
+        if self.is_retired() {
+            return;
+        }
+        self.await_opening(self.durable_lsn());
+        self.is_lost.store(true, Ordering::Release);
+        self.set_obstacle(Some(error));
+    }
+
+    /// Whether its target has to be opened again, as a new one.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+
     /// Whether it has not been opened yet.
     pub fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Acquire)
@@ -239,7 +255,7 @@ impl SinkProgress {
         telemetry::sink_stopped(&self.name, error);
         let reason = error.chain();
         let state = match error.kind() {
-            Kind::NeedsBackfill => State::Detached(reason),
+            Kind::NeedsBackfill | Kind::Replaced => State::Detached(reason),
             Kind::Transient
             | Kind::Throttled { .. }
             | Kind::Rejected

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -48,6 +48,8 @@ pub struct SinkProgress {
     is_paused: AtomicBool,
     /// It has not been opened yet.
     pub(super) is_away: AtomicBool,
+    /// What it wrote to is gone.
+    pub(super) is_lost: AtomicBool,
     /// It was taken out of the configuration.
     pub(super) is_retired: AtomicBool,
     /// Its queue; a second one while it changes between streams.
@@ -79,6 +81,7 @@ impl SinkProgress {
             failure: Mutex::new(None),
             is_paused: AtomicBool::new(false),
             is_away: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
             queues: Mutex::default(),
             moved: Notify::new(),
@@ -165,6 +168,13 @@ impl SinkProgress {
     /// once its queue is full. A batch that is being applied is finished. Lasts as long as the process.
     pub fn set_paused(&self, is_paused: bool) {
         self.is_paused.store(is_paused, Ordering::Relaxed);
+    }
+
+    /// Whether waiting for it is of no use: it is paused, or has been failing for so long.
+    pub(in crate::fanout) fn takes_nothing(&self, patience: Duration) -> bool {
+        let has_failed_for =
+            |failure: Failure| failure.since.elapsed().is_ok_and(|passed| passed >= patience);
+        self.is_paused() || self.failure().is_some_and(has_failed_for)
     }
 
     /// Waits until the sink's checkpoint is at `target`, or it is taken out of action; returns whether it is there.

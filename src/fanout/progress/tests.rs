@@ -1,5 +1,7 @@
 //! What a slot may be told while its sinks move, leave, come and go.
 
+use std::time::Duration;
+
 use super::*;
 use crate::error::{Error, Kind};
 
@@ -158,6 +160,36 @@ fn a_sink_that_stops_on_its_copy_does_not_hold_the_main_slot() {
         !na.take_in(|| Lsn(30)) && !na.leave(Lsn::ZERO) && !na.is_running(),
         "and nothing starts it again"
     );
+}
+
+#[test]
+fn the_main_slot_waits_for_a_sink_whose_target_is_gone_until_another_one_is_opened() {
+    let (eu, na) = (SinkProgress::new("eu"), SinkProgress::new("na"));
+    let main = Progress::new(vec![eu.clone(), na.clone()]);
+    [&eu, &na].into_iter().for_each(|sink| sink.set_durable(Lsn(10)));
+    assert!(!na.is_lost());
+    na.lose(&Error::new(Kind::Replaced, "the file is gone"));
+    eu.set_durable(Lsn(20));
+    assert!(na.is_lost() && na.is_away() && na.is_running(), "others go on");
+    assert_eq!(na.obstacle().as_deref(), Some("the file is gone"));
+    assert_eq!((main.confirmable(), na.has_drained()), (Lsn(10), false));
+    na.retire();
+    assert_eq!(main.confirmable(), Lsn(20));
+}
+
+#[test]
+fn a_sink_that_is_paused_or_has_failed_for_long_takes_nothing() {
+    let (never, eu) = (Duration::from_secs(3600), SinkProgress::new("eu"));
+    assert!(!eu.takes_nothing(Duration::ZERO));
+    eu.count_retry(&Error::transient("it is locked"));
+    assert!(
+        eu.takes_nothing(Duration::ZERO) && !eu.takes_nothing(never),
+        "one that has just begun to fail may go on"
+    );
+    eu.recover();
+    assert!(!eu.takes_nothing(Duration::ZERO));
+    eu.set_paused(true);
+    assert!(eu.takes_nothing(never));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::encode::run::{Run, Span};
 use crate::error::{Error, Result};
 use crate::fanout::fill::{FillWrite, Fills, TableFill};
 use crate::fanout::sink::Applied;
-use crate::sink::alter::{build_beside, fill_text, put_fill, written};
+use crate::sink::alter::{FORGET_LETTERS, build_beside, fill_text, put_fill, written};
 use crate::sink::replica::{StoredTable, unix_micros};
 
 const READ: &str = "SELECT target, fill FROM _walcast_fills";
@@ -23,7 +23,7 @@ const PUT_ALL: &str = "INSERT INTO _walcast_fills (target, fill) \
     ON CONFLICT (target) DO UPDATE SET fill = excluded.fill";
 
 pub(super) fn read() -> Statement {
-    Statement { sql: READ.into(), params: Vec::new() }
+    Statement::plain(READ)
 }
 
 /// Lets every table of the plan be filled anew; `written` is the plan with the names of the tables that rows are written to.
@@ -99,15 +99,8 @@ impl Session {
         if write.clears && write.fill.is_beside && !is_beside {
             first.extend(build_beside(&plan.tables[write.table]));
         } else if write.clears {
-            first.extend(
-                self.sql
-                    .of(write.table)
-                    .truncate
-                    .iter()
-                    .map(|sql| Statement { sql: sql.clone(), params: Vec::new() }),
-            );
-            let sql = "DELETE FROM _walcast_dead_letters WHERE target = ?1".into();
-            first.push(Statement { sql, params: vec![target.clone()] });
+            first.extend(self.sql.of(write.table).truncate.iter().map(|sql| Statement::plain(sql.clone())));
+            first.push(Statement::new(FORGET_LETTERS, &[target]));
         }
         let last = vec![put_fill(target, write.fill)?];
         let nothing = Run::default();

@@ -44,7 +44,7 @@ fn rest(transport: &mut dyn Transport, contents: Contents) -> Result<Inspected> 
     let (mut dead_letters, mut bytes) = (0, None);
     if state.is_some() {
         let sql = "SELECT CAST(count(*) AS TEXT) AS letters FROM _walcast_dead_letters";
-        let answers = ask(transport, &[Statement { sql: sql.into(), params: Vec::new() }])?;
+        let answers = ask(transport, &[Statement::plain(sql)])?;
         if let Some(answer) = answers.first() {
             bytes = answer.size_after;
             if let Some(row) = answer.rows.first() {

@@ -57,7 +57,7 @@ pub(super) fn open(
         }
     }
     if !contents.has_all_of_ours() {
-        let create = state::CREATE.iter().map(|&sql| statement(sql, Vec::new()));
+        let create = state::CREATE.iter().map(|&sql| Statement::plain(sql));
         ask(transport, &create.collect::<Vec<_>>())?;
     }
     let writer = new_writer()?;

@@ -140,7 +140,7 @@ impl StateSql {
 
     /// Lets everything that stands in front of it have no effect.
     pub(super) fn abort(&self) -> Statement {
-        Statement { sql: self.abort.clone(), params: Vec::new() }
+        Statement::plain(self.abort.clone())
     }
 }
 
@@ -150,7 +150,7 @@ pub(super) fn is_aborted(message: &str) -> bool {
 }
 
 pub(super) fn read() -> Statement {
-    Statement { sql: READ.into(), params: Vec::new() }
+    Statement::plain(READ)
 }
 
 /// Writes the first checkpoint, unless there is one.

@@ -109,8 +109,8 @@ fn replaced(table: &PlannedTable, others: &[&Other], restored: &[&Other]) -> Vec
     let is_in_the_way = |other: &&&Other| other.kind != "index";
     let dropped = others.iter().rev().filter(is_in_the_way).map(|other| {
         let sql = format!("DROP {} IF EXISTS {}", other.kind, quote(&other.name));
-        statement(&sql, Vec::new())
+        Statement::plain(sql)
     });
-    let restored = restored.iter().map(|other| statement(&other.sql, Vec::new()));
+    let restored = restored.iter().map(|other| Statement::plain(&*other.sql));
     dropped.chain(alter::swap(table)).chain(restored).collect()
 }

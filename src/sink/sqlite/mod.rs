@@ -4,11 +4,15 @@
 //! transaction, with `synchronous = FULL`: what is acknowledged survives a power failure. A source transaction that
 //! comes in parts keeps its SQLite transaction open across them, so readers never see half of it.
 //!
+//! An open file can be deleted, or another one put in its place, and SQLite goes on writing to what nobody can read any
+//! more. So nothing is acknowledged before the path was seen to name the file still (`place`).
+//!
 //! `state` and `fills` own the `_walcast_*` tables, `tables` and `swap` the replicated ones, `writer` the statements. A
 //! table whose definition changed is built beside the one that readers see, under another name; only what writes rows
 //! knows of it.
 
 mod fills;
+mod place;
 mod prune;
 mod reading;
 mod shapes;
@@ -37,6 +41,7 @@ use crate::fanout::sink::{Applied, Batch, Checkpoint, Sink};
 use crate::sink::alter::{self, written};
 use crate::sink::definition::beside;
 use crate::sink::replica::{OnRejected, awaits_operator, check_source, taken_over};
+use place::Place;
 
 /// How long a statement waits for another process that writes the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,6 +66,7 @@ pub struct SqliteSink {
 /// What exists once the file is open.
 struct Open {
     connection: Connection,
+    place: Place,
     plan: Arc<Plan>,
     /// The same with the names of the tables that rows are written to.
     written: Plan,
@@ -127,6 +133,7 @@ impl Sink for SqliteSink {
             source: source.clone(),
             epoch: checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.epoch),
             connection,
+            place: Place::of(&self.path)?,
             is_in_transaction: false,
         });
         Ok(checkpoint)
@@ -152,34 +159,22 @@ impl Sink for SqliteSink {
 
     fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
         let on_rejected = self.on_rejected;
-        let path = self.path.clone();
         let open = self.opened()?;
         let mut writer = writer::Writer::new(open, on_rejected);
         let applied = writer.apply(batch);
         let missing = std::mem::take(&mut writer.missing);
         drop(writer);
+        let applied =
+            open.place.check().and(applied).map_err(|error| error.context(open.place.path().display()));
         self.missing = missing;
-        applied.map_err(|error| error.context(path.display()))
+        applied
     }
 
     fn fill(&mut self, write: &FillWrite<'_>) -> Result<Applied> {
         let on_rejected = self.on_rejected;
-        let path = self.path.clone();
         let open = self.opened()?;
-        if write.swaps {
-            swap::swap(open, write).map_err(|error| error.context(path.display()))?;
-            tracing::info!(
-                replica = %path.display(),
-                table = open.plan.tables[write.table].target,
-                "the table that was built beside takes its place"
-            );
-            return Ok(Applied::default());
-        }
-        if write.clears && write.fill.is_beside && !open.is_beside(write.table) {
-            return open.build_beside(write).map_err(|error| error.context(path.display()));
-        }
-        let mut writer = writer::Writer::new(open, on_rejected);
-        writer.fill(write).map_err(|error| error.context(path.display()))
+        let filled = open.fill(write, on_rejected);
+        open.place.check().and(filled).map_err(|error| error.context(open.place.path().display()))
     }
 
     fn take_missing(&mut self) -> Vec<(usize, OwedKey)> {
@@ -215,6 +210,19 @@ impl Sink for SqliteSink {
 }
 
 impl Open {
+    fn fill(&mut self, write: &FillWrite<'_>, on_rejected: OnRejected) -> Result<Applied> {
+        if write.swaps {
+            swap::swap(self, write)?;
+            let table = &self.plan.tables[write.table].target;
+            tracing::info!(replica = %self.place.path().display(), table, "the table that was built beside takes its place");
+            return Ok(Applied::default());
+        }
+        if write.clears && write.fill.is_beside && !self.is_beside(write.table) {
+            return self.build_beside(write);
+        }
+        writer::Writer::new(self, on_rejected).fill(write)
+    }
+
     /// Whether another table than the one that readers see is written to.
     fn is_beside(&self, table: usize) -> bool {
         self.written.tables[table].target != self.plan.tables[table].target

@@ -5,6 +5,7 @@ use crate::capture::table::Oid;
 
 const V14: ServerVersion = ServerVersion(140_000);
 const V15: ServerVersion = ServerVersion(150_000);
+const V18: ServerVersion = ServerVersion(180_000);
 
 fn name(name: &str) -> TableName {
     TableName { schema: "public".into(), name: name.into() }
@@ -61,7 +62,7 @@ fn a_missing_publication_is_created_with_exactly_the_mapped_columns() {
     assert_eq!(
         difference.statements,
         [
-            r#"CREATE PUBLICATION "w""" FOR TABLE "public"."a" ("id", "na""me"), "public"."b" WITH (publish_via_partition_root = true);"#
+            r#"CREATE PUBLICATION "w""" FOR TABLE ONLY "public"."a" ("id", "na""me"), ONLY "public"."b" WITH (publish_via_partition_root = true);"#
         ]
     );
 }
@@ -91,7 +92,7 @@ fn widening_keeps_what_is_there() {
     assert_eq!(
         difference.statements,
         [
-            r#"ALTER PUBLICATION "w" SET TABLE "public"."a" ("id", "old", "new"), "public"."other" ("id"), "public"."b" ("id");"#
+            r#"ALTER PUBLICATION "w" SET TABLE ONLY "public"."a" ("id", "old", "new"), ONLY "public"."other" ("id"), ONLY "public"."b" ("id");"#
         ]
     );
 }
@@ -103,7 +104,42 @@ fn a_column_list_on_a_table_with_full_identity_is_taken_away() {
     let wanted = PublishedTable { may_have_column_list: false, ..wanted("a", &["id", "x"]) };
     let difference = difference("w", Some(&publication(vec![full])), &[wanted], V15);
     assert!(difference.reasons[0].contains("the server rejects UPDATE and DELETE"));
-    assert_eq!(difference.statements, [r#"ALTER PUBLICATION "w" SET TABLE "public"."a";"#]);
+    assert_eq!(difference.statements, [r#"ALTER PUBLICATION "w" SET TABLE ONLY "public"."a";"#]);
+}
+
+#[test]
+fn generated_columns_are_named_where_columns_are_and_an_option_elsewhere() {
+    let generated =
+        |table: &str| PublishedTable { has_generated: true, ..wanted(table, &["id", "generated"]) };
+    let full = |table: &str| PublishedTable { may_have_column_list: false, ..generated(table) };
+    let option = r#"ALTER PUBLICATION "w" SET (publish_generated_columns = stored);"#;
+    let create = |wanted| difference("w", None, &[wanted], V18).statements.remove(0);
+    assert!(
+        create(generated("a")).contains(r#"("id", "generated") WITH (publish_via_partition_root = true);"#)
+    );
+    assert!(create(full("a")).contains("publish_generated_columns = stored"));
+
+    let listed = publication(vec![member("a", Some(&["id"]), &["id"])]);
+    let named = r#"ALTER PUBLICATION "w" SET TABLE "public"."a" ("id", "generated");"#;
+    let whole = publication(vec![member("a", None, &["id"])]);
+    let all = Publication { all_tables: true, ..whole.clone() };
+    let by_schema = Publication {
+        schemas: strings(&["public"]),
+        ..publication(vec![Member { is_named: false, ..member("a", None, &["id"]) }])
+    };
+    let both = r#"ALTER PUBLICATION "w" SET TABLE "public"."a", "public"."b";"#;
+    let cases: [(&Publication, PublishedTable, &[&str]); 6] = [
+        (&listed, generated("a"), &[named]),
+        (&whole, generated("a"), &[option]),
+        (&whole, full("a"), &[option]),
+        (&whole, full("b"), &[option, both]),
+        (&all, generated("a"), &[option]),
+        (&by_schema, generated("a"), &[option]),
+    ];
+    for (existing, table, statements) in cases {
+        let difference = difference("w", Some(existing), &[table], V18);
+        assert_eq!(difference.statements, statements);
+    }
 }
 
 #[test]
@@ -114,10 +150,10 @@ fn what_somebody_made_by_hand_is_left_to_them() {
     let cases = [
         (
             publication(vec![filtered]),
-            r#"ALTER PUBLICATION "w" SET TABLE "public"."a" WHERE ((id > 3)), "public"."b" ("id");"#,
+            r#"ALTER PUBLICATION "w" SET TABLE ONLY "public"."a" WHERE ((id > 3)), ONLY "public"."b" ("id");"#,
         ),
-        (by_schema, r#"ALTER PUBLICATION "w" SET TABLE "public"."b", TABLES IN SCHEMA "app";"#),
-        (not_owned, r#"ALTER PUBLICATION "w" SET TABLE "public"."b" ("id");"#),
+        (by_schema, r#"ALTER PUBLICATION "w" SET TABLE ONLY "public"."b", TABLES IN SCHEMA "app";"#),
+        (not_owned, r#"ALTER PUBLICATION "w" SET TABLE ONLY "public"."b" ("id");"#),
     ];
     for (existing, sql) in cases {
         let difference = difference("w", Some(&existing), &[wanted("b", &["id"])], V15);
