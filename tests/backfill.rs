@@ -224,3 +224,31 @@ fn a_row_that_an_update_misses_is_read_from_the_source() {
     assert_eq!(pipeline.replica("eu").dead_letters(), [""; 0]);
     assert_eq!(pipeline.stop(), Some(0));
 }
+
+#[test]
+fn rows_that_the_publication_filters_out_are_not_brought_because_their_changes_never_come() {
+    let table = serde_json::json!({"primaryKey": "id", "columns": {"id": "INTEGER", "v": "TEXT"}});
+    let mut pipeline = Pipeline::builder().build(
+        "CREATE TABLE f (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+         CREATE TABLE f1 PARTITION OF f FOR VALUES FROM (0) TO (500);
+         CREATE TABLE f2 PARTITION OF f FOR VALUES FROM (500) TO (5000);
+         INSERT INTO f SELECT i, 'v' FROM generate_series(1, 1000) i;
+         CREATE PUBLICATION walcast FOR TABLE f WHERE (id > 100 AND id <= 900)
+             WITH (publish_via_partition_root = true);",
+        &serde_json::json!({"f": table}),
+    );
+    let published = "SELECT id, v FROM f WHERE id > 100 AND id <= 900 ORDER BY id";
+    let all = "SELECT id, v FROM f ORDER BY id";
+    pipeline.run_until_caught_up();
+    pipeline.assert_equal(published, all);
+    pipeline.exec("UPDATE f SET v = 'w'; UPDATE f SET id = id + 2000 WHERE id = 150; DELETE FROM f WHERE id IN (7, 777)");
+    // Into what is published, and out of it.
+    pipeline.exec("DELETE FROM f WHERE id = 101; UPDATE f SET id = 101 WHERE id = 50; UPDATE f SET id = 4000 WHERE id = 102");
+    pipeline.run_until_caught_up();
+    pipeline.assert_equal(published, all);
+    for (key, says) in [("4000", "not there at the source"), ("101", "there at the source")] {
+        let traced = pipeline.walcast(&["trace", "f", key]);
+        let text = String::from_utf8(traced.stdout).unwrap();
+        assert!(traced.status.success() && text.contains(says), "{text}");
+    }
+}

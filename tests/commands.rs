@@ -207,7 +207,10 @@ fn from_the_catalog_to_replicas_and_back_to_nothing() {
     let removed = pipeline.ok(&["teardown", "--yes"]);
     assert!(removed.contains("publication walcast removed") && !removed.contains("slot walcast removed"));
     assert!(pipeline.ok(&["teardown"]).contains("nothing to remove"));
+    assert!(removed.contains("walcast nuke --all"), "{removed}");
     assert!(pipeline.path("data/eu.db").exists());
+    pipeline.ok(&["nuke", "--all", "--yes"]);
+    assert!(pipeline.ok(&["status"]).contains("eu    attached"), "from a new slot");
 }
 
 #[test]
@@ -266,6 +269,24 @@ fn a_role_without_replication_is_found_before_anything_else_fails() {
     let problems = pipeline.problems();
     assert!(problems.contains("role reader: it lacks REPLICATION"), "{problems}");
     assert!(problems.contains("may not read"), "{problems}");
+}
+
+#[test]
+fn a_region_that_is_added_to_others_is_no_problem_because_a_start_fills_it() {
+    let pipeline = Pipeline::start().fed();
+    std::fs::remove_file(pipeline.path("data/na.db")).unwrap();
+    let status = pipeline.json(0, &["status", "--json"]);
+    assert_eq!(
+        (&status["sinks"][0]["state"], &status["sinks"][1]["state"]),
+        (&"attached".into(), &"not-created".into())
+    );
+    assert!(
+        pipeline
+            .ok(&["check"])
+            .contains("sink na: nothing is there yet; walcast run creates it and fills it")
+    );
+    let never = pipeline.command(&["check"]).env("WALCAST_BACKFILL__MODE", "never").output().unwrap();
+    assert_eq!(never.status.code(), Some(3), "then somebody has to decide");
 }
 
 #[test]

@@ -276,3 +276,53 @@ fn two_tables_that_trade_names_do_not_mix_their_rows_and_a_soft_delete_column_ne
     }
     assert_eq!(pipeline.broken_limits(), [""; 0]);
 }
+
+#[test]
+fn rows_that_are_marked_as_deleted_outlive_their_table_in_a_database_too() {
+    let soft = |n: &str| {
+        let columns = json!({"id": "INTEGER", "v": "TEXT", "n": n});
+        json!({"t": {"primaryKey": "id", "columns": columns, "softDelete": "gone", "indexes": ["v"]}})
+    };
+    let mut pipeline = Pipeline::builder().d1("rest", "").sections(SECTIONS).build(ROWS, &soft("INTEGER"));
+    pipeline.run_until_caught_up();
+    pipeline.exec("DELETE FROM t WHERE id <= 20");
+    pipeline.run_until_caught_up();
+    let marked = "SELECT id, v, gone FROM t WHERE gone IS NOT NULL ORDER BY id";
+    let before = pipeline.replica("rest").rows(marked);
+    assert_eq!(before.len(), 20);
+    pipeline.exec("INSERT INTO t VALUES (1, 1, 'back', 'w')");
+    pipeline.write_schema(&soft("TEXT"));
+    pipeline.run_until_caught_up();
+    let replica = pipeline.replica("rest");
+    assert_eq!(replica.rows(marked), before[1..]);
+    assert_eq!(
+        replica.rows("SELECT v, typeof(n) FROM t WHERE id IN (1, 2) ORDER BY id"),
+        ["back|text", "v2|null"]
+    );
+    assert_eq!(pipeline.broken_limits(), [""; 0]);
+}
+
+#[test]
+fn replicas_of_an_older_walcast_that_keep_no_fills_can_be_looked_into() {
+    let other = json!({"other": {"primaryKey": "id", "columns": {"id": "INTEGER"}}});
+    let mut pipeline =
+        Pipeline::builder().sink("eu", "").d1("rest", "").sections(SECTIONS).build(ROWS, &other);
+    pipeline.run_until_caught_up();
+    let older = ["DROP TABLE _walcast_fills", "DROP TABLE _walcast_left"];
+    pipeline.d1("rest").execute(&older.map(Statement::plain)).unwrap();
+    let file = rusqlite::Connection::open(pipeline.replica("eu").path).unwrap();
+    older.iter().for_each(|sql| file.execute_batch(sql).unwrap());
+    for arguments in [
+        &["trace", "other", "1"][..],
+        &["failed", "list"],
+        &["status"],
+        &["check"],
+        &["schema", "diff"],
+        &["schema", "plan"],
+    ] {
+        let (code, text, error) = walcast(&pipeline, arguments);
+        assert_eq!(code, Some(0), "{arguments:?} {text} {error}");
+    }
+    let (_, text, _) = walcast(&pipeline, &["trace", "other", "1"]);
+    assert_eq!(text.matches("equal").count(), 2, "{text}");
+}

@@ -161,6 +161,50 @@ fn another_type_key_or_soft_delete_column_is_built_beside_and_swapped() {
 }
 
 #[test]
+fn rows_that_are_marked_as_deleted_outlive_their_table_unless_the_new_key_has_no_value_for_them() {
+    let soft = |key: Value, n: &str, gone: &str| {
+        let columns = json!({"id": "INTEGER", "v": "TEXT", "n": n});
+        json!({"t": {"primaryKey": key, "columns": columns, "softDelete": gone}})
+    };
+    let identity = "ALTER TABLE t ALTER w SET NOT NULL, ADD UNIQUE (id, w), REPLICA IDENTITY FULL";
+    let mut pipeline = filled_with(identity, &soft(json!("id"), "INTEGER", "gone"));
+    pipeline.exec("DELETE FROM t WHERE id <= 20");
+    pipeline.run_until_caught_up();
+    let eu = pipeline.replica("eu");
+    let marked =
+        |column: &str| format!("SELECT id, v, {column} FROM t WHERE {column} IS NOT NULL ORDER BY id");
+    let before = eu.rows(&marked("gone"));
+    assert_eq!(before.len(), 20);
+
+    // While no engine runs, one comes back and another one goes.
+    pipeline.exec("INSERT INTO t VALUES (1, 1, 'back', 'w'); DELETE FROM t WHERE id = 30");
+    for (n, gone) in [("TEXT", "gone"), ("TEXT", "deleted_at")] {
+        pipeline.write_schema(&soft(json!("id"), n, gone));
+        let (_, text, _) = walcast(&pipeline, &["schema", "plan"]);
+        assert!(text.contains("is built anew") && !text.contains("deleted go"), "{text}");
+        pipeline.run_until_caught_up();
+        assert_eq!(eu.rows(&marked(gone)), before[1..], "with the time at which each was deleted");
+        assert_eq!(eu.rows("SELECT v FROM t WHERE id IN (1, 30)"), ["back"]);
+        assert_eq!(
+            eu.rows("SELECT DISTINCT n FROM t WHERE id BETWEEN 2 AND 20"),
+            ["NULL"],
+            "of another type"
+        );
+    }
+
+    let mut wider = soft(json!(["w", "id"]), "TEXT", "deleted_at");
+    wider["t"]["columns"]["w"] = json!("TEXT");
+    pipeline.write_schema(&wider);
+    let says =
+        "its rows that are marked as deleted go, because they have no value for w, which is in the key";
+    let (_, text, _) = walcast(&pipeline, &["schema", "plan"]);
+    assert!(text.contains(says), "{text}");
+    pipeline.run_until_caught_up();
+    pipeline.assert_log(&[says]);
+    assert_eq!(eu.rows(&marked("deleted_at")), [""; 0]);
+}
+
+#[test]
 fn a_change_that_is_taken_back_or_changed_again_on_the_way_loses_nothing() {
     let n = |type_name: &str| schema(&json!({"id": "INTEGER", "n": type_name}));
     let mut pipeline = filled(&n("INTEGER"));

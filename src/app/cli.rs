@@ -30,6 +30,12 @@ Examples:
 Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 check, schema diff or schema plan found something.
 Settings come from walcast.toml and from the environment (DATABASE_URL, WALCAST_SOURCE__SLOT, …).";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  walcast completions bash > ~/.local/share/bash-completion/completions/walcast
+  walcast completions zsh > ~/.zfunc/_walcast
+  walcast completions fish > ~/.config/fish/completions/walcast.fish";
+
 /// Keeps edge databases in step with Postgres.
 #[derive(Parser)]
 #[command(name = "walcast", version, about, after_help = EXAMPLES, propagate_version = true)]
@@ -86,6 +92,7 @@ enum Command {
     /// Remove what walcast has made at the source: the slot and the publication
     Teardown(commands::teardown::Arguments),
     /// Print the completions for a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -232,3 +239,6 @@ fn log_layer(log: &Log) -> Result<Box<dyn Layer<Registry> + Send + Sync>> {
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
     })
 }
+
+#[cfg(test)]
+mod tests;

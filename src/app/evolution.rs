@@ -9,6 +9,7 @@ use crate::config::{self, Config, SchemaChanges, SinkTarget};
 use crate::encode::plan::{Plan, PlannedTable};
 use crate::error::Result;
 use crate::sink::d1::cost::DOLLARS_PER_MILLION_ROWS;
+use crate::sink::marked::Marked;
 use crate::sink::shape::{Change, Kept};
 
 /// What a start would do to one sink.
@@ -136,7 +137,9 @@ fn step(
         }
         Change::GoesOn => (Action::Rebuild, "is being built anew".to_owned(), estimated),
         Change::Rebuild(why) => {
-            let message = format!("is built anew beside the old one and takes its place, because {why}");
+            let mut message = format!("is built anew beside the old one and takes its place, because {why}");
+            let lost = kept.get(&table.target).and_then(|kept| Marked::of_kept(table, kept).lost());
+            lost.iter().for_each(|lost| message.push_str(&format!("; {lost}")));
             (Action::Rebuild, message, estimated)
         }
     };

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use super::d1::Transports;
 use super::{letters, replicas};
 use crate::Lsn;
+use crate::capture::publication;
 use crate::config::{self, Config, SinkTarget};
 use crate::encode::cell::{Cell, push};
 use crate::encode::json_rows;
@@ -150,7 +151,9 @@ pub async fn trace(
         let names = names.join(", ");
         return Err(Error::config(format!("the key of table {table} is ({names}): {} given", key.len())));
     }
-    let (mut at_source, mut lsn) = read_source(client, planned, key).await?;
+    let row_filter = publication::row_filter(client, &config.source.publication, &planned.source).await?;
+    let row_filter = row_filter.as_deref().unwrap_or("true");
+    let (mut at_source, mut lsn) = read_source(client, planned, key, row_filter).await?;
     let mut rounds = 1;
     loop {
         let expected = expected(planned, at_source.texts.as_deref());
@@ -166,7 +169,7 @@ pub async fn trace(
             found.into_iter().map(|found| judge(planned, &expected, lsn, found)).collect();
         let differs = |region: &RegionRow| matches!(region.verdict, Verdict::Differs | Verdict::DeadLetter);
         if regions.iter().any(differs) {
-            let (again, lsn_again) = read_source(client, planned, key).await?;
+            let (again, lsn_again) = read_source(client, planned, key, row_filter).await?;
             if again != at_source {
                 (at_source, lsn) = (again, lsn_again);
                 rounds += 1;
@@ -194,8 +197,14 @@ pub async fn trace(
     }
 }
 
-/// Reads the row's texts, the key as the source spells it, and the position behind which nothing of that is.
-async fn read_source(client: &Client, table: &PlannedTable, key: &[String]) -> Result<(AtSource, Lsn)> {
+/// Reads the row's texts, the key as the source spells it, and the position behind which nothing of that is. A row that
+/// the publication's filter leaves out is not there for the regions.
+async fn read_source(
+    client: &Client,
+    table: &PlannedTable,
+    key: &[String],
+    row_filter: &str,
+) -> Result<(AtSource, Lsn)> {
     let key_columns: Vec<(String, String)> = table
         .key_columns()
         .map(|column| quote(&column.source))
@@ -212,7 +221,7 @@ async fn read_source(client: &Client, table: &PlannedTable, key: &[String]) -> R
         key_columns.iter().map(|(column, literal)| format!("{column} = {literal}")).collect();
     // Three statements, so three snapshots: the position is read after the row.
     let sql = format!(
-        "SELECT {}; SELECT {} FROM {relation} WHERE {} LIMIT 1;
+        "SELECT {}; SELECT {} FROM {relation} WHERE {} AND ({row_filter}) LIMIT 1;
          SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END",
         spelt.join(", "),
         columns.join(", "),

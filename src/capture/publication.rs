@@ -115,6 +115,19 @@ pub async fn describe(client: &Client, name: &str) -> Result<Option<Publication>
     }))
 }
 
+/// Which rows of a table the publication publishes, as a condition in SQL; `None` for all. Whoever reads the table beside
+/// the stream has to read by it too: the others' changes never come.
+///
+/// # Errors
+///
+/// Transient when the connection fails.
+pub async fn row_filter(client: &Client, name: &str, table: &TableName) -> Result<Option<String>> {
+    let doing = format!("reading the row filter of table {}", table.plain());
+    let sql = include_str!("../../sql/publication_row_filter.sql");
+    let found = rows(client, sql, &[&name, &table.schema, &table.name], &doing).await?;
+    found.first().map_or(Ok(None), |row| field(row, "row_filter"))
+}
+
 /// Makes the publication cover `tables`: creates it when it is missing, widens it when walcast owns it, accepts it when
 /// it covers them already, whatever else it holds. Never narrows one, and never alters one with row filters, schemas
 /// or all tables: somebody made that by hand. Idempotent.

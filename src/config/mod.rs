@@ -10,6 +10,8 @@ mod check;
 mod check_sinks;
 mod difference;
 mod environment;
+#[cfg(test)]
+mod readme_tests;
 mod scalar;
 mod schedule;
 mod sink;

@@ -175,8 +175,8 @@ fn server_error(body: &[u8]) -> Error {
         // Of all objects only the publication is looked up while a stream runs, as it was at that point of the WAL: one
         // that is made anew is not there for the WAL before it.
         "42704" => Error::new(Kind::NeedsBackfill, message).hint(
-            "the publication was dropped; the slot cannot go past that point. The replicas must be filled anew: move \
-             their files away, run `walcast teardown`, then `walcast run`",
+            "the publication was dropped; the slot cannot go past that point. The replicas must be filled anew: \
+             `walcast teardown`, and then `walcast nuke --all`",
         ),
         _ => Error::transient(message),
     }

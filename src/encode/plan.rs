@@ -250,6 +250,15 @@ fn draw_table(
                 continue;
             }
         };
+        if conversion.makes_alike() && entry.primary_key.0.contains(name) {
+            let message = format!(
+                "{} as {} in the primaryKey: rows with different keys could become one row",
+                column.type_name,
+                column_type.as_str()
+            );
+            report(Some(name), message, Some("give it the type TEXT in schema.json".to_owned()), true);
+            continue;
+        }
         columns.push(PlannedColumn {
             source: name.clone(),
             target: entry.target_column(name).to_owned(),
@@ -315,4 +324,51 @@ fn draw_table(
         estimated_rows: table.estimated_rows,
         problem: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_postgres::types::Type;
+
+    use super::*;
+    use crate::capture::table::Column;
+
+    #[test]
+    fn a_key_that_would_make_one_row_of_two_is_refused() {
+        let planned = |source: &Type, target: &str| {
+            let column = Column {
+                name: "id".to_owned(),
+                type_oid: Oid(source.oid()),
+                base_type_oid: Oid(source.oid()),
+                element_type_oid: None,
+                type_name: source.name().to_owned(),
+                is_not_null: true,
+                is_generated: false,
+                is_toastable: false,
+            };
+            let table = Table {
+                oid: Oid(7),
+                name: TableName { schema: "public".to_owned(), name: "t".to_owned() },
+                columns: vec![column],
+                primary_key: vec!["id".to_owned()],
+                is_key_deferrable: false,
+                replica_identity: ReplicaIdentity::Default,
+                identity_columns: vec!["id".to_owned()],
+                is_partitioned: false,
+                has_row_security: false,
+                estimated_rows: 0,
+            };
+            let schema = format!(r#"{{"t": {{"primaryKey": "id", "columns": {{"id": "{target}"}}}}}}"#);
+            Plan::new(&SchemaFile::parse("schema.json", &schema).unwrap(), &[table])
+        };
+        for (source, target) in
+            [(Type::TIMESTAMPTZ, "INTEGER"), (Type::TEXT, "INTEGER"), (Type::INT4, "BOOLEAN")]
+        {
+            let error = planned(&source, target).expect_err(target).to_string();
+            assert!(error.contains("rows with different keys could become one row"), "{error}");
+        }
+        for (source, target) in [(Type::DATE, "INTEGER"), (Type::NUMERIC, "INTEGER"), (Type::UUID, "BLOB")] {
+            planned(&source, target).unwrap();
+        }
+    }
 }

@@ -315,6 +315,34 @@ impl Conversion {
         })
     }
 
+    /// Whether values that the source tells apart may become the same one: no key may.
+    pub fn makes_alike(self) -> bool {
+        match self {
+            // Within a second.
+            Conversion::UnixSeconds(kind) => kind != TimeKind::Date,
+            // `7` and `007`, `t` and `yes`, 1 and 2.
+            Conversion::SpeltInteger
+            | Conversion::SpeltReal
+            | Conversion::SpeltBoolean
+            | Conversion::NearestReal
+            | Conversion::NotZero => true,
+            Conversion::Integer
+            | Conversion::Boolean
+            | Conversion::IntegralNumeric
+            | Conversion::IntegralFloat
+            | Conversion::Real
+            | Conversion::WidenedReal
+            | Conversion::Verbatim
+            | Conversion::BooleanText
+            | Conversion::TimeText(_)
+            | Conversion::Json(_)
+            | Conversion::JsonArray { .. }
+            | Conversion::Bytes
+            | Conversion::UuidBytes
+            | Conversion::TextBytes => false,
+        }
+    }
+
     /// Converts a value's text; what the cell refers to is appended to the arena.
     ///
     /// # Errors

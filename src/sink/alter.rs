@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::fanout::fill::{Fills, TableFill};
 use crate::postgres::quote_identifier as quote;
 use crate::sink::definition::{BESIDE, Definition, beside};
+use crate::sink::marked::Marked;
 use crate::sink::shape::{Added, Change, Column, Kept, Rest, Shape};
 use crate::sink::statement::Statement;
 
@@ -262,8 +263,10 @@ impl Changing<'_> {
             }
             Change::Rebuild(why) => {
                 self.create_beside(&mut done)?;
+                let lost = self.kept.and_then(|kept| Marked::of_kept(table, kept).lost());
+                let lost = lost.map(|lost| format!("; {lost}")).unwrap_or_default();
                 done.changes.push(format!(
-                    "table {target} is built anew, because {why}; until it is full, its readers see it as it was"
+                    "table {target} is built anew, because {why}; until it is full, its readers see it as it was{lost}"
                 ));
             }
         }

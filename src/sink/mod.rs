@@ -3,6 +3,7 @@
 pub mod alter;
 pub mod d1;
 pub mod definition;
+pub mod marked;
 pub mod null;
 pub mod reading;
 pub mod replica;

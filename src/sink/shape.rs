@@ -193,7 +193,8 @@ impl Shape {
         self.indexes.iter().any(|index| index.eq_ignore_ascii_case(name))
     }
 
-    fn soft_delete(&self) -> Option<&str> {
+    /// The column that receives the time of a deletion.
+    pub fn soft_delete(&self) -> Option<&str> {
         let column = self.columns.iter().find(|column| column.is_soft_delete)?;
         Some(&column.name)
     }
@@ -253,7 +254,8 @@ impl Rest {
 }
 
 impl Column {
-    fn is_like(&self, other: &Column) -> bool {
+    /// Whether it holds the same values in the same way.
+    pub fn is_like(&self, other: &Column) -> bool {
         self.type_name.eq_ignore_ascii_case(&other.type_name) && self.is_soft_delete == other.is_soft_delete
     }
 }

@@ -13,6 +13,10 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 
 const EXAMPLES: &str = "\
+Examples:
+  walcast reload
+  walcast reload --json | jq -r .outcome
+
 Both files are checked, also against the source, before anything is touched. With a mistake in either, everything stays
 as it is, and the exit code is not 0.
 

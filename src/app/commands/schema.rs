@@ -16,6 +16,12 @@ use crate::error::Result;
 
 pub use diff::{Difference, Report, Side};
 
+const JSON_SCHEMA_EXAMPLES: &str = "\
+Examples:
+  walcast schema json-schema > schema.schema.json
+
+Name the file in schema.json: \"$schema\": \"./schema.schema.json\".";
+
 /// What `walcast schema` can do.
 #[derive(Subcommand)]
 pub enum Command {
@@ -28,6 +34,7 @@ pub enum Command {
     /// Make the replicas what schema.json says, and fill what that takes
     Apply(apply::Arguments),
     /// Print the JSON Schema of schema.json, for editors
+    #[command(after_help = JSON_SCHEMA_EXAMPLES)]
     JsonSchema,
 }
 

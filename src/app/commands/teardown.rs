@@ -20,7 +20,7 @@ Examples:
   walcast teardown --keep-publication    only the slot and its copies
 
 The replicas stay as they are, but cannot go on from where they are without the slot.
-To start anew: move the replica files away, then walcast run.";
+To start anew: walcast nuke --all, which fills them again from a new slot.";
 
 /// What `walcast teardown` takes.
 #[derive(Args)]
@@ -78,7 +78,7 @@ pub async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         publication::drop(&client, &config.publication).await?;
         output::print(&format!("publication {} removed\n", config.publication))?;
     }
-    output::print("To start anew: move the replica files away, then walcast run\n")?;
+    output::print("To start anew: walcast nuke --all, which fills the replicas again from a new slot\n")?;
     Ok(ExitCode::SUCCESS)
 }
 

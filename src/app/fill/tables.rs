@@ -12,8 +12,8 @@ use super::gate::Gate;
 use super::view::FillView;
 use crate::capture::catalog::{Server, read_server};
 use crate::capture::chunk::{ChunkReader, ChunkSource, ChunkTable, InDoubt, KeyRange, Selection};
-use crate::capture::locks;
 use crate::capture::snapshot::ReadPoint;
+use crate::capture::{locks, publication};
 use crate::encode::current::CurrentPlan;
 use crate::encode::plan::Plan;
 use crate::error::{Error, Kind, Result};
@@ -73,7 +73,9 @@ impl Tables {
             filter: filter.clone(),
         };
         let primary = filler.source.connect().await?;
-        let chunk_table = ChunkTable::inspect(&primary, source).await?;
+        let publication = &filler.source.config.publication;
+        let row_filter = publication::row_filter(&primary, publication, &planned.source).await?;
+        let chunk_table = ChunkTable::inspect(&primary, source).await?.published_by(row_filter);
         self.gate.watch(table);
         self.watched.borrow_mut().insert(table);
         if !filler.is_live_anywhere(table) {

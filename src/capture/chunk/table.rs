@@ -36,6 +36,8 @@ pub struct ChunkTable {
     pub(super) pages: u64,
     /// `SET LOCAL search_path …`, where the key's operators would not be found without it; else nothing.
     search_path: String,
+    /// Which rows the publication publishes, in SQL; `None` for all.
+    published: Option<String>,
 }
 
 /// One column of the key.
@@ -97,7 +99,14 @@ impl ChunkTable {
                 )
             }
         };
-        Ok(ChunkTable { source, key, pages: pages.unwrap_or_default().max(0).cast_unsigned(), search_path })
+        let pages = pages.unwrap_or_default().max(0).cast_unsigned();
+        Ok(ChunkTable { source, key, pages, search_path, published: None })
+    }
+
+    /// The same, of which only rows that meet this condition are read: those that the publication publishes.
+    #[must_use]
+    pub fn published_by(self, row_filter: Option<String>) -> Self {
+        ChunkTable { published: row_filter, ..self }
     }
 
     /// What is read of which table.
@@ -163,6 +172,10 @@ impl ChunkTable {
             // On a line of its own, so that a comment at its end ends there.
             condition = format!("{condition} AND (\n{filter}\n)");
         }
+        let published = self.published.as_ref().map_or("true".to_owned(), |filter| format!("({filter})"));
+        if self.published.is_some() {
+            condition = format!("{condition} AND {published}");
+        }
         // Whoever asks for a row by its key wants to know whether it is there.
         if let Selection::Rows(keys) = selection {
             let row = |key: &Key| format!("({})", literals(self, key).collect::<Vec<_>>().join(", "));
@@ -173,7 +186,7 @@ impl ChunkTable {
                     ("table", &self.relation()),
                     ("keys", &keys.iter().map(row).collect::<Vec<_>>().join(", ")),
                     ("key", &self.order().collect::<Vec<_>>().join(", ")),
-                    ("where", "true"),
+                    ("where", &published),
                 ],
             );
         }

@@ -255,7 +255,7 @@ fn notes(publication: &Publication, wanted: &[PublishedTable], version: ServerVe
     for member in publication.tables.iter().filter(|member| is_wanted(&member.name)) {
         if let Some(filter) = &member.row_filter {
             let table = member.name.plain();
-            notes.push(format!("it filters table {table} by {filter}: backfill and reconcile read all rows"));
+            notes.push(format!("it filters table {table} by {filter}: replicas get only those rows"));
         }
     }
     if !publication.publishes_truncate {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::failures::error_of;
 use super::fills;
-use super::open::{ask, statement};
+use super::open::ask;
 use super::state::{self, Row, State};
 use super::transport::{Answer, Failure, Statement, Transport};
 use crate::encode::plan::Plan;
@@ -40,9 +40,10 @@ impl Contents {
         if !contents.is_prepared() {
             return Ok(contents);
         }
-        let statements = [state::read(), plain(STORED), plain(COLUMNS), plain(INDEXES)];
+        let statements =
+            [state::read(), Statement::plain(STORED), Statement::plain(COLUMNS), Statement::plain(INDEXES)];
         // A database that an older walcast made has neither of them.
-        let more = [("_walcast_fills", fills::read()), ("_walcast_left", plain(LEFT))];
+        let more = [("_walcast_fills", fills::read()), ("_walcast_left", Statement::plain(LEFT))];
         let (names, more): (Vec<&str>, Vec<Statement>) =
             more.into_iter().filter(|(name, _)| contents.tables.contains(*name)).unzip();
         let answers = ask(transport, &[&statements[..], &more].concat())?;
@@ -124,10 +125,6 @@ impl Contents {
     }
 }
 
-fn plain(sql: &str) -> Statement {
-    statement(sql, Vec::new())
-}
-
 fn stored_table(row: &serde_json::Map<String, serde_json::Value>) -> Result<StoredTable> {
     let row = Row(row);
     Ok(StoredTable {
@@ -136,6 +133,20 @@ fn stored_table(row: &serde_json::Map<String, serde_json::Value>) -> Result<Stor
         source: row.required("source")?,
         definition: row.required("definition")?,
     })
+}
+
+/// What asks where the rows of a replicated table are from, and for its columns.
+pub(super) fn ask_for(target: &str) -> [Statement; 2] {
+    let source = format!("SELECT source FROM ({STORED}) WHERE target = ?1");
+    let columns = format!("SELECT * FROM ({COLUMNS}) WHERE target = ?1");
+    [Statement::new(&source, &[target]), Statement::new(&columns, &[target])]
+}
+
+/// The answers to [`ask_for`]: the source, and the shape without its indexes; `None` where there is no such table.
+pub(super) fn found(source: &Answer, columns: &Answer) -> Result<Option<(String, Shape)>> {
+    let shape = shapes(columns, &Answer::default())?.into_values().next();
+    let source = source.rows.first().map(|row| Row(row).required("source")).transpose()?;
+    Ok(source.zip(shape))
 }
 
 /// The shapes of tables, by name.
@@ -172,21 +183,22 @@ fn shapes(columns: &Answer, indexes: &Answer) -> Result<BTreeMap<String, Shape>>
 
 /// The tables of a database, without those that are D1's or SQLite's own.
 pub(super) fn tables(transport: &mut dyn Transport) -> Result<BTreeSet<String>, Failure> {
-    let answers = transport.execute(&[plain("SELECT name FROM sqlite_schema WHERE type = 'table'")])?;
+    let answers =
+        transport.execute(&[Statement::plain("SELECT name FROM sqlite_schema WHERE type = 'table'")])?;
     let rows = answers.first().map_or(&[][..], |answer| &answer.rows);
     let names = rows.iter().filter_map(|row| Some(row.get("name")?.as_str()?.to_owned()));
     Ok(names.filter(|name| !name.starts_with("_cf_") && !name.starts_with("sqlite_")).collect())
 }
 
-/// Whether walcast has prepared the database, which errors call `place`.
+/// The tables of a database that walcast has prepared, and that errors call `place`; `None` where it has not.
 ///
 /// # Errors
 /// Halts where somebody else made what is in it.
-pub(super) fn is_prepared(transport: &mut dyn Transport, place: &str) -> Result<bool> {
+pub(super) fn prepared(transport: &mut dyn Transport, place: &str) -> Result<Option<BTreeSet<String>>> {
     let tables = tables(transport).map_err(|failure| error_of(&failure, 1))?;
     let contents = Contents { tables, state: None, kept: BTreeMap::new() };
     contents.check_ours(place)?;
-    Ok(contents.is_prepared())
+    Ok(contents.is_prepared().then_some(contents.tables))
 }
 
 /// The replicated tables that readers know, without what is being built beside them.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::contents::is_prepared;
+use super::contents::prepared;
 use super::fills;
 use super::open::ask;
 use super::state::{self, Row};
@@ -30,14 +30,17 @@ pub fn row(
     key: &[Cell],
     arena: &[u8],
 ) -> Result<FoundRow> {
-    if !is_prepared(transport, place)? {
+    let Some(tables) = prepared(transport, place)? else {
         return Ok(FoundRow { checkpoint: None, values: None, fill: None });
-    }
+    };
+    let mut statements = vec![state::read()];
+    // A database that an older walcast made has none.
+    statements.extend(tables.contains("_walcast_fills").then(fills::read));
     // By itself and first: a table of an older form may not have the columns that are asked for below.
-    let answers = ask(transport, &[state::read(), fills::read()])?;
-    let [state, found] = &answers[..] else { return Err(too_few()) };
-    let fill = fills::parse(found)?.into_iter().find(|(target, _)| *target == table.target);
-    let fill = fill.map(|(_, fill)| fill);
+    let answers = ask(transport, &statements)?;
+    let [state, fills @ ..] = &answers[..] else { return Err(too_few()) };
+    let fills = fills.first().map(fills::parse).transpose()?.unwrap_or_default();
+    let fill = fills.into_iter().find(|(target, _)| *target == table.target).map(|(_, fill)| fill);
     if fill.as_ref().is_some_and(|fill| fill.is_beside) {
         let checkpoint = state::parse(state)?.map(|state| state.checkpoint);
         return Ok(FoundRow { checkpoint, values: None, fill });
@@ -111,7 +114,7 @@ pub fn dead_letters(
     which: &Letters,
     limit: usize,
 ) -> Result<Vec<DeadLetter>> {
-    if !is_prepared(transport, place)? {
+    if prepared(transport, place)?.is_none() {
         return Ok(Vec::new());
     }
     let (condition, params) = condition(which);
@@ -157,7 +160,7 @@ fn letter(row: &Row<'_>) -> Result<DeadLetter> {
 /// # Errors
 /// The database is not ours, or cannot be reached.
 pub fn drop_dead_letters(transport: &mut dyn Transport, place: &str, which: &Letters) -> Result<usize> {
-    if !is_prepared(transport, place)? {
+    if prepared(transport, place)?.is_none() {
         return Ok(0);
     }
     let (condition, params) = condition(which);

@@ -5,12 +5,13 @@
 //! `legacy_alter_table` to rely on. So what others have made goes first and comes back in the same request, and what
 //! would not fit the new table is found out before, in requests that have no effect.
 //!
-//! The indexes are made here, of a table that is full: two tables cannot have indexes of one name. D1 gives a request 30
+//! Rows that are marked as deleted go over here, and the indexes are made here, of a table that is full: two tables cannot have indexes of one name. D1 gives a request 30
 //! seconds.
 //!
 //! No Time Travel bookmark is taken: what takes the place has every row of the source, and a bookmark of the moment can
 //! be had from its time at any time later.
 
+use super::contents;
 use super::open::{ask, statement};
 use super::send::Session;
 use super::state::{Row, is_aborted};
@@ -20,17 +21,18 @@ use crate::encode::plan::PlannedTable;
 use crate::error::{Error, Result};
 use crate::postgres::quote_identifier as quote;
 use crate::sink::alter::{self, Other};
+use crate::sink::marked::Marked;
 
 const OTHERS: &str = "SELECT type, name, sql FROM sqlite_schema \
     WHERE sql IS NOT NULL AND (type IN ('view', 'trigger') \
       OR type = 'index' AND tbl_name = ?1 COLLATE NOCASE AND substr(name, 1, length(?2)) <> ?2) \
     ORDER BY type = 'trigger', type = 'view', rowid";
 /// How many things of others a request has room for, besides the swap itself.
-const OTHERS_MAX: usize = 15;
+const OTHERS_MAX: usize = 14;
 
 impl Session {
-    /// What puts the table that was built beside the one that readers see in its place, and leaves alone what others
-    /// have made.
+    /// What puts the table that was built beside the one that readers see in its place, with the rows of that one which
+    /// are marked as deleted, and leaves alone what others have made.
     ///
     /// # Errors
     /// Halts where there is too much of it for a request.
@@ -39,6 +41,17 @@ impl Session {
         transport: &mut dyn Transport,
         table: &PlannedTable,
     ) -> Result<Vec<Statement>> {
+        let replaced = self.replace(transport, table)?;
+        let answers = ask(transport, &contents::ask_for(&table.target))?;
+        let marked = match &answers[..] {
+            [source, columns] => contents::found(source, columns)?
+                .map_or(Marked::None, |(source, there)| Marked::of(table, &source, &there)),
+            _ => return Err(Error::transient("D1 answered fewer statements than it was sent")),
+        };
+        Ok(marked.take_over(table).into_iter().chain(replaced).collect())
+    }
+
+    fn replace(&mut self, transport: &mut dyn Transport, table: &PlannedTable) -> Result<Vec<Statement>> {
         let ours = format!("idx_{}_", table.target);
         let answers = ask(transport, &[statement(OTHERS, vec![table.target.clone(), ours])])?;
         let mut others = Vec::new();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 
-use super::failure;
+use super::{failure, state};
 use crate::encode::plan::Plan;
 use crate::error::Result;
 use crate::fanout::fill::{Fills, TableFill};
@@ -31,9 +31,12 @@ pub(super) fn read(connection: &Connection, plan: &Plan) -> Result<Fills> {
     Ok(fills)
 }
 
-/// How far every table is that is kept, by name.
+/// How far every table is that is kept, by name. None is in a file that an older walcast made.
 pub(super) fn read_all(connection: &Connection) -> Result<BTreeMap<String, TableFill>> {
     let reading = |error| failure(error, "reading how far the tables are filled".to_owned());
+    if !state::has_table(connection, "_walcast_fills").map_err(reading)? {
+        return Ok(BTreeMap::new());
+    }
     let mut statement =
         connection.prepare_cached("SELECT target, fill FROM _walcast_fills").map_err(reading)?;
     let rows = statement

@@ -10,7 +10,7 @@ use crate::sink::replica::StoredTable;
 use crate::sink::shape::{Column, Kept, Shape, assemble};
 
 /// A table as it is; `None` where there is none of this name.
-fn read_shape(connection: &Connection, table: &str) -> Result<Option<Shape>> {
+pub(super) fn read_shape(connection: &Connection, table: &str) -> Result<Option<Shape>> {
     let read = || -> rusqlite::Result<Shape> {
         let mut shape = Shape::default();
         let mut key = Vec::new();
@@ -45,10 +45,9 @@ fn read_shape(connection: &Connection, table: &str) -> Result<Option<Shape>> {
 /// What is kept of every table, by its name.
 pub(super) fn kept(connection: &Connection) -> Result<BTreeMap<String, Kept>> {
     let reading = |error| failure(error, "reading what the tables were made for".to_owned());
-    let has = |table: &str| state::has_table(connection, table).map_err(reading);
-    // A file that an older walcast made has neither of them.
-    let mut fills = if has("_walcast_fills")? { fills::read_all(connection)? } else { BTreeMap::new() };
-    let has_left = has("_walcast_left")?;
+    let mut fills = fills::read_all(connection)?;
+    // A file that an older walcast made has none.
+    let has_left = state::has_table(connection, "_walcast_left").map_err(reading)?;
     let stored = || -> rusqlite::Result<Vec<StoredTable>> {
         let mut statement = connection.prepare("SELECT target, source, definition FROM _walcast_tables")?;
         let tables = statement.query_map([], |row| {

@@ -1,13 +1,14 @@
 //! A table takes the place of another one: dropped, renamed and noted in one transaction, so that a reader sees the one
-//! or the other, whole.
+//! or the other, whole. Rows that are marked as deleted go over before.
 
 use rusqlite::{Connection, params};
 
-use super::{Open, execute, failure, fills, state, tables};
+use super::{Open, execute, failure, fills, shapes, state, tables};
 use crate::encode::plan::PlannedTable;
 use crate::error::Result;
 use crate::fanout::fill::FillWrite;
 use crate::sink::alter::{self, Other};
+use crate::sink::marked::Marked;
 
 /// Puts the table that was built beside the one that readers see in its place, in a transaction of its own unless one is
 /// open.
@@ -19,6 +20,9 @@ pub(super) fn swap(open: &mut Open, write: &FillWrite<'_>) -> Result<()> {
     }
     state::check_epoch(&open.connection, open.epoch)?;
     let swapping = |error| failure(error, format!("putting the new table {} in its place", table.target));
+    if let Some(take_over) = marked(&open.connection, table)?.take_over(table) {
+        tables::run(&open.connection, &[take_over]).map_err(swapping)?;
+    }
     replace(&open.connection, table).map_err(swapping)?;
     fills::put(&open.connection, &table.target, write.fill)?;
     if is_alone {
@@ -28,6 +32,19 @@ pub(super) fn swap(open: &mut Open, write: &FillWrite<'_>) -> Result<()> {
     written.tables[write.table] = table.clone();
     open.write_to(written);
     Ok(())
+}
+
+/// What becomes of the rows of the table that readers see and that are marked as deleted.
+fn marked(connection: &Connection, table: &PlannedTable) -> Result<Marked> {
+    let Some(there) = shapes::read_shape(connection, &table.target)? else { return Ok(Marked::None) };
+    let source = connection.query_row(
+        "SELECT source FROM _walcast_tables WHERE target = ?1",
+        [&table.target],
+        |row| row.get(0),
+    );
+    let source: String = source
+        .map_err(|error| failure(error, format!("reading where the rows of {} are from", table.target)))?;
+    Ok(Marked::of(table, &source, &there))
 }
 
 fn replace(connection: &Connection, table: &PlannedTable) -> rusqlite::Result<()> {

@@ -12,7 +12,7 @@ use crate::app::evolution::{self, Action, SinkChanges};
 use crate::app::replicas::{self, Replica};
 use crate::app::source::{Judged, Source};
 use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
-use crate::config::{self, Config, SinkTarget};
+use crate::config::{self, BackfillMode, Config, SinkTarget};
 use crate::encode::plan::Plan;
 use crate::error::{Error, Result};
 use crate::fanout::sink::Checkpoint;
@@ -79,12 +79,18 @@ pub(super) async fn find(
         };
         findings.extend(stale_tables(&subject, changes));
         let verdict = verdicts.iter().find(|(judged, _)| judged == name).map(|(_, verdict)| verdict);
-        let error = verdict.zip(identity.as_ref()).and_then(|(verdict, source)| verdict.error(name, source));
+        // What a start fills by itself is no problem.
+        let is_filled = config.backfill.mode == BackfillMode::Initial;
+        let wrong = verdict.filter(|verdict| !(is_filled && **verdict == SinkVerdict::NoCheckpoint));
+        let error = wrong.zip(identity.as_ref()).and_then(|(verdict, source)| verdict.error(name, source));
         findings.push(match error {
             Some(error) => problem(subject, &error),
             None if matches!(verdict, Some(SinkVerdict::CatchUp { .. })) => {
                 let position = position(checkpoint.as_ref(), current);
                 Finding::ok(subject, format!("{position}, and catches up on a copy of the slot"))
+            }
+            None if matches!(verdict, Some(SinkVerdict::NoCheckpoint)) => {
+                Finding::ok(subject, "nothing is there yet; walcast run creates it and fills it")
             }
             None => Finding::ok(subject, position(checkpoint.as_ref(), current)),
         });

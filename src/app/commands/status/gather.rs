@@ -14,7 +14,7 @@ use crate::app::replicas::{self, D1Facts, Replica, Unreadable};
 use crate::app::source::{Judged, Source};
 use crate::capture::catalog::{Server, read_server};
 use crate::capture::slot::{SinkVerdict, Slot, SlotVerdict, SourceIdentity};
-use crate::config::{self, Config, SinkTarget};
+use crate::config::{self, BackfillMode, Config, SinkTarget};
 use crate::error::{Error, Kind, Result};
 use crate::fanout::fill::TableState;
 use crate::fanout::sink::Checkpoint;
@@ -155,7 +155,11 @@ impl Gatherer {
             status.copy = copy.map(CopyStatus::new);
             if status.state == SinkState::Unknown {
                 let verdict = judgement.sinks.iter().find(|(name, _)| *name == status.name);
-                let error = verdict.and_then(|(name, verdict)| verdict.error(name, &identity));
+                // What a start fills by itself needs nobody.
+                let is_filled = self.config.backfill.mode == BackfillMode::Initial;
+                let wrong =
+                    verdict.filter(|(_, verdict)| !(is_filled && *verdict == SinkVerdict::NoCheckpoint));
+                let error = wrong.and_then(|(name, verdict)| verdict.error(name, &identity));
                 let state = match (&error, verdict, &judgement.slot) {
                     (Some(error), _, _) if error.kind() == Kind::NeedsBackfill => SinkState::NeedsBackfill,
                     (Some(_), _, _) => SinkState::Halted,

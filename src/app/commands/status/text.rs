@@ -102,7 +102,7 @@ impl TableStatus {
             sink.to_owned(),
             self.state.to_owned(),
             self.rows.to_string(),
-            self.rows_estimated.to_string(),
+            output::or_dash(Some(self.rows_estimated).filter(|&rows| rows > 0)),
             output::or_dash(self.seconds_left.map(left)),
         ]
     }

@@ -120,14 +120,14 @@ fn generated_columns_are_named_where_columns_are_and_an_option_elsewhere() {
     assert!(create(full("a")).contains("publish_generated_columns = stored"));
 
     let listed = publication(vec![member("a", Some(&["id"]), &["id"])]);
-    let named = r#"ALTER PUBLICATION "w" SET TABLE "public"."a" ("id", "generated");"#;
+    let named = r#"ALTER PUBLICATION "w" SET TABLE ONLY "public"."a" ("id", "generated");"#;
     let whole = publication(vec![member("a", None, &["id"])]);
     let all = Publication { all_tables: true, ..whole.clone() };
     let by_schema = Publication {
         schemas: strings(&["public"]),
         ..publication(vec![Member { is_named: false, ..member("a", None, &["id"]) }])
     };
-    let both = r#"ALTER PUBLICATION "w" SET TABLE "public"."a", "public"."b";"#;
+    let both = r#"ALTER PUBLICATION "w" SET TABLE ONLY "public"."a", ONLY "public"."b";"#;
     let cases: [(&Publication, PublishedTable, &[&str]); 6] = [
         (&listed, generated("a"), &[named]),
         (&whole, generated("a"), &[option]),
