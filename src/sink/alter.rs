@@ -189,8 +189,7 @@ fn note(table: &PlannedTable) -> Statement {
 }
 
 fn create(table: &PlannedTable) -> impl Iterator<Item = Statement> {
-    let statements: Vec<Statement> =
-        Definition::of(table).statements().map(|sql| Statement::plain(sql)).collect();
+    let statements: Vec<Statement> = Definition::of(table).statements().map(Statement::plain).collect();
     statements.into_iter().chain([note(table)])
 }
 
