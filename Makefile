@@ -6,8 +6,8 @@ ARGS ?=
 # The Postgres to test against, instead of the machine's own: make test POSTGRES=17 (.ci/with-postgres says which).
 POSTGRES ?=
 WITH_POSTGRES = $(if $(POSTGRES),.ci/with-postgres $(POSTGRES) )
-# What is run against every version: catalog, publication, slot, decoding, fills and DDL.
-VERSION_TESTS = catalog changes cluster generated_columns schema_changes
+# What is run against every version: catalog, publication, slot, decoding, snapshots, fills and DDL.
+VERSION_TESTS = catalog changes generated_columns schema_changes source_failures visibility
 TARGET_DIRECTORY = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help

@@ -148,12 +148,14 @@ async fn tables_of_every_kind_are_read_as_they_are() {
     assert!(types.column("id").unwrap().is_not_null && !types.column("amount").unwrap().is_not_null);
     assert_eq!(types.estimated_rows, -1);
 
+    // A stored generated column is published from 18 on.
+    let everything = if source.version().await.major() >= 18 { vec!["a", "b", "g"] } else { vec!["a", "b"] };
     for (name, key, identity, columns) in [
         ("two_keys", vec!["c", "a"], ReplicaIdentity::Default, vec!["a", "c"]),
         ("no_key", vec![], ReplicaIdentity::Default, vec![]),
         ("put_off", vec!["a"], ReplicaIdentity::Default, vec![]),
         ("nothing", vec!["a"], ReplicaIdentity::Nothing, vec![]),
-        ("everything", vec!["a"], ReplicaIdentity::Full, vec!["a", "b"]),
+        ("everything", vec!["a"], ReplicaIdentity::Full, everything),
         ("by_index", vec!["a"], ReplicaIdentity::Index, vec!["b", "c"]),
         ("index_gone", vec!["a"], ReplicaIdentity::Index, vec![]),
         ("root", vec!["id", "day"], ReplicaIdentity::Default, vec!["id", "day"]),

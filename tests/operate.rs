@@ -178,7 +178,8 @@ fn assert_all_name(api: &Api, failing: &str, others: &[&str]) {
     assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
     assert_eq!(problems[0]["subject"], format!("sink {failing}"), "{problems}");
     let status = api.get("/status").json();
-    assert_eq!((&status["is_ok"], &status["engine"]["phase"]), (&json!(false), &json!("streaming")));
+    // It is tried again: nothing needs an operator.
+    assert_eq!((&status["is_ok"], &status["engine"]["phase"]), (&json!(true), &json!("streaming")));
     let text = api.send("GET", "/", &[("accept", "text/plain")], "").body;
     assert!(text.contains("streaming, not ready"), "{text}");
     let metrics = api.get("/metrics").body;
@@ -201,7 +202,7 @@ fn assert_all_name(api: &Api, failing: &str, others: &[&str]) {
 fn a_region_that_is_down_for_long_is_named_by_all_that_say_how_the_regions_are() {
     let mut pipeline = Pipeline::builder()
         .sections(&format!(
-            "[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\nstall_timeout = \"5s\"\n"
+            "[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\nstall_timeout = \"15s\"\n"
         ))
         .sink("eu", "")
         .sink("na", "")
@@ -223,15 +224,17 @@ fn a_region_that_is_down_for_long_is_named_by_all_that_say_how_the_regions_are()
             }
         };
         let others: Vec<&str> = ["eu", "na", "apac"].into_iter().filter(|sink| *sink != failing).collect();
-        // So often that it is down for longer than the engine may stand still.
+        // A file's lock is waited for for five seconds before anything has failed. Then it is down for longer than the
+        // engine may stand still.
         let began = std::time::Instant::now();
         pipeline.eventually("many failed attempts", || {
             id += 1;
             pipeline.exec(&format!("INSERT INTO t VALUES ({id}, 1)"));
             others.iter().for_each(|sink| pipeline.catch_up_one(sink));
-            assert_eq!(api.get("/livez").status, 200);
+            let liveness = api.get("/livez");
+            assert_eq!(liveness.status, 200, "{liveness:?}");
             let attempts = api.get("/status").json()["sinks"][index]["engine"]["failed_attempts"].as_u64()?;
-            (attempts >= 3 && began.elapsed().as_secs() > 10).then_some(())
+            (attempts >= 3 && began.elapsed().as_secs() > 20).then_some(())
         });
         // The metrics and the status are a second old at most; nothing of it changes any more.
         pipeline.eventually("the metrics to be as new", || {

@@ -1,8 +1,9 @@
 //! How old the newest change of each region is, read from it as an application reads it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::api::TIMEOUT;
 use crate::regions::{Reader, Regions};
 
 /// Between two looks at all files.
@@ -18,7 +19,7 @@ pub struct Ages<'a> {
 
 impl<'a> Ages<'a> {
     pub fn new(regions: &'a Regions, names: &[&str]) -> Self {
-        let readers = names.iter().map(|name| ((*name).to_owned(), regions.reader(name))).collect();
+        let readers = names.iter().map(|name| ((*name).to_owned(), opened(regions, name))).collect();
         Ages { regions, readers }
     }
 
@@ -28,7 +29,7 @@ impl<'a> Ages<'a> {
         let left_out = without.and_then(|name| self.readers.remove_entry(name)).map(|(name, _)| name);
         let interval = match self.regions {
             Regions::Files(_) => INTERVAL,
-            Regions::Databases(_) => DATABASE_INTERVAL,
+            Regions::Databases(..) => DATABASE_INTERVAL,
         };
         let mut ages = Vec::new();
         std::thread::scope(|scope| {
@@ -40,11 +41,25 @@ impl<'a> Ages<'a> {
             acting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         });
         if let Some(name) = left_out {
-            let reader = self.regions.reader(&name);
+            let reader = opened(self.regions, &name);
             self.readers.insert(name, reader);
         }
         ages
     }
+}
+
+/// A region to which a change has come.
+fn opened(regions: &Regions, name: &str) -> Reader {
+    let reader = regions.reader(name);
+    let started = Instant::now();
+    while reader
+        .text("SELECT coalesce(CAST(commit_time_micros AS TEXT), '') FROM _walcast_checkpoint")
+        .is_empty()
+    {
+        assert!(started.elapsed() < TIMEOUT, "no change comes to {name}");
+        std::thread::sleep(INTERVAL);
+    }
+    reader
 }
 
 fn age(region: &Reader) -> Duration {

@@ -109,10 +109,14 @@ fn main() {
         true => Regions::databases(&with_seventh),
         false => Regions::files(directory),
     };
+    // One that a command finds in the configuration.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    drop(listener);
     let sections = |names: &[&str]| {
         // A queue that a region that is down fills within the phase.
         format!(
-            "[source]\nurl = \"{url}\"\n[admin]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n[queue]\nmax_bytes = \"1MiB\"\n\
+            "[source]\nurl = \"{url}\"\n[admin]\nlisten = \"127.0.0.1:{port}\"\nsecret = \"{SECRET}\"\n[queue]\nmax_bytes = \"1MiB\"\n\
              [transaction]\npart_max_bytes = \"256KiB\"\n{}",
             regions.sections(names)
         )
@@ -149,6 +153,8 @@ fn main() {
                 report.add(Phase::new(name, took, filled.map(|_| rows), found));
             };
         let wait = || std::thread::sleep(quiet);
+        // The first looks are slower than all others.
+        std::thread::sleep(QUIET_MIN);
         measure("nothing happens", None, None, &wait);
         measure("somebody else copies the table", None, None, &|| copy_beside(&url, directory));
         measure("a seventh region comes", None, Some(SEVENTH), &|| {

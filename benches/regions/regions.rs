@@ -1,6 +1,7 @@
 //! The regions: SQLite files in the engine's directory, or D1 databases on a local workerd. How they are named, read, taken
 //! away and brought back.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use crate::engine::sqlite_sinks;
 pub enum Regions {
     /// Files in this directory.
     Files(PathBuf),
-    /// Databases of this workerd, by their sinks' names.
-    Databases(Box<Workerd>),
+    /// Databases of this workerd, with the id of each by its sink's name.
+    Databases(Box<Workerd>, BTreeMap<String, String>),
 }
 
 impl Regions {
@@ -27,20 +28,21 @@ impl Regions {
     /// Databases of a workerd, empty.
     pub fn databases(names: &[&str]) -> Self {
         let workerd = Workerd::start().expect("workerd");
-        names.iter().for_each(|name| drop(workerd.create_database(name).expect("a database")));
-        Regions::Databases(Box::new(workerd))
+        let created = |name: &&str| ((*name).to_owned(), workerd.create_database(name).expect("a database"));
+        let ids = names.iter().map(created).collect();
+        Regions::Databases(Box::new(workerd), ids)
     }
 
     pub fn kind(&self) -> &'static str {
         match self {
             Regions::Files(_) => "SQLite files",
-            Regions::Databases(_) => "D1 databases on one local workerd, which has a single thread",
+            Regions::Databases(..) => "D1 databases on one local workerd, which has a single thread",
         }
     }
 
     /// The sections of `walcast.toml` that make them sinks. Each database has a token, and so a limit, of its own.
     pub fn sections(&self, names: &[&str]) -> String {
-        let Regions::Databases(workerd) = self else { return sqlite_sinks(names) };
+        let Regions::Databases(workerd, _) = self else { return sqlite_sinks(names) };
         let section = |name: &&str| {
             format!(
                 "[[sink]]\nname = \"{name}\"\ntype = \"d1\"\ndsn = \"d1://{}/{name}\"\napi_token = \"{}-{name}\"\n\
@@ -62,10 +64,12 @@ impl Regions {
                 let path = directory.join(format!("{name}.db"));
                 Reader::File(Connection::open_with_flags(path, flags).expect("the replica"))
             }
-            Regions::Databases(workerd) => {
+            Regions::Databases(workerd, ids) => {
                 let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(60)));
-                let url =
-                    format!("{}/accounts/{}/d1/database/{name}/raw", workerd.base_url(), Workerd::ACCOUNT);
+                // workerd ends idle connections, and says so only to whoever asks next.
+                let config = config.max_idle_connections(0);
+                let (base, account, id) = (workerd.base_url(), Workerd::ACCOUNT, &ids[name]);
+                let url = format!("{base}/accounts/{account}/d1/database/{id}/raw");
                 Reader::Database { agent: config.proxy(None).build().into(), url }
             }
         }
@@ -80,7 +84,7 @@ impl Regions {
                         .expect("the file is there");
                 }
             }
-            Regions::Databases(workerd) => workerd.recreate(name).expect("another database"),
+            Regions::Databases(workerd, _) => workerd.recreate(name).expect("another database"),
         }
     }
 
@@ -94,7 +98,7 @@ impl Regions {
                 file.execute_batch("BEGIN IMMEDIATE").expect("its lock");
                 Down::Locked(file)
             }
-            Regions::Databases(workerd) => {
+            Regions::Databases(workerd, _) => {
                 let fault = json!({"kind": "internal-error", "db": name, "times": "until cleared"});
                 workerd.order(&fault).expect("a fault");
                 Down::Faulty(workerd)

@@ -67,6 +67,11 @@ pub struct Outlet {
 }
 
 impl Outlet {
+    /// By identity: one of the same name may have been taken out, and not be gone yet.
+    fn is_of(&self, sink: &SinkProgress) -> bool {
+        std::ptr::eq(&*self.sink, sink)
+    }
+
     /// Puts it into the queue, if there is room.
     fn put(&self, delivery: &Delivery, bytes: usize) -> Result<(), Refused> {
         self.queue.try_send(delivery.clone(), bytes)?;
@@ -129,7 +134,7 @@ impl Outlets {
 
     /// Whether the stream has not started again yet since [`Outlets::come_back`].
     pub fn is_returning(&self, sink: &SinkProgress) -> bool {
-        lock(&self.returning).iter().any(|outlet| outlet.sink.name == sink.name)
+        lock(&self.returning).iter().any(|outlet| outlet.is_of(sink))
     }
 
     /// Takes in whoever waits, if the river rests between two transactions. A river that flows does so by itself.
@@ -228,7 +233,7 @@ impl Outlets {
     /// Goes on without the sink at once, as if it had exhausted the patience.
     pub fn leave(&self, sink: &SinkProgress) {
         self.flow().outlets.retain(|outlet| {
-            let is_left = outlet.sink.name == sink.name;
+            let is_left = outlet.is_of(sink);
             if is_left {
                 self.leave_behind(outlet);
             }

@@ -170,6 +170,7 @@ impl<S: Sink> Worker<S> {
         if self.is_unsure && !self.awaits_restart {
             if let Err(error) = self.relearn() {
                 self.attempt += 1;
+                self.progress.count_retry(&error);
                 return self.wait_after(error);
             }
             if self.has_lost_the_start() {

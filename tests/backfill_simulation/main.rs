@@ -18,6 +18,7 @@ mod engine;
 mod seeds;
 mod sink;
 #[path = "../support/snapshots.rs"]
+#[allow(dead_code, reason = "every test file uses its own part")]
 mod snapshots;
 #[path = "../support/wire.rs"]
 #[allow(dead_code, reason = "every test file uses its own part")]

@@ -139,11 +139,12 @@ impl Keeper {
 
     fn tell(&self, seen: &mut Seen) {
         for (table, stopped, sinks) in untold(&self.view, &self.progress) {
-            let action = Action::Stop { stopped, sinks: Some(sinks.clone()) };
+            let action =
+                Action::Stop { stopped, sinks: Some(sinks.iter().map(|sink| sink.name.clone()).collect()) };
             let mut step = Some(FillStep { table, action, sent_at: Lsn::ZERO, receipt: None });
             if self.gate.send_step(|| step.take().unwrap()) {
                 seen.told += 1;
-                self.view.told(table, sinks);
+                self.view.told(table, &sinks);
             }
         }
     }

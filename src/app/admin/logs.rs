@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::Parameters;
 use super::problem::Problem;
-use super::row::key_parts;
+use super::row::{key_parts, planned};
 use super::{Shared, guard};
 use crate::encode::key_hashes;
 use crate::error::Error;
@@ -125,10 +125,8 @@ fn hashes(shared: &Shared, table: Option<&str>, key: &str) -> Result<Vec<u32>, P
         );
     }
     let table = table.ok_or_else(|| Problem::bad_request("a key is one of a table: give table too"))?;
-    let prepared = shared.view.prepared();
-    let prepared = prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
-    let planned = prepared.plan.named(table).map(|index| &prepared.plan.tables[index]);
-    let planned = planned.ok_or_else(|| Problem::not_found("schema.json has no such table"))?;
+    let prepared = shared.prepared()?;
+    let planned = planned(&prepared.plan, table)?;
     Ok(key_hashes::of_spelt(planned, &key_parts(planned, key)?).to_vec())
 }
 

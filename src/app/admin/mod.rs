@@ -47,12 +47,13 @@ use tokio::sync::{Semaphore, watch};
 use self::events::Events;
 use self::guard::Guard;
 use self::observer::Observer;
+use self::problem::Problem;
 use self::secret::Gate;
 use self::status::StatusCache;
 use super::demand::Demand;
 use super::jobs::Jobs;
 use super::reload::Reloads;
-use super::view::EngineView;
+use super::view::{EngineView, Prepared};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::telemetry::{self, Exposition};
@@ -151,6 +152,11 @@ impl Shared {
     /// The configuration that is in force now.
     fn config(&self) -> Arc<Config> {
         self.config.borrow().clone()
+    }
+
+    /// What the engine has prepared; an error while it has not.
+    fn prepared(&self) -> std::result::Result<Arc<Prepared>, Problem> {
+        self.view.prepared().ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))
     }
 }
 

@@ -118,8 +118,7 @@ async fn begin(shared: &Arc<Shared>, kind: JobKind, which: Which) -> Result<Begu
     }
     // Refuses a name that is none.
     shared.sinks(db.as_deref())?;
-    let prepared =
-        shared.view.prepared().ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
+    let prepared = shared.prepared()?;
     let asked = Refill {
         sinks: db.iter().cloned().collect(),
         tables: table.iter().cloned().collect(),

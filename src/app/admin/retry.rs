@@ -62,8 +62,7 @@ pub(super) async fn retry_failed(
     let RetryFailed { sink, table, key } = body;
     // Refuses a name that is none.
     shared.sinks(sink.as_deref())?;
-    let plan = shared.view.prepared().map(|prepared| prepared.plan.clone());
-    let plan = plan.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
+    let plan = shared.prepared()?.plan.clone();
     if table.as_ref().is_some_and(|name| retry::table_of(&plan, name).is_err()) {
         return Err(Problem::not_found("schema.json has no such table"));
     }

@@ -10,7 +10,7 @@ use super::extract::Segments;
 use super::problem::Problem;
 use crate::app::source::Source;
 use crate::app::trace::{self, Trace};
-use crate::encode::plan::PlannedTable;
+use crate::encode::plan::{Plan, PlannedTable};
 use crate::error::Kind;
 
 /// Where is my row
@@ -38,18 +38,21 @@ pub(super) async fn row(
     State(shared): State<Arc<Shared>>,
     Segments((table, key)): Segments<(String, String)>,
 ) -> Result<Json<Trace>, Problem> {
-    let prepared = shared.view.prepared();
-    let prepared = prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
+    let prepared = shared.prepared()?;
     let (plan, config) = (&prepared.plan, shared.config());
-    let planned = plan.named(&table).map(|index| &plan.tables[index]);
-    let planned = planned.ok_or_else(|| Problem::not_found("schema.json has no such table"))?;
-    let key = key_parts(planned, &key)?;
+    let key = key_parts(planned(plan, &table)?, &key)?;
     let client = Source::new(&config.source)?.connect().await?;
     let traced = trace::trace(&config, plan, &client, &table, &key).await;
     traced.map(Json).map_err(|error| match error.kind() {
         Kind::Config => Problem::bad_request(error.to_string()),
         _ => Problem::from(error),
     })
+}
+
+/// The table that a request names.
+pub(super) fn planned<'a>(plan: &'a Plan, name: &str) -> Result<&'a PlannedTable, Problem> {
+    let index = plan.named(name).ok_or_else(|| Problem::not_found("schema.json has no such table"))?;
+    Ok(&plan.tables[index])
 }
 
 /// The values of a key, in key order, as a request writes it.

@@ -132,7 +132,8 @@ pub(super) async fn current(shared: &Shared) -> Status {
         }
     }
     freshen(shared, &mut status.sinks);
-    status.is_ok &= !status.sinks.iter().any(SinkStatus::needs_operator);
+    // A region that cannot be looked at is one that the engine may well be trying again.
+    status.is_ok = status.needs_no_operator();
     status
 }
 

@@ -153,8 +153,7 @@ impl Shared {
         {
             return Err(Problem::not_found("there is no sink of that name"));
         }
-        let prepared = self.view.prepared();
-        let prepared = prepared.ok_or_else(|| Problem::unavailable("the engine is not prepared yet"))?;
+        let prepared = self.prepared()?;
         let is_meant = |sink: &Arc<SinkProgress>| name.is_none_or(|name| sink.name == name);
         Ok(prepared.progress.sinks().into_iter().filter(is_meant).collect())
     }

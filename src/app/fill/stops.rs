@@ -1,6 +1,7 @@
 //! Keeps the sinks told of tables that are gone at the source, and lets stopped tables go on by themselves where they may.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Filler;
@@ -11,7 +12,7 @@ use super::view::FillView;
 use crate::Lsn;
 use crate::error::Kind;
 use crate::fanout::fill::{Action, FillStep, TableFill};
-use crate::fanout::progress::{Progress, State};
+use crate::fanout::progress::{Progress, SinkProgress, State};
 use crate::fanout::stop::Stopped;
 
 /// How often it is looked whether a table is gone or stopped: into memory.
@@ -59,12 +60,13 @@ impl Filler {
     /// their queues before whatever another table of that name brings.
     async fn tell_gone(&self) {
         for (table, stopped, sinks) in untold(&self.view, &self.progress) {
-            let (gate, action) = (self.gate.clone(), Action::Stop { stopped, sinks: Some(sinks.clone()) });
+            let names = sinks.iter().map(|sink| sink.name.clone()).collect();
+            let (gate, action) = (self.gate.clone(), Action::Stop { stopped, sinks: Some(names) });
             let sending = tokio::task::spawn_blocking(move || {
                 gate.send_step(|| FillStep { table, action, sent_at: Lsn::ZERO, receipt: None })
             });
             if let Ok(true) = sending.await {
-                self.view.told(table, sinks);
+                self.view.told(table, &sinks);
             }
         }
     }
@@ -90,16 +92,34 @@ pub fn stopped(progress: &Progress) -> BTreeMap<usize, (Stopped, Vec<String>)> {
 }
 
 /// The tables that are gone, and the sinks that take the main stream and have not been told.
-pub fn untold(view: &FillView, progress: &Progress) -> Vec<(usize, Stopped, Vec<String>)> {
-    let takers: Vec<String> = progress
-        .sinks()
-        .iter()
-        .filter(|sink| sink.state() == State::Attached)
-        .map(|sink| sink.name.clone())
-        .collect();
+pub fn untold(view: &FillView, progress: &Progress) -> Vec<(usize, Stopped, Vec<Arc<SinkProgress>>)> {
+    let sinks = progress.sinks();
     let of = |(table, stopped)| {
-        let untold = takers.iter().filter(|sink| !view.is_told(table, sink));
+        let takers = sinks.iter().filter(|sink| sink.state() == State::Attached);
+        let untold = takers.filter(|sink| !view.is_told(table, sink));
         (table, stopped, untold.cloned().collect::<Vec<_>>())
     };
     view.gone().into_iter().map(of).filter(|(_, _, sinks)| !sinks.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_that_is_put_in_anew_under_its_name_is_told_again() {
+        let (view, before) = (FillView::default(), SinkProgress::new("eu"));
+        let progress = Progress::new(vec![before.clone()]);
+        let (reason, hint) = ("it is gone".to_owned(), "create it".to_owned());
+        view.set_gone(0, Stopped { reason, hint, since: Lsn(5), returns: true });
+        let told = |progress: &Progress| {
+            let untold = untold(&view, progress);
+            untold.iter().for_each(|(table, _, sinks)| view.told(*table, sinks));
+            untold.len()
+        };
+        assert_eq!((told(&progress), told(&progress)), (1, 0));
+        // What stood in the queue of the one before is lost.
+        progress.set_sinks(vec![SinkProgress::new("eu")]);
+        assert_eq!((told(&progress), told(&progress)), (1, 0));
+    }
 }

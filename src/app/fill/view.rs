@@ -1,8 +1,8 @@
 //! What is known of the fills beside what the sinks keep: what operators ask for, and which tables cannot go on.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::request::{FillRequest, RowRequest};
 use crate::error::Error;
@@ -35,8 +35,8 @@ pub struct FillView {
 #[derive(Debug)]
 struct Gone {
     stopped: Stopped,
-    /// The sinks that know of it.
-    told: BTreeSet<String>,
+    /// The sinks that know of it, not by their names: one that is put in anew does not know what another one was told.
+    told: Vec<Weak<SinkProgress>>,
     /// It is there again; who has not been told lacks changes all the same.
     is_over: bool,
 }
@@ -182,7 +182,7 @@ impl FillView {
     pub fn set_gone(&self, table: usize, stopped: Stopped) {
         let mut gone = lock(&self.gone);
         if gone.get(&table).is_none_or(|gone| gone.is_over) {
-            gone.insert(table, Gone { stopped, told: BTreeSet::new(), is_over: false });
+            gone.insert(table, Gone { stopped, told: Vec::new(), is_over: false });
         }
     }
 
@@ -199,14 +199,16 @@ impl FillView {
     }
 
     /// Whether the sink knows that the table was gone.
-    pub(super) fn is_told(&self, table: usize, sink: &str) -> bool {
-        lock(&self.gone).get(&table).is_none_or(|gone| gone.told.contains(sink))
+    pub(super) fn is_told(&self, table: usize, sink: &Arc<SinkProgress>) -> bool {
+        let is_it = |told: &Weak<SinkProgress>| std::ptr::eq(told.as_ptr(), Arc::as_ptr(sink));
+        lock(&self.gone).get(&table).is_none_or(|gone| gone.told.iter().any(is_it))
     }
 
     /// The sinks are told.
-    pub fn told(&self, table: usize, sinks: Vec<String>) {
+    pub fn told(&self, table: usize, sinks: &[Arc<SinkProgress>]) {
         if let Some(gone) = lock(&self.gone).get_mut(&table) {
-            gone.told.extend(sinks);
+            gone.told.retain(|told| told.strong_count() > 0);
+            gone.told.extend(sinks.iter().map(Arc::downgrade));
         }
     }
 

@@ -133,6 +133,21 @@ fn a_sink_for_which_nobody_waits_is_waited_for() {
 }
 
 #[test]
+fn a_sink_is_not_taken_for_the_one_of_its_name_that_was_taken_out() {
+    let (outlets, mut left) = Outlets::new(LONG);
+    let mut before = Taker::new("eu", &outlets, 1000);
+    let after = SinkProgress::new("eu");
+    outlets.leave(&after);
+    assert!(left.try_recv().is_err());
+    outlets.send(&run(100, true));
+    assert_eq!((before.take(), before.sink.state()), (vec![Some(108)], State::Attached));
+    outlets.leave(&before.sink);
+    let (outlet, _inlet) = outlets.queue(&before.sink, 1000);
+    outlets.come_back(outlet);
+    assert!(outlets.is_returning(&before.sink) && !outlets.is_returning(&after));
+}
+
+#[test]
 fn sinks_that_are_both_full_wait_for_each_other() {
     let (outlets, _) = Outlets::new(Duration::ZERO);
     let (mut one, mut other) = (Taker::new("one", &outlets, 1), Taker::new("other", &outlets, 1));

@@ -181,6 +181,15 @@ impl TableStatus {
     }
 }
 
+impl Status {
+    /// Whether nothing that it shows needs an operator.
+    pub fn needs_no_operator(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.state != SlotState::Lost)
+            && !self.sinks.iter().any(SinkStatus::needs_operator)
+            && self.abandoned_copies.is_empty()
+    }
+}
+
 impl SinkStatus {
     /// Whether it, or a table of it, stays as it is until somebody does something.
     pub fn needs_operator(&self) -> bool {
