@@ -119,8 +119,8 @@ fn a_table_has_taken_the_place_once_although_the_answer_was_lost_and_the_request
     let mut sink = rig.with_a_full_table_beside();
     assert_eq!(rig.tables(), ["_walcast_new_items", "items"]);
     let live = TableFill::complete();
-    // Behind the look at what others have made.
-    rig.lose_the_answer_of(1);
+    // Behind the looks at what others have made, and at what the table is that goes.
+    rig.lose_the_answer_of(2);
     let error = sink.fill(&write(&live, true)).unwrap_err();
     assert_eq!(error.kind(), Kind::Transient, "{error}");
     let swap = rig.way.sent.lock().unwrap().last().cloned().unwrap();
@@ -151,7 +151,7 @@ fn a_swap_that_arrives_while_it_is_tried_again_is_found_out_before_anything_else
     let mut sink = rig.with_a_full_table_beside();
     let live = TableFill::complete();
     let fault =
-        json!({"db": "eu", "kind": "network-connection-lost", "applied": false, "times": 1, "after": 1});
+        json!({"db": "eu", "kind": "network-connection-lost", "applied": false, "times": 1, "after": 2});
     rig.workerd.order(&fault).unwrap();
     sink.fill(&write(&live, true)).unwrap_err();
     let swap = rig.way.sent.lock().unwrap().last().cloned().unwrap();

@@ -45,6 +45,8 @@ pub struct Simulation {
     is_text: bool,
     /// The publication has whatever there is.
     publishes_all: bool,
+    /// Somebody alters the table.
+    is_altered: bool,
     databases: Vec<Database>,
     seen: Seen,
     _directory: tempfile::TempDir,
@@ -96,6 +98,8 @@ impl Simulation {
             copies: BTreeMap::new(),
             is_text: false,
             publishes_all: rng.bool(),
+            // Where it is stopped much of the time, little else happens to it.
+            is_altered: rng.bool(),
             databases,
             seen: Seen::default(),
             _directory: directory,
@@ -186,7 +190,7 @@ impl Simulation {
         let gate = Arc::new(Gate::with_log_of(log_bytes_max, main.clone(), current.clone()));
         let count = self.rng.usize(1..4);
         let readers = Readers::new(count, self.without, (&gate, &main), progress.clone(), &current);
-        let keeper = Keeper::new((&gate, &current), &progress, &self.source, self.is_text, self.without);
+        let keeper = Keeper::new((&gate, &current), &progress, &self.source, self.is_text);
         let route =
             Route { current: &current, outlets: &main, gate: Some(gate.clone()), progress: progress.clone() };
         let session = Session::start(&self.source, &mut self.rng, self.confirmed, route);
@@ -215,7 +219,7 @@ impl Simulation {
             0..14 => {
                 // What does not fit is soon put back.
                 let is_restless = !is_fit(self.source.form) || engine.keeper.is_resuming();
-                if self.rng.u32(..100) < if is_restless { 15 } else { 3 } {
+                if self.is_altered && self.rng.u32(..100) < if is_restless { 25 } else { 3 } {
                     self.seen.altered += 1;
                     self.source.alter(self.publishes_all);
                 } else {
@@ -243,7 +247,7 @@ impl Simulation {
                 engine.keeper.step(&mut self.source, &mut engine.readers, rng, seen);
             }
             97 if self.rng.u32(..4) == 0 => self.ask(engine),
-            98 if self.rng.bool() => {
+            98 => {
                 let index = self.rng.usize(..self.databases.len());
                 self.look(index);
                 let id = self.rng.i64(1..=IDS);

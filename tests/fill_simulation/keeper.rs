@@ -15,10 +15,10 @@ use walcast::fanout::fill::{Action, FillStep, TableFill};
 use walcast::fanout::progress::Progress;
 use walcast::fanout::stop::Stopped;
 
+use super::Seen;
 use super::ddl::{found, is_fit};
 use super::readers::{Readers, TABLE};
 use super::snapshots::{FITS, Form, Source};
-use super::{Seen, Without};
 
 /// Those that let a table go on at the same time: by itself, and because an operator asks.
 const AT_ONCE_MAX: usize = 2;
@@ -31,7 +31,6 @@ pub struct Keeper {
     plan: Arc<Plan>,
     is_text: bool,
     planned_at: Lsn,
-    without: Without,
     /// The catalog was read, under this generation of the plan.
     look: Option<(u64, Form)>,
     was_published: bool,
@@ -52,7 +51,6 @@ impl Keeper {
         progress: &Progress,
         source: &Source,
         is_text: bool,
-        without: Without,
     ) -> Keeper {
         Keeper {
             view: FillView::default(),
@@ -62,7 +60,6 @@ impl Keeper {
             plan: current.plan(),
             is_text,
             planned_at: Lsn(source.lsn),
-            without,
             look: None,
             was_published: is_fit(source.visible_form),
             resuming: Vec::new(),
@@ -171,7 +168,7 @@ impl Keeper {
                 }
             }
             At::Published(table, early) => {
-                if early.is_disjoint(&source.running) || self.without == Without::Writers {
+                if early.is_disjoint(&source.running) {
                     let oid = table.oid.0;
                     self.current.renew(TABLE, table);
                     At::Renewed(oid)

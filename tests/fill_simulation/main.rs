@@ -31,7 +31,7 @@ mod wire;
 
 use self::engine::Simulation;
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 200;
 
 /// The safeguard that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,6 @@ enum Without {
     Gate,
     /// Reading begins without waiting for what was delivered before.
     Doubt,
-    /// A table goes on without waiting for those who wrote to it before it was published.
-    Writers,
 }
 
 #[test]
@@ -61,7 +59,7 @@ fn a_live_table_is_what_the_source_was_whatever_happens_to_its_fill() {
 
 #[test]
 fn without_any_one_safeguard_the_simulation_goes_wrong() {
-    let safeguards = [Without::Gate, Without::Doubt, Without::Writers];
+    let safeguards = [Without::Gate, Without::Doubt];
     seeds::each_is_missed(safeguards, SEEDS, |seed, without| Simulation::new(seed, without).run());
 }
 

@@ -302,7 +302,7 @@ impl Readers {
             |run| FillStep { table, action: action(run), sent_at: self.outlets.position(), receipt: None };
         let offered = match self.without {
             Without::Gate => self.pass_by(&mut read.run, make),
-            Without::Nothing | Without::Doubt | Without::Writers => {
+            Without::Nothing | Without::Doubt => {
                 self.gate.offer(table, &mut read.run, (&read.read_point, read.generation), make)
             }
         };

@@ -5,8 +5,8 @@
 //! `legacy_alter_table` to rely on. So what others have made goes first and comes back in the same request, and what
 //! would not fit the new table is found out before, in requests that have no effect.
 //!
-//! Rows that are marked as deleted go over here, and the indexes are made here, of a table that is full: two tables cannot have indexes of one name. D1 gives a request 30
-//! seconds.
+//! Rows that are marked as deleted go over here, and the indexes are made here, of a table that is full: two tables cannot
+//! have indexes of one name. D1 gives a request 30 seconds.
 //!
 //! No Time Travel bookmark is taken: what takes the place has every row of the source, and a bookmark of the moment can
 //! be had from its time at any time later.
