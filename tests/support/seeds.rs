@@ -2,18 +2,36 @@
 
 use std::env::VarError;
 use std::fmt::Debug;
+use std::num::NonZero;
 use std::panic::{RefUnwindSafe, UnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Runs every seed below `seeds`, or only the one that is asked for; a failure names its seed.
-pub fn each<T>(seeds: u64, run: impl Fn(u64) -> T + RefUnwindSafe) -> Vec<T> {
+/// Runs every seed below `seeds`, or only the one that is asked for, as many at once as there are processors; a failure
+/// names its seed, and ends all.
+pub fn each<T: Send>(seeds: u64, run: impl Fn(u64) -> T + RefUnwindSafe + Sync) -> Vec<T> {
     let seeds = asked().map_or(0..seeds, |seed| seed..seed + 1);
-    let ran = |seed| {
-        catch_unwind(|| run(seed)).unwrap_or_else(|panic| {
-            eprintln!("failed; replay it with WALCAST_SEED={seed}");
-            resume_unwind(panic)
-        })
+    let next = AtomicU64::new(seeds.start);
+    let run_some = || {
+        let mut ran = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return ran;
+            }
+            ran.push(catch_unwind(|| run(seed)).unwrap_or_else(|panic| {
+                next.store(seeds.end, Ordering::Relaxed);
+                eprintln!("failed; replay it with WALCAST_SEED={seed}");
+                resume_unwind(panic)
+            }));
+        }
     };
-    seeds.map(ran).collect()
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..processors).map(|_| scope.spawn(run_some)).collect();
+        let ran =
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ran.flatten().collect()
+    })
 }
 
 /// Takes away each of these safeguards: with every one of them some seed below `seeds` must fail.
