@@ -35,6 +35,8 @@ impl Api {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(LIMIT + Duration::from_secs(10)))
+            // The server closes a connection whose request it refused unread, maybe while the next one is on its way.
+            .max_idle_connections(0)
             .build();
         Api { address, agent: config.into() }
     }
