@@ -166,10 +166,10 @@ impl Tables {
         let wait = REST.0.saturating_mul(1 << (*failures - 1).min(16)).min(REST.1);
         *until = Instant::now() + wait;
         let name = self.plan.tables[table].source.plain();
-        let error = match self.view.filter(table).and(error.hint_text()) {
-            None if self.view.filter(table).is_some() => error
-                .hint(format!("if it is the condition: walcast backfill --table {name} without one ends it")),
-            _ => error,
+        let error = if self.view.filter(table).is_some() && error.hint_text().is_none() {
+            error.hint(format!("if it is the condition: walcast backfill --table {name} without one ends it"))
+        } else {
+            error
         };
         if error.kind() == Kind::Transient {
             tracing::warn!(table = %name, wait_ms = wait.as_millis() as u64, "the fill goes on later: {}", error.chain());
