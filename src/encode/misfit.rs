@@ -29,6 +29,12 @@ impl Why {
         Why { reason, hint, returns: false }
     }
 
+    /// The source has not what the plan needs, for the reason that its [problem](PlannedTable::problem) gives.
+    pub fn misplanned(table: &PlannedTable, problem: &str) -> Self {
+        let reason = format!("table {} does not fit schema.json any more: {problem}", table.source);
+        Why::altered(table, reason, "undo what was changed")
+    }
+
     /// A mapped column is not there.
     pub(super) fn no_column(table: &PlannedTable, column: &PlannedColumn) -> Self {
         let reason = format!(
@@ -68,7 +74,8 @@ impl Why {
         Why { reason, hint, returns: true }
     }
 
-    fn another(table: &PlannedTable) -> Self {
+    /// Another table has the table's name.
+    pub fn another(table: &PlannedTable) -> Self {
         Why {
             reason: format!("table {} was dropped and created anew at the source", table.source),
             hint:
@@ -82,7 +89,7 @@ impl Why {
 /// Whether it is the relation that the plan was made for.
 pub(super) fn check_relation(table: &PlannedTable, relation: &Relation) -> Result<(), Why> {
     match &table.problem {
-        Some(problem) => Err(Why::altered(table, problem.clone(), "undo what was changed")),
+        Some(problem) => Err(Why::misplanned(table, problem)),
         None if relation.oid != table.oid => Err(Why::another(table)),
         None => Ok(()),
     }

@@ -2,6 +2,7 @@
 //! what the sink kept before. Pure.
 
 use crate::Lsn;
+use crate::encode::misfit::Why;
 use crate::encode::plan::PlannedTable;
 use crate::fanout::fill::{TableFill, TableState};
 use crate::fanout::stop::Stopped;
@@ -16,27 +17,19 @@ pub fn settled(
 ) -> Option<TableFill> {
     let complete = TableFill::complete();
     let fill = fill.unwrap_or(&complete);
-    let plain = table.source.plain();
-    let stopped = |reason: String, hint: String, returns| {
+    let stopped = |Why { reason, hint, returns }| {
         fill.stopped(&Stopped { reason, hint, since: position.max(fill.from), returns })
     };
     if let Some(problem) = &table.problem {
-        let reason = format!("table {} does not fit schema.json any more: {problem}", table.source);
-        let hint = format!(
-            "undo what was changed and run `walcast backfill --table {plain}`, or correct schema.json (see `walcast \
-             schema diff`) and start walcast again"
-        );
-        return stopped(reason, hint, false);
+        return stopped(Why::misplanned(table, problem));
     }
-    let by_itself = "it is filled anew by itself".to_owned();
     match fill.relation {
-        Some(relation) if relation != table.oid.0 => {
-            let reason = format!("table {} was dropped and created anew at the source", table.source);
-            stopped(reason, by_itself, true)
-        }
-        _ if was_unpublished && fill.state(position) != TableState::Waiting => {
-            stopped(format!("table {} was not in the publication", table.source), by_itself, true)
-        }
+        Some(relation) if relation != table.oid.0 => stopped(Why::another(table)),
+        _ if was_unpublished && fill.state(position) != TableState::Waiting => stopped(Why {
+            reason: format!("table {} was not in the publication", table.source),
+            hint: "it is filled anew by itself".to_owned(),
+            returns: true,
+        }),
         None if fill.stopped.is_none() && !fill.is_left => {
             Some(TableFill { relation: Some(table.oid.0), ..fill.clone() })
         }
