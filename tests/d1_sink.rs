@@ -112,15 +112,7 @@ impl Replica<'_> {
     /// Starts the stream again, `back` whole transactions before the checkpoint.
     fn restart(&mut self, back: usize, runs: &[Arc<Run>]) {
         self.last = 0..0;
-        let position = self.checkpoint.lsn;
-        let applied = self.source.transactions.iter().take_while(|one| one.end_lsn <= position).count();
-        let confirmed = match applied.saturating_sub(back) {
-            0 => Lsn(1),
-            count => self.source.transactions[count - 1].end_lsn,
-        };
-        let is_first =
-            |run: &Arc<Run>| run.spans().iter().any(|span| span.is_start && span.commit_lsn >= confirmed);
-        self.next = runs.iter().position(is_first).unwrap_or(runs.len());
+        self.next = self.source.resumed_at(self.checkpoint.lsn, back, runs);
     }
 
     fn rows(&self) -> Rows {

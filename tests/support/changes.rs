@@ -2,11 +2,13 @@
 //! bytes that it streams.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use walcast::Lsn;
 use walcast::capture::table::ReplicaIdentity;
 use walcast::encode::plan::Plan;
+use walcast::encode::run::Run;
 use walcast::encode::schema_file::SchemaFile;
 
 use crate::wire::{self, Value};
@@ -91,6 +93,18 @@ impl Source {
         let columns = [("id", 20), ("name", 25), ("note", 25)];
         let table = wire::table(ITEMS, "items", &columns, &["id"], self.identity);
         Plan::new(&SchemaFile::parse("schema.json", schema).unwrap(), &[table]).unwrap()
+    }
+
+    /// The first of its runs that a stream brings which starts again `back` whole transactions before `checkpoint`.
+    pub fn resumed_at(&self, checkpoint: Lsn, back: usize, runs: &[Arc<Run>]) -> usize {
+        let applied = self.transactions.iter().take_while(|one| one.end_lsn <= checkpoint).count();
+        let confirmed = match applied.saturating_sub(back) {
+            0 => Lsn(1),
+            count => self.transactions[count - 1].end_lsn,
+        };
+        let is_first =
+            |run: &Arc<Run>| run.spans().iter().any(|span| span.is_start && span.commit_lsn >= confirmed);
+        runs.iter().position(is_first).unwrap_or(runs.len())
     }
 
     /// The rows at a checkpoint.

@@ -50,6 +50,17 @@ impl Taker {
         self.chain.release(delivery.bytes());
         Some(delivery.end_lsn().map(|lsn| lsn.0))
     }
+
+    /// Takes what is sent, while sending it may wait for another sink.
+    fn take_while_sending(&mut self, outlets: &Outlets, lsn: u64) {
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| outlets.send(&run(lsn, true)));
+            while self.take() != [Some(lsn + 8)] {
+                thread::yield_now();
+            }
+            sending.join().unwrap();
+        });
+    }
 }
 
 #[test]
@@ -79,14 +90,8 @@ fn a_stuck_sink_is_left_behind_once_another_has_nothing_to_do_and_keeps_what_is_
     let (mut stuck, mut quick) = (Taker::new("stuck", &outlets, 1), Taker::new("quick", &outlets, 1000));
     outlets.send(&run(100, true));
     assert_eq!(quick.take(), [Some(108)]);
-    thread::scope(|scope| {
-        let sending = scope.spawn(|| outlets.send(&run(200, true)));
-        // Nobody starves until the second one is taken too.
-        while quick.take() != [Some(208)] {
-            thread::yield_now();
-        }
-        sending.join().unwrap();
-    });
+    // Nobody starves until the second one is taken too.
+    quick.take_while_sending(&outlets, 200);
     assert_eq!(stuck.sink.state(), State::CatchingUp(Phase::Left));
     assert_eq!(left.try_recv().unwrap().name, "stuck");
     outlets.send(&run(300, true));
@@ -106,13 +111,7 @@ fn nobody_waits_for_a_sink_that_is_paused() {
     paused.sink.set_paused(true);
     outlets.send(&run(100, true));
     assert_eq!(quick.take(), [Some(108)]);
-    thread::scope(|scope| {
-        let sending = scope.spawn(|| outlets.send(&run(200, true)));
-        while quick.take() != [Some(208)] {
-            thread::yield_now();
-        }
-        sending.join().unwrap();
-    });
+    quick.take_while_sending(&outlets, 200);
     assert_eq!(left.try_recv().unwrap().name, "paused");
 }
 
